@@ -1,0 +1,313 @@
+"""The front door for a shell: ``d3m``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from d3m_assets.errors import D3MError, SettingsError
+from d3m_assets.progress import ProgressEvent
+from d3m_assets.settings import Settings, load_settings
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Condense a labelled image dataset into a few learned prompt vectors per class (D3M, arXiv 2403.07142).",
+)  # fmt: skip
+foundation_app = typer.Typer(no_args_is_help=True, help="The embedded text-to-image model.")
+app.add_typer(foundation_app, name="foundation")
+
+Dataset = Annotated[str | None, typer.Option(help="'digits', or path or URL of an image folder (train/ and test/).")]
+FoundationOption = Annotated[str | None, typer.Option(help="'embedded', or path of a diffusers text-to-image pipeline.")]
+Budget = Annotated[list[str] | None, typer.Option(help="Bytes per class: ipc-10, 640B, 4KiB. Repeatable.")]
+Storage = Annotated[str | None, typer.Option(help="Path or fsspec URL of the artefact store.")]
+Seed = Annotated[int | None, typer.Option(help="Root of every random number.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="Any other setting, for example inversion.steps=300. Repeatable.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def _settings(
+    dataset: str | None, foundation: str | None, budget: list[str] | None, storage: str | None, seed: int | None,
+    others: list[str] | None,
+) -> Settings:  # fmt: skip
+    given: dict[str, Any] = {
+        "dataset": dataset, "foundation": foundation, "budgets": tuple(budget) if budget else None,
+        "storage": storage, "seed": seed,
+    }  # fmt: skip
+    overrides = {k: v for k, v in given.items() if v is not None}
+    for item in others or ():
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {item}: write name=value, for example --set inversion.steps=300")
+        overrides[name.strip()] = value.strip()
+    return load_settings(**overrides)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[ProgressEvent], None]]:
+    """A bar a stage with time left on a terminal; a line every ten seconds elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        last: dict[str, float] = {}
+
+        def line(event: ProgressEvent) -> None:
+            now = time.monotonic()
+            if now - last.get("", 0) > 10 or event.stage not in last:
+                last[""] = last[event.stage] = now
+                share = f"{100 * event.done / event.total:3.0f} %" if event.total else ""
+                print(f"{event.stage:24} {share:6} {event.detail}", file=sys.stderr, flush=True)
+
+        yield line
+        return
+    bars: dict[str, Any] = {}
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description:22}"), BarColumn(24), TextColumn("{task.percentage:3.0f} %"),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[detail]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console) as shown:
+
+        def bar(event: ProgressEvent) -> None:
+            if event.stage not in bars:
+                for stage, task in bars.items():
+                    total = shown.tasks[task].total
+                    shown.update(task, completed=total, detail="") if stage != event.stage else None
+                bars[event.stage] = shown.add_task(event.stage, total=event.total or None, detail="")
+            shown.update(bars[event.stage], completed=event.done, total=event.total or None, detail=event.detail)
+
+        yield bar
+
+
+@app.command()
+def distill(
+    dataset: Dataset = None, foundation: FoundationOption = None, budget: Budget = None, storage: Storage = None,
+    seed: Seed = None, settings_: Set = None,
+) -> None:  # fmt: skip
+    """Make everything that is missing or out of date, then show the table."""
+    begun = time.monotonic()
+    settings = _settings(dataset, foundation, budget, storage, seed, settings_)
+    _offline()
+    from d3m_assets.orchestration.launch import open_instance, run_pending
+    from d3m_assets.pipeline import Pipeline
+
+    with open_instance(settings) as instance, _progress() as progress:
+        pipeline = Pipeline(settings, progress=progress)
+        launched = run_pending(settings, instance, progress=progress, pipeline=pipeline)
+    launched.raise_for_failures()
+    _show_metrics(pipeline)
+    if launched.run_id is None:
+        print("\nEverything was up to date; nothing was done.")
+    print(f"\nReport: {_copy_report(pipeline)}")
+    print(f"{time.monotonic() - begun:.0f} s")
+
+
+def _offline() -> None:
+    """Nothing may ask the hub unless the user named a hub id, and then only for that."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _copy_report(pipeline: Any) -> Path:
+    """The report under a name that stays the same, for a browser's bookmark."""
+    from d3m_assets.store import ArtefactKey
+
+    target = pipeline.settings.home.absolute() / "report.html"
+    content = pipeline.store.read(ArtefactKey("distillation_report"), "report.html")
+    if not target.exists() or target.read_bytes() != content:
+        part = target.with_suffix(".part")
+        part.write_bytes(content)
+        part.replace(target)
+    return target
+
+
+def _show_metrics(pipeline: Any) -> None:
+    from d3m_assets.evaluation.statistics import compare_all, format_table, summarise
+    from d3m_assets.stages import all_metrics
+
+    metrics = all_metrics(pipeline)
+    print("\n" + format_table(summarise(metrics)) + "\n")
+    for comparison in compare_all(metrics):
+        print(comparison.verdict)
+
+
+@app.command()
+def status(
+    dataset: Dataset = None, foundation: FoundationOption = None, budget: Budget = None, storage: Storage = None,
+    seed: Seed = None, settings_: Set = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Say what is up to date, missing or out of date, and why."""
+    from d3m_assets.pipeline import ASSETS, Pipeline
+
+    plan = Pipeline(_settings(dataset, foundation, budget, storage, seed, settings_)).plan()
+    if as_json:
+        print(plan.to_json())
+        return
+    for asset in ASSETS:
+        entries = [e for e in plan.entries if e.key.asset == asset]
+        current = sum(e.state == "up to date" for e in entries)
+        print(f"{asset:24} {current:5} of {len(entries)} up to date")
+        behind = [e for e in entries if e.state != "up to date"]
+        for entry in behind[:5]:
+            reasons = f": {'; '.join(entry.reasons)}" if entry.reasons and entry.reasons != [entry.state] else ""
+            print(f"    {entry.key} is {entry.state}{reasons}")
+        if len(behind) > 5:
+            print(f"    … and {len(behind) - 5} more")
+    if plan.extra:
+        print(f"kept of classes or budgets that are gone: {', '.join(map(str, plan.extra[:10]))}")
+
+
+@app.command()
+def metrics(
+    dataset: Dataset = None, foundation: FoundationOption = None, budget: Budget = None, storage: Storage = None,
+    seed: Seed = None, settings_: Set = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Show what students have reached: mean and 95 % interval over seeds."""
+    from d3m_assets.pipeline import Pipeline
+
+    pipeline = Pipeline(_settings(dataset, foundation, budget, storage, seed, settings_))
+    if as_json:
+        from d3m_assets.evaluation.statistics import summarise
+        from d3m_assets.stages import all_metrics
+
+        print(summarise(all_metrics(pipeline)).to_json(orient="records", indent=1))
+    else:
+        _show_metrics(pipeline)
+
+
+BundleArgument = Annotated[Path, typer.Argument(help="A bundle file (bundle-….safetensors).")]
+
+
+@app.command()
+def regenerate(
+    bundle: BundleArgument,
+    output: Annotated[Path, typer.Option(help="Folder to write; must be new or empty.")],
+    per_class: Annotated[int, typer.Option(min=1, help="Images of each class.")] = 100,
+    foundation: FoundationOption = None,
+) -> None:
+    """Write an image folder from a bundle: all it needs is this package and the foundation model."""
+    _offline()
+    from d3m_assets.distillation.bundle import Bundle
+    from d3m_assets.distillation.bundle import regenerate as write_images
+    from d3m_assets.foundation.loading import find_foundation, load_foundation
+
+    loaded = Bundle.load(bundle)
+    settings = _settings(None, foundation, None, None, None, None)
+    files = find_foundation(settings)
+    # Before the weights are loaded: the wrong model should be refused at once.
+    loaded.check_foundation(files.fingerprint, files.name)
+    with _progress() as progress:
+        count = write_images(
+            loaded, load_foundation(files, settings.device), output, per_class=per_class,
+            on_class=lambda name, done, total: progress(ProgressEvent("regenerate", done, total, f"class {name}")),
+        )  # fmt: skip
+    print(f"{count} images of {len(loaded.classes)} classes in {output}")
+
+
+@app.command()
+def inspect(bundle: BundleArgument, as_json: AsJson = False) -> None:
+    """Print the recipe and the ledger of a bundle."""
+    from dataclasses import asdict
+
+    from d3m_assets.distillation.bundle import Bundle
+
+    loaded = Bundle.load(bundle)
+    ledger = loaded.ledger()
+    if as_json:
+        classes = [{"class_id": c.prompts.class_id, "class_name": c.prompts.class_name, "prompts": c.plan.prompts,
+                    "vectors": c.plan.vectors, "bytes": c.plan.payload} for c in loaded.classes]  # fmt: skip
+        facts = {"recipe": asdict(loaded.recipe), "classes": classes, "ledger": ledger.to_dict("records")}
+        print(json.dumps(facts, indent=1, ensure_ascii=False))
+        return
+    for name, value in asdict(loaded.recipe).items():
+        print(f"{name:24} {value}")
+    first = loaded.classes[0].plan
+    print(f"{'classes':24} {len(loaded.classes)}: {', '.join(c.prompts.class_name for c in loaded.classes[:20])}")
+    print(f"{'vectors of a class':24} {first.prompts} prompts x {first.vectors} vectors x {first.width} {first.storage_type}")
+    print("\nLedger, bytes of all classes together\n")
+    print(ledger.to_string(index=False))
+
+
+@foundation_app.command("train")
+def foundation_train(
+    output: Annotated[Path, typer.Option(help="The pipeline directory to write.")] = Path("data/foundation"),
+    work: Annotated[Path | None, typer.Option(help="Folder for checkpoints.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of text encoder and U-Net.")] = None,
+    vae_steps: Annotated[int | None, typer.Option(min=1, help="Steps of the autoencoder.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Characters drawn for training.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Latents in one step.")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Worker processes, one thread each.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Root of every random number.")] = None,
+) -> None:
+    """Train the embedded text-to-image model on drawn characters; stopped and started again, it goes on."""
+    from d3m_assets.foundation.training import TrainingSettings, train
+
+    given = {"steps": steps, "vae_steps": vae_steps, "images": images, "batch": batch, "processes": processes,
+             "seed": seed}  # fmt: skip
+    settings = TrainingSettings(**{k: v for k, v in given.items() if v is not None})
+    folder = work or load_settings().home / "foundation-training"
+    with _progress() as progress:
+        train(settings, folder, output, progress)
+    print(f"Written to {output}. `d3m foundation card` measures it and writes its model card.")
+
+
+@foundation_app.command("card")
+def foundation_card(
+    path: Annotated[Path, typer.Argument(help="The pipeline directory.")] = Path("data/foundation"),
+) -> None:
+    """Measure a trained embedded model and write the model card beside its weights."""
+    _offline()
+    from d3m_assets.foundation.card import write_card
+
+    with _progress() as progress:
+        write_card(path, load_settings(), progress)
+    print(f"Written to {path / 'README.md'}")
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the web page.")] = 3000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Open Dagster's web UI and daemon on the same instance as `d3m distill`."""
+    import subprocess
+
+    from d3m_assets.orchestration.launch import ensure_instance_home
+
+    home = ensure_instance_home(load_settings())
+    command = [sys.executable, "-m", "dagster", "dev", "-m", "d3m_assets.definitions", "-h", host, "-p", str(port)]
+    print(f"http://{host}:{port}  (instance in {home}; Ctrl-C stops it)", flush=True)
+    environment = {**os.environ, "DAGSTER_DISABLE_TELEMETRY": "1"}
+    raise SystemExit(subprocess.run(command, env=environment, check=False).returncode)
+
+
+def main() -> None:
+    """Run ``d3m``; what the user can mend is told in a sentence, without a traceback."""
+    import warnings
+
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", message=r".*is currently in (beta|preview).*")
+    try:
+        app()
+    except D3MError as error:
+        print(f"d3m: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("d3m: stopped; what was finished is kept, and `d3m distill` goes on from there", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,373 @@
+"""Image folders, ``train/<class>/*`` and ``test/<class>/*``, on local disk or any fsspec URL.
+
+A scan reads and decodes every image once and refuses what would spoil a result later: damaged files, classes
+without images, an image in two classes or in both splits. What was learnt of a file is kept in an index and
+used again as long as its size and time of change stay the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import fsspec
+import pandas as pd
+from fsspec.implementations.local import LocalFileSystem
+
+from d3m_assets.datasets.catalog import natural, normalised
+from d3m_assets.datasets.images import GREY_MODES, decode_image
+from d3m_assets.datasets.source import ClassImages, ImageRecord, Scan, Split
+from d3m_assets.errors import DatasetError
+from d3m_assets.progress import Progress, ProgressEvent, silent
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
+SMALLEST_SIDE = 4
+MOST_PROBLEMS = 20
+LAYOUT = "Expected train/<class>/<image> and test/<class>/<image>."
+
+_INDEX_COLUMNS = ["relative_path", "bytes", "stamp", "sha256", "width", "height", "mode"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    relative_path: str
+    uri: str
+    bytes: int
+    stamp: str  # changes when the file does; empty when the file system cannot tell
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    sha256: str
+    width: int
+    height: int
+    mode: str
+
+
+class ImageFolder:
+    """A folder of images by class. Hidden files and folders and files of other kinds are passed over."""
+
+    def __init__(
+        self,
+        url: str | Path,
+        *,
+        validation_fraction: float = 0.1,
+        cache: Path | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Name a folder; nothing is read before :meth:`scan`.
+
+        Args:
+            url: Local path or fsspec URL.
+            validation_fraction: Part of train that is set aside, chosen by the hash of the image.
+            cache: Folder for the index; None to keep none.
+            storage_options: Arguments of the fsspec file system.
+        """
+        self.url = str(url)
+        self.validation_fraction = validation_fraction
+        self._cache = cache
+        self._options = dict(storage_options or {})
+
+    def scan(self, progress: Progress = silent) -> Scan:
+        """Read, decode and check every image.
+
+        Args:
+            progress: Told now and then how many images are done, with stage ``"scan"``.
+
+        Raises:
+            DatasetError: The folder does not exist or has another layout; a class lacks train or test images;
+                files are damaged, smaller than 4 pixels a side, or shared between classes or splits. The
+                message names the first 20 and says what to do.
+        """
+        fs, root = self._open()
+        listed = self._list(fs, root)
+        facts = self._read_all(fs, [image for images in listed.values() for image in images], progress)
+        _refuse_shared(listed, facts)
+        classes = {}
+        for name in sorted({name for _, name in listed}, key=natural):
+            records = self._split(listed["train", name], facts)
+            records += [_record(image, facts, "test") for image in listed["test", name]]
+            classes[name] = ClassImages(name, tuple(records))
+        train = [image for images in classes.values() for image in images.of("train")]
+        grey = all(image.mode in GREY_MODES for images in classes.values() for image in images.images)
+        channels: Literal[1, 3] = 1 if grey else 3
+        return Scan(
+            url=self.url,
+            classes=classes,
+            image_height=statistics.median_low(image.height for image in train),
+            image_width=statistics.median_low(image.width for image in train),
+            channels=channels,
+        )
+
+    def _open(self) -> tuple[fsspec.AbstractFileSystem, str]:
+        try:
+            fs, root = fsspec.url_to_fs(self.url, **self._options)
+            fs.invalidate_cache(root)
+            kind = fs.info(root)["type"] if fs.exists(root) else ""
+        except Exception as error:  # each service raises its own
+            raise DatasetError(f"cannot open the dataset {self.url}: {error}. Check `dataset`.") from error
+        if not kind:
+            here = f" (looked in {Path.cwd()})" if "://" not in self.url else ""
+            raise DatasetError(
+                f"the dataset {self.url} does not exist{here}. Set `dataset` to a folder. {LAYOUT}"
+            )
+        if kind == "file":
+            raise DatasetError(f"the dataset {self.url} is a file. Set `dataset` to a folder. {LAYOUT}")
+        return fs, root.rstrip("/")
+
+    def _list(self, fs: fsspec.AbstractFileSystem, root: str) -> dict[tuple[str, str], list[_Listed]]:
+        """Images by split folder and class name, sorted by path; both splits have the same classes."""
+        tree: dict[tuple[str, str], list[_Listed]] = {}
+        folders: dict[tuple[str, str], str] = {}
+        for split in ("train", "test"):
+            walk = _walk_local if isinstance(fs, LocalFileSystem) else _walk_remote
+            try:
+                found = list(walk(fs, root, split))
+            except Exception as error:  # each service raises its own
+                raise DatasetError(f"cannot list {self.url}/{split}: {error}. Make it readable.") from error
+            for folder, images in found:
+                name = normalised(folder)
+                if (split, name) in tree:
+                    raise DatasetError(
+                        f"{self.url}: {split}/ has two folders that spell {name} differently in Unicode "
+                        f"({folders[split, name]!r} and {folder!r}); merge them"
+                    )
+                folders[split, name] = folder
+                tree[split, name] = images
+        for split in ("train", "test"):
+            if not any(s == split for s, _ in tree):
+                raise DatasetError(f"{self.url} has no class folder in {split}/. {LAYOUT}")
+        for split, other in (("train", "test"), ("test", "train")):
+            lacking = sorted(
+                {n for s, n in tree if s == split} - {n for s, n in tree if s == other}, key=natural
+            )
+            if lacking:
+                raise DatasetError(
+                    f"{self.url}: {_shown(lacking)} in {split}/ but not in {other}/. "
+                    f"Add {other}/<class>/ with images, or remove the class from {split}/."
+                )
+        if empty := [
+            f"{split}/{folders[split, name]}" for (split, name), images in tree.items() if not images
+        ]:
+            raise DatasetError(
+                f"{self.url}: no images in {_shown(empty)} (looked for {', '.join(sorted(SUFFIXES))}). "
+                "Add images, or remove the class from train/ and test/."
+            )
+        return tree
+
+    def _read_all(
+        self, fs: fsspec.AbstractFileSystem, images: Sequence[_Listed], progress: Progress
+    ) -> dict[str, _Facts]:
+        """Facts by relative path; from the index where the file has not changed since."""
+        index = self._load_index()
+        known = {image.relative_path: (image.bytes, image.stamp) for image in images if image.stamp}
+        facts = {path: fact for path, (marks, fact) in index.items() if known.get(path) == marks}
+        unread = [image for image in images if image.relative_path not in facts]
+        problems: list[str] = []
+        try:
+            with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
+                done = len(images) - len(unread)
+                progress(ProgressEvent("scan", done, len(images)))
+                remaining = iter(unread)
+                # In pieces, so that a folder full of damaged files is given up early.
+                while (piece := list(islice(remaining, 256))) and len(problems) < MOST_PROBLEMS:
+                    for image, read in zip(piece, pool.map(lambda i: _read(fs, i), piece), strict=True):
+                        if isinstance(read, _Facts):
+                            facts[image.relative_path] = read
+                        else:
+                            problems.append(f"{_printable(image.uri)} {read}")
+                    done += len(piece)
+                    progress(ProgressEvent("scan", done, len(images), _printable(piece[-1].relative_path)))
+        finally:
+            if unread or len(index) != len(facts):
+                self._save_index(images, facts)
+        if problems:
+            more = "" if len(problems) < MOST_PROBLEMS else "\nThere may be more."
+            listing = "\n".join(f"  {problem}" for problem in problems[:MOST_PROBLEMS])
+            raise DatasetError(f"images that cannot be used; replace or remove them:\n{listing}{more}")
+        return facts
+
+    def _split(self, images: Sequence[_Listed], facts: Mapping[str, _Facts]) -> list[ImageRecord]:
+        """Divide the train folder of a class by content: an image's side does not depend on the others."""
+        limit = self.validation_fraction * 2**32
+        aside = [int(facts[image.relative_path].sha256[:8], 16) < limit for image in images]
+        if all(aside):
+            aside = [False] * len(images)
+        return [
+            _record(image, facts, "validation" if out else "train")
+            for image, out in zip(images, aside, strict=True)
+        ]
+
+    def _index_path(self) -> Path | None:
+        if self._cache is None:
+            return None
+        place = self.url if "://" in self.url else str(Path(self.url).absolute())
+        return self._cache / f"images-{hashlib.sha256(os.fsencode(place)).hexdigest()[:16]}.parquet"
+
+    def _load_index(self) -> dict[str, tuple[tuple[int, str], _Facts]]:
+        path = self._index_path()
+        if path is None or not path.exists():
+            return {}
+        try:
+            columns = pd.read_parquet(path, columns=_INDEX_COLUMNS)
+            rows = zip(*(columns[name].tolist() for name in _INDEX_COLUMNS), strict=True)
+            return {p: ((size, stamp), _Facts(*rest)) for p, size, stamp, *rest in rows}
+        except Exception:  # an index that cannot be read costs a full scan, nothing else
+            return {}
+
+    def _save_index(self, images: Sequence[_Listed], facts: Mapping[str, _Facts]) -> None:
+        path = self._index_path()
+        if path is None:
+            return
+        rows = [
+            (i.relative_path, i.bytes, i.stamp, f.sha256, f.width, f.height, f.mode)
+            for i in images
+            if i.stamp and (f := facts.get(i.relative_path))
+        ]
+        temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
+        # Without an index the next scan takes longer, that is all.
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                pd.DataFrame(rows, columns=_INDEX_COLUMNS).to_parquet(temporary, index=False)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+
+def _walk_local(fs: fsspec.AbstractFileSystem, root: str, split: str) -> Iterator[tuple[str, list[_Listed]]]:
+    base = Path(root) / split
+    if not base.is_dir():
+        return
+    with os.scandir(base) as entries:
+        folders = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
+    for folder in folders:
+        images = [
+            _Listed(path[len(root) + 1 :].replace(os.sep, "/"), path, size, stamp)
+            for path, size, stamp in _files(str(base / folder), ())
+        ]
+        yield folder, sorted(images, key=lambda image: image.relative_path)
+
+
+def _files(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, int, str]]:
+    """Path, size and stamp of the images below a folder, links followed."""
+    place = os.stat(folder)  # noqa: PTH116 - strings are faster for a million files
+    here = (place.st_dev, place.st_ino)
+    if here in above:  # a link to a folder above itself
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _files(entry.path, (*above, here))
+            elif _is_image(entry.name):
+                try:
+                    found = entry.stat()
+                    yield entry.path, found.st_size, str(found.st_mtime_ns)
+                except OSError:  # a link to nothing: reading it will fail and say so
+                    yield entry.path, 0, ""
+
+
+def _walk_remote(fs: fsspec.AbstractFileSystem, root: str, split: str) -> Iterator[tuple[str, list[_Listed]]]:
+    base = f"{root}/{split}"
+    by_class: dict[str, list[_Listed]] = {}
+    for entry in fs.ls(base, detail=True) if fs.isdir(base) else []:
+        name = entry["name"].rstrip("/").rpartition("/")[2]
+        if entry["type"] == "directory" and not name.startswith("."):
+            by_class[name] = []
+    found = fs.find(base, detail=True) if by_class else {}
+    for path, entry in sorted(found.items()):
+        parts = PurePosixPath(path[len(base) + 1 :]).parts
+        hidden = any(part.startswith(".") for part in parts)
+        if len(parts) > 1 and parts[0] in by_class and not hidden and _is_image(parts[-1]):
+            relative, uri = path[len(root) + 1 :], fs.unstrip_protocol(path)
+            by_class[parts[0]].append(_Listed(relative, uri, int(entry["size"] or 0), _stamp(entry)))
+    yield from sorted(by_class.items())
+
+
+def _stamp(entry: Mapping[str, Any]) -> str:
+    marks = (
+        "ETag",
+        "etag",
+        "md5Hash",
+        "LastModified",
+        "last_modified",
+        "mtime",
+        "updated",
+        "modified",
+        "created",
+    )
+    return next((f"{mark}={entry[mark]}" for mark in marks if entry.get(mark)), "")
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 - strings are faster for a million files
+
+
+def _read(fs: fsspec.AbstractFileSystem, image: _Listed) -> _Facts | str:
+    """What is in a file, or what is wrong with it."""
+    try:
+        image.relative_path.encode()
+    except UnicodeEncodeError:
+        return "has a name that is not valid UTF-8"
+    try:
+        data = fs.cat_file(fs._strip_protocol(image.uri))
+        decoded, mode = decode_image(data)
+    except ValueError as error:
+        return str(error)
+    except Exception as error:  # each service raises its own
+        return f"cannot be read: {error}"
+    if min(decoded.size) < SMALLEST_SIDE:
+        return f"is {decoded.width}x{decoded.height} pixels; the least is {SMALLEST_SIDE} a side"
+    return _Facts(hashlib.sha256(data).hexdigest(), decoded.width, decoded.height, mode)
+
+
+def _record(image: _Listed, facts: Mapping[str, _Facts], split: Split) -> ImageRecord:
+    fact = facts[image.relative_path]
+    return ImageRecord(
+        uri=image.uri,
+        relative_path=image.relative_path,
+        sha256=fact.sha256,
+        bytes=image.bytes,
+        width=fact.width,
+        height=fact.height,
+        mode=fact.mode,
+        split=split,
+    )
+
+
+def _refuse_shared(listed: Mapping[tuple[str, str], Sequence[_Listed]], facts: Mapping[str, _Facts]) -> None:
+    """One content may appear again in the same class and split, and nowhere else."""
+    places: dict[str, dict[tuple[str, str], str]] = defaultdict(dict)
+    for place, images in listed.items():
+        for image in images:
+            places[facts[image.relative_path].sha256].setdefault(place, image.relative_path)
+    shared = [found for found in places.values() if len(found) > 1]
+    if not shared:
+        return
+    lines = []
+    for found in shared[:MOST_PROBLEMS]:
+        kind = "two classes" if len({name for _, name in found}) > 1 else "train and test"
+        lines.append(f"  {' = '.join(sorted(found.values()))} (in {kind})")
+    more = f"\nand {len(shared) - MOST_PROBLEMS} more" if len(shared) > MOST_PROBLEMS else ""
+    raise DatasetError("the same image stands in several places; keep it in one:\n" + "\n".join(lines) + more)
+
+
+def _printable(path: str) -> str:
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
+def _shown(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:MOST_PROBLEMS])
+    return shown + (f" and {len(names) - MOST_PROBLEMS} more" if len(names) > MOST_PROBLEMS else "")

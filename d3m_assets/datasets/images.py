@@ -1,0 +1,192 @@
+"""Images as bytes, arrays and contact sheets. Arrays are uint8 ``[H, W, C]`` or ``[N, H, W, C]``."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import fsspec
+import numpy as np
+from PIL import Image, ImageOps
+
+from d3m_assets.errors import DatasetError
+
+GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"})
+"""Pillow's modes without colour."""
+
+
+def decode_image(data: bytes) -> tuple[Image.Image, str]:
+    """Decode the first frame completely, upright, on black, with 8 bits a channel.
+
+    Args:
+        data: Contents of an image file of any kind that Pillow reads.
+
+    Returns:
+        The image, of mode ``L`` or ``RGB``, and the mode it was stored in.
+
+    Raises:
+        ValueError: The data is empty, no image, truncated, unsafely large, or has pixels of unknown range.
+    """
+    if not data:
+        raise ValueError("is empty (0 bytes)")
+    try:
+        file = Image.open(io.BytesIO(data))
+        file.load()
+        upright = ImageOps.exif_transpose(file)
+    except Image.UnidentifiedImageError:
+        raise ValueError("is not an image") from None
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"is too large: {error}") from None
+    except (
+        Exception
+    ) as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, zlib.error and more
+        raise ValueError(f"cannot be decoded: {error}") from None
+    return _eight_bit(upright, file.mode), file.mode
+
+
+def _eight_bit(image: Image.Image, stored: str) -> Image.Image:
+    if stored == "F":
+        raise ValueError("has floating point pixels, whose range is unknown; save it with 8 or 16 bits")
+    if stored.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("has pixels outside 0..65535; save it with 8 or 16 bits")
+        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        flat = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+        return flat.convert("L" if stored in GREY_MODES else "RGB")
+    return image.convert("L" if stored in GREY_MODES else "RGB")
+
+
+def load_images(uris: Sequence[str], *, size: int | tuple[int, int], channels: Literal[1, 3]) -> np.ndarray:
+    """Load images at one size: bicubic so that the whole frame is covered, then the centre.
+
+    Args:
+        uris: Local paths or fsspec URLs.
+        size: Side of a square, or height and width, in pixels. An image of the same aspect is only scaled.
+        channels: 1 for luminance (ITU-R 601-2), 3 for RGB.
+
+    Returns:
+        uint8 ``[N, H, W, channels]``, in the order of ``uris``; N may be 0.
+
+    Raises:
+        DatasetError: A file is missing or cannot be decoded; the message names it.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    out = np.empty((len(uris), height, width, channels), np.uint8)
+
+    def load(index: int) -> None:
+        try:
+            image, _ = decode_image(read_bytes(uris[index]))
+        except (OSError, ValueError) as error:
+            raise DatasetError(
+                f"image {uris[index]} cannot be used: {error}. Scan the dataset again."
+            ) from error
+        image = image.convert("L" if channels == 1 else "RGB")
+        if image.size != (width, height):
+            image = ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)
+        out[index] = np.asarray(image).reshape(height, width, channels)
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        for _ in pool.map(load, range(len(uris))):
+            pass
+    return out
+
+
+def read_bytes(uri: str) -> bytes:
+    """Contents of a local path or fsspec URL.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    protocol, separator, _ = uri.partition("://")
+    if not separator:
+        return Path(uri).read_bytes()
+    # Not url_to_fs, which would take a "::" in a class name for a chain of file systems.
+    fs = fsspec.filesystem(protocol)
+    return fs.cat_file(fs._strip_protocol(uri))
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """PNG of one image, uint8 ``[H, W]``, ``[H, W, 1]`` or ``[H, W, 3]``; lossless.
+
+    Raises:
+        ValueError: Another dtype or shape.
+    """
+    return _png(_from_array(image))
+
+
+def decode_png(data: bytes) -> np.ndarray:
+    """Undo :func:`encode_png`: uint8 ``[H, W, C]`` with C 1 or 3.
+
+    Raises:
+        ValueError: The data is no image or damaged.
+    """
+    image, _ = decode_image(data)
+    return np.asarray(image).reshape(image.height, image.width, -1)
+
+
+def contact_sheet(images: np.ndarray, columns: int, scale: int = 1, max_bytes: int = 30_000) -> bytes:
+    """Draw many images on one, row by row, small enough for a web page or an event log.
+
+    Args:
+        images: uint8 ``[N, H, W, C]`` with N at least 1 and C 1 or 3.
+        columns: Images in a row.
+        scale: Wanted magnification in whole, unsmoothed pixels.
+        max_bytes: Size that the result stays under: magnification is given up first, then resolution.
+
+    Returns:
+        A PNG, grey or with a palette of at most 256 colours, one dark pixel between images.
+
+    Raises:
+        ValueError: Another dtype or shape, or no images.
+    """
+    if images.dtype != np.uint8 or images.ndim != 4 or not len(images) or images.shape[-1] not in (1, 3):
+        raise ValueError(f"want uint8 [N, H, W, 1 or 3] with N > 0, got {images.dtype} {list(images.shape)}")
+    n, height, width, channels = images.shape
+    columns = max(1, min(columns, n))
+    rows = -(-n // columns)
+    tiles = np.full((rows * columns, height + 1, width + 1, channels), 24, np.uint8)
+    tiles[:n, :height, :width] = images
+    grid = tiles.reshape(rows, columns, height + 1, width + 1, channels).swapaxes(1, 2)
+    sheet = _from_array(grid.reshape(rows * (height + 1), columns * (width + 1), channels)[:-1, :-1])
+    excess = sheet.width * sheet.height / (40 * max_bytes)
+    if excess > 1:  # encoding it would take seconds, for nothing
+        sheet = _shrunk(sheet, excess**-0.5)
+    smallest = _png(_with_palette(sheet))
+    if len(smallest) <= max_bytes:
+        for factor in range(scale, 1, -1):
+            drawn = sheet.resize((sheet.width * factor, sheet.height * factor), Image.Resampling.NEAREST)
+            if len(data := _png(_with_palette(drawn))) <= max_bytes:
+                return data
+    while len(smallest) > max_bytes and max(sheet.size) > 1:
+        sheet = _shrunk(sheet, min(0.9, (max_bytes / len(smallest)) ** 0.5))
+        smallest = _png(_with_palette(sheet))
+    return smallest
+
+
+def _shrunk(image: Image.Image, factor: float) -> Image.Image:
+    width, height = (max(1, int(side * factor)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BOX)
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
+        raise ValueError(f"want uint8 [H, W], [H, W, 1] or [H, W, 3], got {array.dtype} {list(array.shape)}")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _with_palette(image: Image.Image) -> Image.Image:
+    return image if image.mode == "L" else image.quantize(256, dither=Image.Dither.NONE)
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,126 @@
+"""What a dataset is to the rest of the package: the result of a scan, and something that can be scanned."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import pandas as pd
+
+from d3m_assets.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from d3m_assets.settings import Settings
+
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """One image that was read and decoded completely.
+
+    Attributes:
+        uri: Local path or fsspec URL.
+        relative_path: Path below the dataset, with ``/``.
+        sha256: Hex digest of the file.
+        bytes: Size of the file.
+        width: Pixels, as shown (after EXIF orientation).
+        height: Pixels, as shown.
+        mode: Pillow's mode of the stored pixels.
+        split: What the image may be used for.
+    """
+
+    uri: str
+    relative_path: str
+    sha256: str
+    bytes: int
+    width: int
+    height: int
+    mode: str
+    split: Split
+
+
+@dataclass(frozen=True)
+class ClassImages:
+    """The images of one class, sorted by split folder and path."""
+
+    class_name: str
+    images: tuple[ImageRecord, ...]
+
+    def of(self, split: Split) -> tuple[ImageRecord, ...]:
+        """The images of one split."""
+        return tuple(image for image in self.images if image.split == split)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of every image's path, content and split."""
+        return _digest(sorted((image.relative_path, image.sha256, image.split) for image in self.images))
+
+    def table(self, class_id: int) -> pd.DataFrame:
+        """One row an image: the attributes of :class:`ImageRecord`, ``class_id`` and ``class_name``."""
+        columns = list(ImageRecord.__slots__)
+        rows = [[getattr(image, column) for column in columns] for image in self.images]
+        return pd.DataFrame(rows, columns=columns).assign(class_id=class_id, class_name=self.class_name)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A dataset that was read completely and found sound.
+
+    Attributes:
+        url: Where it is.
+        classes: Images by class name, in natural order of the names.
+        image_height: Median height of the train images, in pixels.
+        image_width: Median width of the train images, in pixels.
+        channels: 1 when every image is stored without colour, otherwise 3.
+    """
+
+    url: str
+    classes: dict[str, ClassImages]
+    image_height: int
+    image_width: int
+    channels: Literal[1, 3]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of the fingerprints of all classes and the image shape."""
+        classes = sorted((name, images.fingerprint) for name, images in self.classes.items())
+        return _digest([classes, self.image_height, self.image_width, self.channels])
+
+
+class DatasetSource(Protocol):
+    """Where real images come from."""
+
+    url: str
+
+    def scan(self, progress: Progress = silent) -> Scan:
+        """Read everything and check it.
+
+        Raises:
+            DatasetError: The dataset cannot be used as it is; the message names files or classes and says
+                what to do.
+        """
+
+
+def open_dataset(settings: Settings) -> DatasetSource:
+    """The dataset that ``settings.dataset`` names; ``"digits"`` is written to ``home`` on first use.
+
+    Raises:
+        DatasetError: The digits cannot be written. Whether another dataset exists is found by ``scan``.
+    """
+    from d3m_assets.datasets.digits import ensure_digits
+    from d3m_assets.datasets.image_folder import ImageFolder
+
+    digits = settings.dataset == "digits"
+    return ImageFolder(
+        str(ensure_digits(settings.home / "digits")) if digits else settings.dataset,
+        validation_fraction=settings.validation_fraction,
+        cache=settings.home / "cache" / "datasets",
+    )
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, ensure_ascii=True).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""The method: budgets, prompts, textual inversion, generation and the bundle."""

@@ -1,0 +1,104 @@
+"""Budgets: bytes a class may occupy, and what they buy in vectors."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from d3m_assets.errors import BudgetError
+
+StorageType = Literal["int8", "fp16"]
+BYTES_PER_NUMBER: dict[StorageType, int] = {"int8": 1, "fp16": 2}
+_UNITS = {"B": 1, "KiB": 1024, "MiB": 1024**2}
+
+
+def bytes_per_class(budget: str, height: int, width: int, channels: int) -> int:
+    """Bytes that a budget allows a class.
+
+    Args:
+        budget: ``ipc-N`` (N images at the dataset's stored resolution, one byte a channel), ``NB``, ``NKiB`` or
+            ``NMiB``.
+        height: Stored height of the dataset's images, in pixels.
+        width: Stored width.
+        channels: Stored channels.
+
+    Raises:
+        BudgetError: It is written otherwise, or is zero.
+    """
+    if match := re.fullmatch(r"ipc-(\d+)", budget):
+        size = int(match[1]) * height * width * channels
+    elif match := re.fullmatch(r"(\d+)(B|KiB|MiB)", budget):
+        size = int(match[1]) * _UNITS[match[2]]
+    else:
+        raise BudgetError(f"{budget!r} is no budget; write ipc-10, 640B or 4KiB")
+    if size < 1:
+        raise BudgetError(f"the budget {budget} holds nothing; give at least one image or one byte")
+    return size
+
+
+@dataclass(frozen=True)
+class EmbeddingPlan:
+    """How a class's bytes are spent.
+
+    Attributes:
+        prompts: Learned prompts of a class, one for each cluster of its images.
+        vectors: Vectors of each prompt.
+        storage_type: Number format of a stored vector. A vector is stored as a direction, its norm being that of the
+            model's token table, so int8 needs no scale.
+        width: Numbers in a vector.
+    """
+
+    prompts: int
+    vectors: int
+    storage_type: StorageType
+    width: int
+
+    @property
+    def payload(self) -> int:
+        """Bytes charged to a class."""
+        return self.prompts * self.vectors * self.width * BYTES_PER_NUMBER[self.storage_type]
+
+
+def plan_embeddings(
+    budget: str,
+    allowed: int,
+    *,
+    width: int,
+    vectors_per_prompt: int | None = None,
+    storage_type: Literal["auto", "int8", "fp16"] = "auto",
+    max_prompts: int = 32,
+    max_vectors: int = 16,
+) -> EmbeddingPlan:
+    """Turn a budget into prompts and vectors.
+
+    Bytes go to more prompts first (each learns one cluster of the class) and, past ``max_prompts``, to more vectors in
+    each. int8 rather than fp16: twice the vectors, and the rounding of a direction to 7 bits is far below the noise of
+    the inversion.
+
+    Args:
+        budget: Its name, for messages.
+        allowed: Bytes a class may occupy.
+        width: Length of a token embedding of the foundation model.
+        vectors_per_prompt: A fixed number, or None to plan it.
+        storage_type: A fixed format, or "auto".
+        max_prompts: Most prompts of a class.
+        max_vectors: Most vectors of a prompt: they must fit into the text encoder beside the template.
+
+    Raises:
+        BudgetError: Not even one prompt fits; the message names the smallest budget that can.
+    """
+    kind: StorageType = "int8" if storage_type == "auto" else storage_type
+    each = width * BYTES_PER_NUMBER[kind]
+    needed = each * (vectors_per_prompt or 1)
+    if vectors_per_prompt is not None and vectors_per_prompt > max_vectors:
+        raise BudgetError(f"inversion.vectors_per_prompt={vectors_per_prompt}: at most {max_vectors} fit into a prompt")
+    if allowed < needed:
+        raise BudgetError(
+            f"the budget {budget} is {allowed} bytes a class, but one prompt of this foundation model needs {needed} "
+            f"({vectors_per_prompt or 1} x {width} numbers as {kind}); the smallest budget that can hold one is {needed}B"
+        )
+    total = allowed // each
+    vectors = vectors_per_prompt or min(max_vectors, math.ceil(total / max_prompts))
+    return EmbeddingPlan(min(max_prompts, total // vectors), vectors, kind, width)

@@ -1,0 +1,275 @@
+"""The bundle: the distilled dataset of one budget in one safetensors file, and the recipe that regenerates it.
+
+The vectors of all classes lie in one tensor, class after class, prompt after prompt: an entry for each class in the
+file's header would cost more than many a class's payload. The recipe is JSON in the file's metadata and holds nothing
+that varies between two equal runs, so equal distillations give equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from d3m_assets.distillation.budgets import EmbeddingPlan
+from d3m_assets.distillation.prompts import ClassPrompts, placeholder_token
+from d3m_assets.errors import BundleError
+
+if TYPE_CHECKING:
+    from d3m_assets.foundation.loading import Foundation
+    from d3m_assets.settings import GenerationSettings
+
+FORMAT = "d3m-bundle-1"
+CODE_VERSION = "1"
+"""Raised whenever a change here changes a bundle's bytes."""
+
+_TENSOR = "embeddings"
+_KINDS = {"int8": np.int8, "fp16": np.float16}
+
+
+@dataclass(frozen=True)
+class DistilledClass:
+    """One class of a bundle.
+
+    Attributes:
+        prompts: What it is called.
+        plan: How its bytes are spent.
+        vectors: Stored vectors, ``[prompts, vectors, D]``.
+    """
+
+    prompts: ClassPrompts
+    plan: EmbeddingPlan
+    vectors: np.ndarray
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a bundle regenerates its pool.
+
+    Attributes:
+        budget: Name of the budget.
+        bytes_per_class: Bytes the budget allows a class.
+        dataset: Name of the dataset, for people.
+        image_height: Stored height of the real images, in pixels.
+        image_width: Stored width.
+        channels: Stored channels; 1 makes regenerated images grey.
+        foundation: How the foundation model was named.
+        foundation_fingerprint: Of its files.
+        foundation_bytes: Size of its weights.
+        generation: Sampler, steps, guidance, batch size.
+        scheduler: The noise schedule's kind and prediction type, for people.
+        seed: Root of the random streams.
+        templates: Prompts with ``{}`` for the class.
+        keep_class_name: Whether the class's name stands behind the learned vectors.
+        licence: Terms of the bundle, as far as known.
+    """
+
+    budget: str
+    bytes_per_class: int
+    dataset: str
+    image_height: int
+    image_width: int
+    channels: int
+    foundation: str
+    foundation_fingerprint: str
+    foundation_bytes: int
+    generation: dict[str, Any]
+    scheduler: str
+    seed: int
+    templates: tuple[str, ...]
+    keep_class_name: bool
+    licence: str = "as the dataset's and the foundation model's"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A distilled dataset: recipe and classes."""
+
+    recipe: Recipe
+    classes: tuple[DistilledClass, ...]
+
+    @property
+    def payload(self) -> int:
+        """Bytes of all embedding vectors: what the ledger charges to the classes."""
+        return sum(c.plan.payload for c in self.classes)
+
+    def to_bytes(self) -> bytes:
+        """The file's contents; equal bundles give equal bytes."""
+        from safetensors.numpy import save
+
+        kind, width = self.classes[0].plan.storage_type, self.classes[0].plan.width
+        rows = np.concatenate([c.vectors.reshape(-1, width) for c in self.classes]).astype(_KINDS[kind])
+        listed = []
+        for c in self.classes:
+            # Only what differs from the rule is written: ten thousand classes repeat these names.
+            p = c.prompts
+            entry: list[Any] = [p.class_id, p.class_name, c.plan.prompts, c.plan.vectors]
+            extra = {k: v for k, v in (("key", p.class_key), ("name", p.display_name), ("init", p.initializer))
+                     if v != p.class_name}  # fmt: skip
+            listed.append([*entry, extra] if extra else entry)
+        recipe = {**asdict(self.recipe), "storage_type": kind, "width": width}
+        metadata = {
+            "format": FORMAT,
+            "recipe": json.dumps(recipe, ensure_ascii=False, sort_keys=True, separators=(",", ":")),
+            "classes": json.dumps(listed, ensure_ascii=False, separators=(",", ":")),
+            "sha256": hashlib.sha256(rows.tobytes()).hexdigest(),
+        }
+        return _ordered(save({_TENSOR: rows}, metadata=metadata))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str = "the bundle") -> Bundle:
+        """Read a bundle.
+
+        Raises:
+            BundleError: It is no bundle, of another version, or damaged.
+        """
+        from safetensors import SafetensorError, deserialize
+
+        try:
+            tensors = dict(deserialize(data))
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            metadata = header["__metadata__"]
+            found = metadata["format"]
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise BundleError(f"{name} is not a bundle of d3m-assets, or is damaged: {error}") from error
+        if found != FORMAT:
+            raise BundleError(f"{name} has the format {found}; this version reads {FORMAT}. Upgrade d3m-assets")
+        try:
+            raw = bytes(tensors[_TENSOR]["data"])
+            recipe = json.loads(metadata["recipe"])
+            kind, width = recipe.pop("storage_type"), recipe.pop("width")
+            if hashlib.sha256(raw).hexdigest() != metadata["sha256"]:
+                raise BundleError(f"{name} is damaged: the hash of its embeddings is wrong; get it again")
+            rows = np.frombuffer(raw, _KINDS[kind]).reshape(-1, width)
+            recipe["templates"] = tuple(recipe["templates"])
+            parsed = Recipe(**recipe)
+            classes, at = [], 0
+            for class_id, class_name, prompts, vectors, *extra in json.loads(metadata["classes"]):
+                other = extra[0] if extra else {}
+                words = ClassPrompts(
+                    class_id, other.get("key", class_name), class_name, other.get("name", class_name),
+                    other.get("init", class_name), parsed.templates, parsed.keep_class_name,
+                )  # fmt: skip
+                plan = EmbeddingPlan(prompts, vectors, kind, width)
+                part = rows[at : at + prompts * vectors].reshape(prompts, vectors, width)
+                classes.append(DistilledClass(words, plan, part))
+                at += prompts * vectors
+            if at != len(rows):
+                raise BundleError(f"{name} is damaged: {len(rows)} vectors, but its classes name {at}; get it again")
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"{name} is damaged: {error!r}; get it again") from error
+        return cls(parsed, tuple(classes))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Bundle:
+        """Read a bundle file.
+
+        Raises:
+            BundleError: It does not exist or is no bundle.
+        """
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise BundleError(f"the bundle {path} cannot be read: {error}") from error
+        return cls.from_bytes(data, str(path))
+
+    def token_of(self, class_index: int, prompt: int) -> str:
+        """Placeholder token of one learned prompt."""
+        return placeholder_token(self.classes[class_index].prompts.class_id, prompt)
+
+    def ledger(self) -> pd.DataFrame:
+        """Bytes by item: columns item, scope ("class" or "shared"), kind ("stored" or "regenerable") and bytes.
+
+        Bytes are those of all classes together.
+        """
+        size = len(self.to_bytes())
+        rows = [
+            ("embedding vectors", "class", "stored", self.payload),
+            ("recipe and names", "shared", "stored", size - self.payload),
+            ("foundation model", "shared", "stored", self.recipe.foundation_bytes),
+        ]
+        return pd.DataFrame(rows, columns=["item", "scope", "kind", "bytes"])
+
+    def check_foundation(self, fingerprint: str, name: str) -> None:
+        """Refuse another foundation model than the one the vectors were learned with.
+
+        Raises:
+            BundleError: It is another.
+        """
+        if fingerprint != self.recipe.foundation_fingerprint:
+            raise BundleError(
+                f"this bundle was made for the foundation model {self.recipe.foundation!r} "
+                f"(fingerprint {self.recipe.foundation_fingerprint[:12]}), but {name!r} has {fingerprint[:12]}. "
+                "Its vectors mean nothing to another model: name the right one with --foundation"
+            )
+
+    def generation_settings(self) -> GenerationSettings:
+        """The sampler settings of the recipe."""
+        from d3m_assets.settings import GenerationSettings
+
+        return GenerationSettings(**self.recipe.generation)
+
+
+def _ordered(data: bytes) -> bytes:
+    """Sort the header's metadata: the library writes it in the order of a hash map, which changes between runs."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
+
+
+def regenerate(
+    bundle: Bundle,
+    foundation: Foundation,
+    output: Path,
+    *,
+    per_class: int,
+    on_class: Callable[[str, int, int], None] = lambda name, done, total: None,
+    class_names: Sequence[str] | None = None,
+) -> int:
+    """Write an image folder ``output/<class>/00000.png`` from a bundle.
+
+    Args:
+        bundle: The distilled dataset.
+        foundation: The model it was made for.
+        output: The folder; must be empty or not exist, so that nothing of the user's is lost or mixed in.
+        per_class: Images of each class.
+        on_class: Told of every finished class: name, how many are done, how many there are.
+        class_names: Only these classes; all when None.
+
+    Returns:
+        The number of images written.
+
+    Raises:
+        BundleError: Another foundation model, a folder with files in it, or a class the bundle does not have.
+    """
+    from d3m_assets.datasets.images import encode_png
+    from d3m_assets.distillation.generation import generate
+
+    bundle.check_foundation(foundation.files.fingerprint, foundation.files.name)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise BundleError(f"{output} exists and is not empty; name another folder with --output, or empty it")
+    known = {c.prompts.class_name for c in bundle.classes}
+    if missing := sorted(set(class_names or ()) - known):
+        raise BundleError(f"the bundle has no class {', '.join(missing)}; it has {', '.join(sorted(known))}")
+    wanted = [c for c in bundle.classes if class_names is None or c.prompts.class_name in class_names]
+    settings, recipe = bundle.generation_settings(), bundle.recipe
+    for done, c in enumerate(wanted, start=1):
+        images, _ = generate(
+            foundation, c.prompts, settings, recipe.seed, count=per_class, vectors=c.vectors, plan=c.plan,
+            channels=recipe.channels,
+        )  # fmt: skip
+        folder = output / c.prompts.class_name
+        folder.mkdir(parents=True)
+        for k, image in enumerate(images):
+            (folder / f"{k:05d}.png").write_bytes(encode_png(image))
+        on_class(c.prompts.class_name, done, len(wanted))
+    return per_class * len(wanted)

@@ -1,0 +1,39 @@
+"""The errors that d3m-assets raises on purpose.
+
+Every message names what is wrong (the file, class or setting) and the way out, so front doors print it as it
+is, without a traceback. Anything that is not a :class:`D3MError` is a defect of ours.
+"""
+
+from __future__ import annotations
+
+
+class D3MError(Exception):
+    """Base of all errors that a user can act on."""
+
+
+class SettingsError(D3MError):
+    """A setting is unknown, has an impossible value, or contradicts another one."""
+
+
+class DatasetError(D3MError):
+    """The real images cannot be used as they are: missing, unreadable, mislabelled or leaking into test."""
+
+
+class StoreError(D3MError):
+    """A stored artefact is missing, damaged, or cannot be written."""
+
+
+class BudgetError(D3MError):
+    """A byte budget cannot be parsed or cannot hold a distilled class."""
+
+
+class FoundationError(D3MError):
+    """The text-to-image model cannot be found, loaded or used."""
+
+
+class BundleError(D3MError):
+    """A distilled bundle is damaged or does not fit the model or dataset it is used with."""
+
+
+class StageError(D3MError):
+    """A stage of the pipeline failed for one class or budget, or was asked for before its inputs exist."""

@@ -1,0 +1,1 @@
+"""What a training set is worth: students, baselines, statistics, report. Knows tables and arrays only."""

@@ -1,0 +1,333 @@
+"""The report: one HTML file for people, with the verdict first. Needs no network, script or other file."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from d3m_assets.errors import StageError
+from d3m_assets.evaluation.metrics import CLASS_NAMES, D3M, RANDOM_REAL, WHOLE_TRAIN
+from d3m_assets.evaluation.statistics import Comparison, compare_all, headline, percent, summarise
+
+LEDGER_COLUMNS = ("budget", "item", "scope", "kind", "bytes")
+MAX_CLASSES = 20
+"""Classes shown in pictures and in the table by class; a thousand of them would make a file nobody opens."""
+MAX_COLUMNS = 12
+IMAGES_PER_SAMPLE = 8
+_TILE = 32
+_MAX_TILE = 64
+
+# Colours of the plot on their way into the page's variables, so that it follows light and dark.
+_INK, _FAINT, _OURS, _THEIRS = "#010101", "#020202", "#030303", "#040404"
+_VARIABLES = {_INK: "var(--muted)", _FAINT: "var(--line)", _OURS: "var(--ours)", _THEIRS: "var(--theirs)"}
+_SIGNS = {"better": "▲", "worse": "▼", "not distinguishable": "≈", "too few students": "?"}
+_DASHES = ((0, (6, 2)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)), (0, (2, 1)))
+
+
+def render_report(
+    metrics: pd.DataFrame,
+    ledger: pd.DataFrame,
+    samples: Mapping[str, Mapping[str, np.ndarray]],
+    provenance: Mapping[str, Any],
+    *,
+    class_names: Sequence[str],
+    dataset: str = "",
+) -> str:
+    """Render the report of one distillation.
+
+    Args:
+        metrics: Student rows of every method and budget
+            (:func:`d3m_assets.evaluation.metrics.student_metrics`).
+        ledger: Bytes, one row an item: ``budget`` (empty for all), ``item`` (words), ``scope`` ("class" or
+            "shared"), ``kind`` ("stored", "regenerable" or, for comparison only, "reference"), ``bytes``
+            (int, all classes together).
+        samples: Example images, title to class name to uint8 ``[N, H, W, C]``; titles in the order shown, the
+            first eight images of each class.
+        provenance: Where it comes from, name to value; a mapping as value becomes a group of its own.
+        class_names: Names of the classes by position.
+        dataset: Name of the dataset.
+
+    Returns:
+        A complete HTML document. The same input gives the same text.
+
+    Raises:
+        StageError: If metrics were made by different recipes, are missing, or do not fit the classes; or if
+            the ledger lacks a column.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    summary = summarise(metrics)
+    if wrong := {len(a) for a in metrics["class_accuracy"]} - {len(class_names)}:
+        raise StageError(
+            f"metrics have {wrong.pop()} classes, the report {len(class_names)}; run `d3m distill`."
+        )
+    comparisons = compare_all(metrics)
+    environment = Environment(
+        loader=PackageLoader("d3m_assets.evaluation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"bytes": byte_size, "percent": percent}
+    return environment.get_template("report.html.j2").render(
+        dataset=dataset,
+        split=summary["split"].iloc[0],
+        n_evaluated=int(summary["n_evaluated"].iloc[0]),
+        n_classes=len(class_names),
+        students=sorted(set(summary["n"])),
+        headline=headline(comparisons),
+        asides=_asides(metrics, summary),
+        cards=[_card(summary, comparison) for comparison in comparisons],
+        rows=summary.to_dict("records"),
+        ours=D3M,
+        plot=accuracy_plot(summary),
+        plot_alt=_plot_alt(summary),
+        sample_titles=list(samples),
+        sample_classes=_sample_classes(samples, class_names),
+        n_hidden=max(0, len(class_names) - MAX_CLASSES),
+        class_table=_class_table(metrics, summary, class_names),
+        ledger=_ledger_groups(ledger),
+        recipe=_groups({"Recipe of every student": json.loads(metrics["recipe"].iloc[0])}),
+        provenance=_groups(provenance),
+    )
+
+
+def accuracy_plot(summary: pd.DataFrame) -> str:
+    """Draw accuracy against bytes per class as an ``<svg>`` element whose colours are the page's variables.
+
+    Methods with several byte counts become points with 95 % intervals; methods without one, and the whole
+    train split, become horizontal lines.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter, NullLocator
+
+    style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "d3m", "font.size": 10}
+    points = summary[_at_budgets(summary)]
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(5.4, 3.8), layout="constrained")
+        axes = figure.subplots()
+        for colour, (name, rows) in zip(
+            [_OURS, _THEIRS, _INK, _INK], points.groupby("method", sort=False), strict=False
+        ):
+            x, y = rows["bytes_per_class"].to_numpy(float), rows["mean"].to_numpy(float) * 100
+            error = rows["half_width"].fillna(0).to_numpy(float) * 100
+            axes.errorbar(
+                x, y, np.vstack([error, np.minimum(error, 100 - y)]), color=colour, label=name, capsize=3,
+                marker="o" if colour == _OURS else "s", markersize=6, linewidth=1.8, elinewidth=1.2,
+            )  # fmt: skip
+        for i, row in enumerate(summary[~_at_budgets(summary)].to_dict("records")):
+            dash = _DASHES[i % len(_DASHES)]
+            axes.axhline(row["mean"] * 100, color=_INK, linewidth=1.3, linestyle=dash, label=row["method"])
+        if len(points):
+            axes.set_xscale("log")
+            axes.set_xlim(points["bytes_per_class"].min() / 1.5, points["bytes_per_class"].max() * 1.5)
+            ours = points[points["method"] == D3M]
+            ticks = (ours if len(ours) else points).drop_duplicates("bytes_per_class").to_dict("records")
+            axes.set_xticks(
+                [t["bytes_per_class"] for t in ticks],
+                [f"{byte_size(t['bytes_per_class'])}\n{t['budget']}" for t in ticks],
+            )
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("stored bytes of a class (logarithmic)", color=_INK)
+        axes.set_ylabel("accuracy on real images, %", color=_INK)
+        axes.set_ylim(top=min(101.0, axes.get_ylim()[1]))
+        axes.grid(axis="y", color=_FAINT, linewidth=0.8)
+        axes.tick_params(colors=_INK, length=0)
+        axes.spines[:].set_visible(False)
+        entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        names = list(dict.fromkeys(summary["method"]))
+        figure.legend(
+            [entries[n] for n in names], names, loc="outside lower center", ncols=2, frameon=False,
+            labelcolor=_INK, handlelength=2.6,
+        )  # fmt: skip
+        out = io.StringIO()
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    svg = out.getvalue()
+    svg = svg[svg.index("<svg") :]
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, variable)
+    return svg
+
+
+def byte_size(count: float) -> str:
+    """Write a number of bytes for people: "64 B", "83.0 kB", "4.2 MB"; decimal units, and nothing for NaN."""
+    if math.isnan(count):
+        return ""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= 10 * size or (count >= size and unit != "kB"):
+            return f"{count / size:,.1f} {unit}"
+    return f"{count:,.0f} B" if float(count).is_integer() else f"{count:,.1f} B"
+
+
+def ledger_totals(ledger: pd.DataFrame) -> pd.DataFrame:
+    """Add up what has to be stored or sent, with and without the parts that all classes share.
+
+    Args:
+        ledger: As for :func:`render_report`.
+
+    Returns:
+        One row a budget: budget, classes (bytes of the classes), everything (with shared parts, those of all
+        budgets included).
+
+    Raises:
+        StageError: If a column is missing, or a scope or kind is unknown.
+    """
+    if missing := [c for c in LEDGER_COLUMNS if c not in ledger.columns]:
+        raise StageError(f"the ledger lacks the columns {', '.join(missing)}; see render_report.")
+    for column, known in (("scope", {"class", "shared"}), ("kind", {"stored", "regenerable", "reference"})):
+        if unknown := sorted(set(ledger[column]) - known):
+            raise StageError(
+                f"ledger {column} {unknown[0]!r} is none of {', '.join(sorted(known))}; correct it."
+            )
+    stored = ledger[ledger["kind"] == "stored"]
+    rows = []
+    for budget in dict.fromkeys(b for b in stored["budget"] if b):
+        here = stored[stored["budget"].isin([budget, ""])]
+        classes = int(here.loc[here["scope"] == "class", "bytes"].sum())
+        rows.append({"budget": budget, "classes": classes, "everything": int(here["bytes"].sum())})
+    return pd.DataFrame(rows, columns=["budget", "classes", "everything"])
+
+
+def _at_budgets(summary: pd.DataFrame) -> pd.Series:
+    return (summary["budget"] != "") & summary["bytes_per_class"].gt(0)
+
+
+def _asides(metrics: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
+    asides = []
+    if against_names := compare_all(metrics, reference=CLASS_NAMES):
+        asides.append("Is learning worth more than naming the class? " + headline(against_names))
+    for row in summary[summary["method"] == WHOLE_TRAIN].to_dict("records"):
+        images, accuracy = row["n_train_images"], percent(row["mean"])
+        asides.append(f"The whole train split, {images:,} images, reaches {accuracy} %.")
+    return asides
+
+
+def _card(summary: pd.DataFrame, comparison: Comparison) -> dict[str, Any]:
+    def row(method: str) -> dict[str, Any]:
+        found = summary[(summary["method"] == method) & summary["budget"].isin([comparison.budget, ""])]
+        return dict(found.iloc[-1])
+
+    words = f"{comparison.difference * 100:+.1f} points"
+    if not math.isnan(comparison.low):
+        words += f" (95 % interval {comparison.low * 100:+.1f} to {comparison.high * 100:+.1f})"
+    return {
+        "budget": comparison.budget,
+        "outcome": comparison.outcome.replace(" ", "-"),
+        "sign": _SIGNS[comparison.outcome],
+        "verdict": comparison.verdict,
+        "difference": words.replace("-", "−"),
+        "ours": row(D3M),
+        "theirs": row(RANDOM_REAL),
+    }
+
+
+def _plot_alt(summary: pd.DataFrame) -> str:
+    parts = []
+    for row in summary.to_dict("records"):
+        name = " at ".join(word for word in (row["method"], row["budget"]) if word)
+        parts.append(f"{name} {percent(row['mean'], row['half_width'])} %")
+    return "Accuracy against stored bytes of a class: " + "; ".join(parts)
+
+
+def _sample_classes(
+    samples: Mapping[str, Mapping[str, np.ndarray]], class_names: Sequence[str]
+) -> list[dict[str, Any]]:
+    shown = []
+    for name in class_names[:MAX_CLASSES]:
+        cells = []
+        for title, by_class in samples.items():
+            images = by_class.get(name)
+            if images is None or not len(images):
+                cells.append({"title": title, "image": "", "alt": f"no {title} of class {name}"})
+                continue
+            images = images[:IMAGES_PER_SAMPLE]
+            alt = f"{len(images)} × {title}, class {name}"
+            cells.append({"title": title, "image": _sheet(images), "alt": alt})
+        shown.append({"name": name, "cells": cells})
+    return shown
+
+
+def _sheet(images: np.ndarray, columns: int = 4) -> str:
+    """Lay images out with transparent gaps between them, as a PNG data URI.
+
+    Small images are enlarged by whole factors, so that their pixels stay visible and browsers need not guess.
+    """
+    from PIL import Image
+
+    pictures = [Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image) for image in images]
+    height, width = images.shape[1:3]
+    factor = max(1, _TILE // max(height, width))
+    size = (width * factor, height * factor)
+    if max(height, width) > _MAX_TILE:
+        shrink = _MAX_TILE / max(height, width)
+        size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+        pictures = [p.resize(size, Image.Resampling.BICUBIC) for p in pictures]
+    else:
+        pictures = [p.resize(size, Image.Resampling.NEAREST) for p in pictures]
+    # Always room for a full sheet: every cell of the page then shows its images at one scale.
+    gap = max(1, size[0] // 16)
+    rows = IMAGES_PER_SAMPLE // columns
+    mode = "LA" if images.shape[3] == 1 else "RGBA"
+    sheet = Image.new(mode, (columns * (size[0] + gap) - gap, rows * (size[1] + gap) - gap))
+    for i, picture in enumerate(pictures):
+        sheet.paste(picture.convert(mode), (i % columns * (size[0] + gap), i // columns * (size[1] + gap)))
+    out = io.BytesIO()
+    sheet.save(out, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def _class_table(metrics: pd.DataFrame, summary: pd.DataFrame, class_names: Sequence[str]) -> dict[str, Any]:
+    """Mean accuracy by class; with many classes the ones where our largest budget does worst."""
+    columns = list(zip(summary["method"], summary["budget"], strict=True))[:MAX_COLUMNS]
+    means = {}
+    for method, budget in columns:
+        rows = metrics[(metrics["method"] == method) & (metrics["budget"] == budget)]
+        means[method, budget] = np.mean(np.array(rows["class_accuracy"].tolist(), float), axis=0)
+    order = list(range(len(class_names)))
+    if len(order) > MAX_CLASSES:
+        ours = [c for c in columns if c[0] == D3M] or columns
+        worst = means[ours[-1]]
+        order = sorted(sorted(order, key=lambda i: worst[i])[:MAX_CLASSES])
+    rows = [{"name": class_names[i], "values": [float(means[c][i]) for c in columns]} for i in order]
+    return {"columns": columns, "rows": rows, "worst": len(class_names) > MAX_CLASSES}
+
+
+def _ledger_groups(ledger: pd.DataFrame) -> list[dict[str, Any]]:
+    totals = {row["budget"]: row for row in ledger_totals(ledger).to_dict("records")}
+    groups = []
+    for budget in [*dict.fromkeys(b for b in ledger["budget"] if b), ""]:
+        items = ledger[ledger["budget"] == budget].to_dict("records")
+        if items:
+            groups.append({"budget": budget, "items": items, "total": totals.get(budget)})
+    return groups
+
+
+def _groups(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Split a mapping into titled groups of words; values without a group come first, without a title."""
+    plain = {k: v for k, v in values.items() if not isinstance(v, Mapping)}
+    groups: list[tuple[str, Mapping[str, Any]]] = [("", plain)] if plain else []
+    groups += [(k, v) for k, v in values.items() if isinstance(v, Mapping)]
+    return [
+        {"title": title, "items": {str(k).replace("_", " "): _words(v) for k, v in items.items()}}
+        for title, items in groups
+    ]
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {_words(v)}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_words(v) for v in value)
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    return str(value)

@@ -1,0 +1,296 @@
+"""Students: the small classifiers that say what a training set is worth.
+
+Every row of a table is trained by the one recipe below: the same network, number of steps, batch size,
+augmentation and optimiser, whether the training set holds ten images or a million; the weights of the last
+step are the result. The network is ConvNet-3 with instance normalisation, the standard student of dataset
+distillation (Gidaris & Komodakis, CVPR 2018; Zhao et al., "Dataset Condensation with Gradient Matching", ICLR
+2021).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from d3m_assets.errors import DatasetError
+from d3m_assets.progress import Progress, ProgressEvent, silent
+
+if TYPE_CHECKING:
+    import torch
+
+    from d3m_assets.settings import StudentSettings
+
+Split = Literal["train", "validation", "test", "synthetic"]
+
+CODE_VERSION = "1"
+"""Raised whenever a change here changes the accuracy of a student."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random affine map drawn anew for every image of every batch.
+
+    Brightness and contrast are left alone on purpose: instance normalisation cancels both.
+
+    Attributes:
+        rotation: Largest rotation, in degrees, either way.
+        scale: Largest relative change of size; width and height are drawn separately.
+        shear: Largest horizontal shear, as a fraction of the height.
+        translation: Largest shift, as a fraction of the side.
+    """
+
+    rotation: float = 15.0
+    scale: float = 0.15
+    shear: float = 0.15
+    translation: float = 0.1
+
+
+AUGMENTATION = Augmentation()
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images with one hard label each.
+
+    Attributes:
+        images: uint8 ``[N, H, W, C]`` with C 1 or 3.
+        labels: int64 ``[N]``, position of the class in the table of classes, 0 to K-1.
+        split: Where the images come from. Students refuse to train on "test".
+
+    Raises:
+        DatasetError: If shapes, types or the two lengths do not fit.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    split: Split = "train"
+
+    def __post_init__(self) -> None:
+        """Reject arrays that could only fail later, far from their cause."""
+        shape = self.images.shape
+        if self.images.dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3):
+            raise DatasetError(
+                f"{self.split} images are {self.images.dtype} of shape {shape}; expected uint8 "
+                "[N, H, W, 1 or 3]. Load them with d3m_assets.datasets.images.load_images."
+            )
+        if self.labels.shape != shape[:1] or not np.issubdtype(self.labels.dtype, np.integer):
+            raise DatasetError(
+                f"{self.split} labels are {self.labels.dtype} of shape {self.labels.shape} for {shape[0]} "
+                "images; give one integer class position an image."
+            )
+        if shape[0] == 0:
+            raise DatasetError(f"the {self.split} images are empty; a student needs at least one image.")
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.labels)
+
+    def fitted(self, size: int, channels: int) -> LabelledImages:
+        """Return the same images as squares of ``size`` px with ``channels`` channels.
+
+        The shorter side is kept whole, the longer one cropped at its centre; resizing is PIL bicubic, which
+        also low-passes when it shrinks.
+        """
+        if self.images.shape[1:] == (size, size, channels):
+            return self
+        from PIL import Image
+
+        height, width = self.images.shape[1:3]
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        mode = "L" if channels == 1 else "RGB"
+        fitted = np.empty((len(self), size, size, channels), np.uint8)
+        for row, image in zip(fitted, self.images[:, top : top + side, left : left + side], strict=True):
+            picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).convert(mode)
+            row[:] = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC)).reshape(row.shape)
+        return replace(self, images=fitted)
+
+
+def student_image_size(settings: StudentSettings, height: int, width: int) -> int:
+    """Side in px of the student's input for a dataset stored at ``height`` x ``width`` px.
+
+    ``settings.image_size`` when given; otherwise the shorter stored side rounded up to a multiple of 8, at
+    least 16 and at most 64.
+    """
+    return settings.image_size or min(64, max(16, math.ceil(min(height, width) / 8) * 8))
+
+
+def build_student(
+    settings: StudentSettings, n_classes: int, channels: int, image_size: int
+) -> torch.nn.Module:
+    """Build an untrained student; the weights depend on torch's current random state.
+
+    Args:
+        settings: Gives the width; "convnet-3" is the only architecture.
+        n_classes: Number of classes K.
+        channels: Channels of the input, 1 or 3.
+        image_size: Side of the square input in px.
+
+    Returns:
+        Module from float ``[N, channels, image_size, image_size]`` in 0..1 to logits ``[N, K]``.
+    """
+    from torch import nn
+
+    width = settings.width
+    layers: list[nn.Module] = []
+    for n_in in (channels, width, width):
+        layers += [
+            nn.Conv2d(n_in, width, 3, padding=1),
+            nn.GroupNorm(width, width),
+            nn.ReLU(),
+            nn.AvgPool2d(2),
+        ]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * (image_size // 8) ** 2, n_classes))
+
+
+def train_student(
+    train: LabelledImages,
+    settings: StudentSettings,
+    *,
+    n_classes: int,
+    seed: int,
+    device: str = "cpu",
+    augmentation: Augmentation = AUGMENTATION,
+    progress: Progress = silent,
+) -> torch.nn.Module:
+    """Train one student on hard labels for ``settings.steps`` steps and return its last weights.
+
+    AdamW under a cosine to zero. Batches run through reshuffled epochs without replacement; a training set
+    smaller than a batch appears in it several times, each time under another augmentation. Everything random
+    is drawn on the CPU from ``seed``, so a seed gives the same student on one machine and version of torch.
+
+    Args:
+        train: Training set; its side is the student's input side.
+        settings: Recipe, the same for every row of a table.
+        n_classes: Number of classes K; a class without an image is allowed.
+        seed: Seed of weights, batches and augmentation.
+        device: Torch device to train on.
+        augmentation: Limits of the random affine maps.
+        progress: Told of every fiftieth step.
+
+    Returns:
+        Trained module in evaluation mode, on ``device``.
+
+    Raises:
+        DatasetError: If the images are not square, belong to the test split, or a label is outside 0..K-1.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    n, height, width, channels = train.images.shape
+    if train.split == "test":
+        raise DatasetError("a student was given the test split to train on; use train or synthetic images.")
+    if height != width:
+        raise DatasetError(
+            f"students take squares, not {height} x {width}; call LabelledImages.fitted first."
+        )
+    if train.labels.min() < 0 or train.labels.max() >= n_classes:
+        raise DatasetError(
+            f"labels run from {train.labels.min()} to {train.labels.max()} for {n_classes} classes; "
+            "labels are positions in the table of classes, not class ids."
+        )
+    with _one_thread(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_student(settings, n_classes, channels, height).to(device).train()
+        draw = torch.Generator().manual_seed(seed)
+        images = _to_tensor(train.images).to(device)
+        labels = torch.from_numpy(train.labels.astype(np.int64)).to(device)
+        optimiser = torch.optim.AdamW(
+            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
+        for step, index in enumerate(_batches(n, settings.batch_size, settings.steps, draw), start=1):
+            index = index.to(device)
+            warped = _warp(images[index], augmentation, draw, flip=settings.flip)
+            loss = F.cross_entropy(model(warped), labels[index])
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            if step % 50 == 0 or step == settings.steps:
+                progress(ProgressEvent("student", step, settings.steps, f"seed {seed}"))
+        return model.eval()
+
+
+def evaluate(module: torch.nn.Module, data: LabelledImages, *, batch_size: int = 512) -> np.ndarray:
+    """Return the predicted class positions, int64 ``[N]``, of images as large as those trained on."""
+    import torch
+
+    device = next(module.parameters()).device
+    with _one_thread(), torch.inference_mode():
+        chunks = np.array_split(data.images, math.ceil(len(data) / batch_size))
+        logits = [module(_to_tensor(chunk).to(device)) for chunk in chunks]
+        return torch.cat(logits).argmax(1).cpu().numpy().astype(np.int64)
+
+
+def class_accuracies(predictions: np.ndarray, labels: np.ndarray, n_classes: int) -> list[float]:
+    """Accuracy (fraction) on each class, by position; NaN for a class without an image."""
+    right = np.bincount(labels, weights=predictions == labels, minlength=n_classes)
+    count = np.bincount(labels, minlength=n_classes)
+    return [float(r / c) if c else math.nan for r, c in zip(right, count, strict=True)]
+
+
+def _to_tensor(images: np.ndarray) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float().div_(255)
+
+
+def _batches(n: int, batch_size: int, steps: int, draw: torch.Generator) -> Iterator[torch.Tensor]:
+    """Yield ``steps`` index tensors of ``batch_size``, cut from one endless stream of shuffled epochs."""
+    import torch
+
+    stream = torch.empty(0, dtype=torch.int64)
+    for _ in range(steps):
+        while len(stream) < batch_size:
+            stream = torch.cat([stream, torch.randperm(n, generator=draw)])
+        yield stream[:batch_size]
+        stream = stream[batch_size:]
+
+
+def _warp(images: torch.Tensor, limits: Augmentation, draw: torch.Generator, *, flip: bool) -> torch.Tensor:
+    """Apply one random affine map to each image; what comes in from outside is black."""
+    import torch
+    from torch.nn import functional as F
+
+    n = len(images)
+    angle, wide, high, shear, x, y, mirror = torch.rand(7, n, generator=draw) * 2 - 1
+    angle = angle * math.radians(limits.rotation)
+    cos, sin = angle.cos(), angle.sin()
+    wide, high, shear = 1 + wide * limits.scale, 1 + high * limits.scale, shear * limits.shear
+    if flip:
+        wide = wide * mirror.sign()
+    # affine_grid maps output to input coordinates in -1..1, hence the factor 2 on shifts.
+    theta = torch.stack(
+        [
+            wide * cos, wide * (shear * cos - sin), x * 2 * limits.translation,
+            high * sin, high * (shear * sin + cos), y * 2 * limits.translation,
+        ]
+    )  # fmt: skip
+    theta = theta.T.reshape(n, 2, 3).to(images.device)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Run torch on one CPU thread: small students gain nothing from more, and sums keep one order."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def concatenate(parts: Sequence[LabelledImages]) -> LabelledImages:
+    """Join sets of the same image shape and split, in order."""
+    images, labels = np.concatenate([p.images for p in parts]), np.concatenate([p.labels for p in parts])
+    return replace(parts[0], images=images, labels=labels)

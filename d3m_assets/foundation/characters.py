@@ -1,0 +1,323 @@
+"""The embedded model's training data: captioned characters, drawn by procedure.
+
+Two hands draw: a pen that follows a skeleton (``skeletons.py``) bent, slanted and stretched at random, and printed
+fonts (the ones matplotlib ships) warped a little. Every image comes with the attributes it was drawn with, and the
+caption names a random part of them, so that the model learns words for them and also what they leave open.
+"""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from d3m_assets.foundation.skeletons import pen_skeletons
+
+if TYPE_CHECKING:
+    import torch
+
+CHARACTERS = string.digits + string.ascii_uppercase + string.ascii_lowercase
+IMAGE_SIZE = 32
+DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+TEMPLATES = ("", "a", "a photo of a", "a picture of a", "an image of a", "a drawing of a")
+"""Caption openings, the usual ones of textual inversion among them."""
+
+ATTRIBUTES = {
+    "weight": ("thin", "medium", "bold", "heavy"),
+    "slant": ("backslanted", "upright", "slanted"),
+    "width": ("narrow", "regular", "wide"),
+    "size": ("small", "large"),
+    "hand": ("handwritten", "printed"),
+    "resolution": ("sharp", "blurry", "coarse"),
+    "noise": ("clean", "noisy"),
+    "polarity": ("white", "black"),
+}
+"""Words of each attribute, in the order of the integer codes in ``Rendered.attributes``."""
+
+VARIANT_WORDS = ("plain", "narrow", "open", "flagged", "based", "short", "flag", "looped", "flat", "round", "smooth",
+                 "closed", "curved", "tall", "two", "strokes", "straight", "barred", "hooked", "crossed", "loops",
+                 "script", "cursive", "sans", "serif", "mono", "italic")  # fmt: skip
+
+FONTS = {
+    "DejaVuSans": "sans", "DejaVuSans-Bold": "sans", "DejaVuSans-Oblique": "sans italic", "DejaVuSansMono": "mono",
+    "DejaVuSerif": "serif", "DejaVuSerif-Italic": "serif italic", "STIXGeneral": "serif",
+    "STIXGeneralItalic": "serif italic", "cmr10": "serif", "cmss10": "sans", "cmtt10": "mono", "cmb10": "serif",
+}  # fmt: skip
+HELD_OUT_FONTS = {"DejaVuSansMono-Oblique": "mono italic", "STIXGeneralBol": "serif", "cmti10": "serif italic",
+                  "DejaVuSerif-Bold": "serif"}  # fmt: skip
+_FIELD = 64
+"""Side of the stored distance fields of printed characters, in pixels."""
+
+
+def caption_words() -> list[str]:
+    """Every word a caption can hold, for the tokenizer."""
+    words = {w for t in TEMPLATES for w in t.split()} | {w for group in ATTRIBUTES.values() for w in group}
+    words |= set(VARIANT_WORDS) | set(DIGIT_NAMES) | {"uppercase", "lowercase", "digit", "letter", "character"}
+    return sorted(words) + list(string.digits + string.ascii_lowercase)
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A batch of drawn characters.
+
+    Attributes:
+        images: uint8 ``[N, 32, 32]``, 0 black.
+        characters: int64 ``[N]``, indices into ``CHARACTERS``.
+        attributes: int8 ``[N, 8]``, codes in the order of ``ATTRIBUTES``.
+        variants: The skeleton's variant or the font's style, a string of words each.
+    """
+
+    images: np.ndarray
+    characters: np.ndarray
+    attributes: np.ndarray
+    variants: list[str]
+
+
+@lru_cache(maxsize=2)
+def _pen_bank(held_out: bool) -> dict[str, list[tuple[str, np.ndarray]]]:
+    return pen_skeletons(CHARACTERS, held_out=held_out)
+
+
+@lru_cache(maxsize=2)
+def _print_bank(held_out: bool) -> tuple[np.ndarray, list[str]]:
+    """Signed distance fields ``[fonts, characters, 64, 64]`` (in units of the height, inside positive) and styles."""
+    import matplotlib
+    from PIL import Image, ImageDraw, ImageFont
+    from scipy.ndimage import distance_transform_edt
+
+    fonts = HELD_OUT_FONTS if held_out else FONTS
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    fields = np.zeros((len(fonts), len(CHARACTERS), _FIELD, _FIELD), np.float32)
+    for i, name in enumerate(fonts):
+        font = ImageFont.truetype(str(folder / f"{name}.ttf"), 200)
+        for j, character in enumerate(CHARACTERS):
+            left, top, right, bottom = font.getbbox(character)
+            side = round(1.25 * max(right - left, bottom - top))
+            canvas = Image.new("L", (side, side))
+            ImageDraw.Draw(canvas).text(
+                ((side - right - left) / 2, (side - bottom - top) / 2), character, fill=255, font=font
+            )
+            ink = np.asarray(canvas) > 127
+            distance = (distance_transform_edt(ink) - distance_transform_edt(~ink)) / (side / 1.25)
+            fields[i, j] = np.asarray(Image.fromarray(distance.astype(np.float32)).resize((_FIELD, _FIELD)))
+    return fields, list(fonts.values())
+
+
+def _bend(points: torch.Tensor, amplitude: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Move points ``[N, P, 2]`` by a smooth random field: three waves of low frequency for each sample."""
+    import torch
+
+    n = len(points)
+    frequency = torch.randn(n, 3, 2, generator=generator) * 3.0
+    phase = torch.rand(n, 3, 1, generator=generator) * 6.2832
+    direction = torch.randn(n, 3, 2, generator=generator) * amplitude.view(n, 1, 1)
+    wave = torch.sin(torch.einsum("npk,nwk->nwp", points, frequency) + phase)
+    return points + torch.einsum("nwp,nwk->npk", wave, direction)
+
+
+def _inside(ends: torch.Tensor, half: torch.Tensor) -> torch.Tensor:
+    """How far each pixel lies inside the ink, ``[N, 1024]``, of segments ``[N, S, 2, 2]`` with half-widths ``[N, S]``."""
+    import torch
+
+    axis = (torch.arange(IMAGE_SIZE) + 0.5) / IMAGE_SIZE - 0.5
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).view(1, -1, 2)
+    begin, vector = ends[:, :, 0], ends[:, :, 1] - ends[:, :, 0]
+    squared = vector.square().sum(-1) + 1e-9
+    product = grid @ vector.mT - (begin * vector).sum(-1).unsqueeze(1)
+    along = (product / squared.unsqueeze(1)).clamp_(0, 1)
+    # |g - b - a v|^2 expanded, so that no [N, pixels, S, 2] array is ever made.
+    distance = grid.square().sum(-1).unsqueeze(-1) - 2 * (grid @ begin.mT) + begin.square().sum(-1).unsqueeze(1)
+    distance += along * (along * squared.unsqueeze(1) - 2 * product)
+    return (half.unsqueeze(1) - distance.clamp_(min=0).sqrt_()).amax(-1)
+
+
+def _draw_pen(skeletons: torch.Tensor, geometry: dict[str, torch.Tensor], generator: torch.Generator) -> torch.Tensor:
+    """Ink ``[N, 32, 32]`` in 0..1 of strokes ``[N, S, 2, 2]`` (height 1, centred)."""
+    import torch
+
+    n, s = skeletons.shape[:2]
+    points = skeletons.reshape(n, s * 2, 2)
+    points = _bend(points, 0.012 + 0.05 * torch.rand(n, generator=generator), generator)
+    x, y = points.unbind(-1)
+    x = x * geometry["stretch"].view(n, 1)
+    x = x - y * geometry["slant"].view(n, 1)
+    c, q = torch.cos(geometry["rotation"]).view(n, 1), torch.sin(geometry["rotation"]).view(n, 1)
+    points = torch.stack([c * x - q * y, q * x + c * y], -1)
+    low, high = points.amin(1, keepdim=True), points.amax(1, keepdim=True)
+    extent = high - low
+    pen = geometry["pen"].view(n, 1, 1)
+    # The pen's own width is part of the extent: a bold character is no taller than a thin one.
+    scale = (geometry["height"].view(n, 1) / torch.maximum(extent[..., 1], extent[..., 0])).unsqueeze(-1) * (1 - pen)
+    points = (points - (low + high) / 2) * scale + geometry["shift"].unsqueeze(1)
+    ends = points.view(n, s, 2, 2)
+    # Pressure: the pen's half-width varies slowly along the stroke.
+    swing = torch.sin(torch.linspace(0, 3.1416, s).view(1, s) * (0.5 + torch.rand(n, 1, generator=generator) * 2)
+                      + torch.rand(n, 1, generator=generator) * 6.2832)  # fmt: skip
+    half = geometry["height"].view(n, 1) * geometry["pen"].view(n, 1) / 2 * (1 + 0.25 * swing)
+    # Few samples at a time: the distances of a whole batch would leave the processor's cache.
+    inside = torch.cat([_inside(e, h) for e, h in zip(ends.split(16), half.split(16), strict=True)])
+    return (0.5 + inside * IMAGE_SIZE / geometry["edge"].view(n, 1)).clamp(0, 1).view(n, IMAGE_SIZE, IMAGE_SIZE)
+
+
+def _draw_print(fields: torch.Tensor, geometry: dict[str, torch.Tensor], generator: torch.Generator) -> torch.Tensor:
+    """Ink ``[N, 32, 32]`` in 0..1 of printed characters from distance fields ``[N, 64, 64]``."""
+    import torch
+    import torch.nn.functional as F
+
+    n = len(fields)
+    axis = (torch.arange(IMAGE_SIZE) + 0.5) / IMAGE_SIZE * 2 - 1
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).view(1, -1, 2).expand(n, -1, -1)
+    grid = grid - 2 * geometry["shift"].unsqueeze(1)
+    c, q = torch.cos(geometry["rotation"]).view(n, 1), torch.sin(geometry["rotation"]).view(n, 1)
+    x, y = grid.unbind(-1)
+    x, y = c * x + q * y, -q * x + c * y
+    x = (x + y * geometry["slant"].view(n, 1)) / geometry["stretch"].view(n, 1)
+    grid = torch.stack([x, y], -1) / (1.25 * geometry["height"].view(n, 1, 1))
+    grid = _bend(grid, 0.01 + 0.02 * torch.rand(n, generator=generator), generator)
+    field = F.grid_sample(fields.unsqueeze(1), grid.view(n, IMAGE_SIZE, IMAGE_SIZE, 2), padding_mode="border",
+                          align_corners=False).squeeze(1)  # fmt: skip
+    field = (field + geometry["embolden"].view(n, 1, 1)) * geometry["height"].view(n, 1, 1) * IMAGE_SIZE
+    return (0.5 + field / geometry["edge"].view(n, 1, 1)).clamp(0, 1)
+
+
+def render(
+    count: int,
+    seed: int,
+    *,
+    characters: str | None = None,
+    digit_share: float = 0.6,
+    pen_share: float = 0.75,
+    held_out: bool = False,
+) -> Rendered:
+    """Draw characters with random attributes.
+
+    Args:
+        count: How many.
+        seed: Equal seeds draw equal images on one machine.
+        characters: Draw these, in turn; otherwise random ones.
+        digit_share: Share of digits among random characters.
+        pen_share: Share drawn by the pen; the rest is printed.
+        held_out: Use the fonts and skeletons that training never sees.
+
+    Returns:
+        The images with what they were drawn with.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    generator = torch.Generator().manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    if characters is None:
+        digit = rng.random(count) < digit_share
+        chosen = np.where(digit, rng.integers(0, 10, count), rng.integers(10, len(CHARACTERS), count))
+    else:
+        chosen = np.resize([CHARACTERS.index(c) for c in characters], count)
+
+    def uniform(low: float, high: float) -> torch.Tensor:
+        return low + (high - low) * torch.rand(count, generator=generator)
+
+    pen = torch.rand(count, generator=generator) < pen_share
+    thickness = uniform(0.07, 0.24)
+    height = 1 - uniform(0, 0.42).square() * 0.95 - 0.02
+    slant = torch.randn(count, generator=generator) * 0.22
+    stretch = torch.exp(uniform(-0.65, 0.30))
+    coarse = torch.rand(count, generator=generator)
+    geometry = {
+        "pen": thickness, "embolden": uniform(-0.025, 0.045), "height": height, "slant": slant, "stretch": stretch,
+        "rotation": torch.randn(count, generator=generator) * 0.09, "edge": uniform(0.9, 2.2),
+        "shift": (torch.rand(count, 2, generator=generator) - 0.5) * (0.03 + (1 - height)).unsqueeze(1) * 0.9,
+    }  # fmt: skip
+    bank, (fields, styles) = _pen_bank(held_out), _print_bank(held_out)
+    variants = [""] * count
+    skeletons = np.zeros((count, *next(iter(bank.values()))[0][1].shape), np.float32)
+    fonts = rng.integers(0, len(styles), count)
+    choice = rng.random(count)
+    for i, c in enumerate(chosen):
+        if pen[i]:
+            options = bank[CHARACTERS[c]]
+            variants[i], skeletons[i] = options[int(choice[i] * len(options))]
+        else:
+            variants[i] = styles[fonts[i]]
+    ink = torch.zeros(count, IMAGE_SIZE, IMAGE_SIZE)
+    for mask, source, draw in ((pen, skeletons, _draw_pen), (~pen, fields[fonts, chosen], _draw_print)):
+        if mask.any():
+            index = mask.nonzero().squeeze(1)
+            part = {k: v[index] for k, v in geometry.items()}
+            ink[index] = draw(torch.from_numpy(source[index.numpy()]), part, generator)
+
+    # What the camera does: resolution, blur, contrast, polarity, noise.
+    resolution = torch.zeros(count, dtype=torch.int64)
+    resolution[coarse < 0.55] = 1
+    resolution[coarse < 0.35] = 2
+    image = ink.unsqueeze(1)
+    for side in (8, 10, 12, 16):
+        index = ((resolution == 2) & (torch.randint(0, 4, (count,), generator=generator) == (8, 10, 12, 16).index(side)))
+        index = index.nonzero().squeeze(1)
+        if len(index):
+            small = F.adaptive_avg_pool2d(image[index], side)
+            big = F.interpolate(small, IMAGE_SIZE, mode="bicubic", align_corners=False, antialias=True)
+            image[index] = big.clamp(0, 1)
+    index = (resolution == 1).nonzero().squeeze(1)
+    if len(index):
+        taps = torch.arange(-4, 5).float()
+        kernel = torch.exp(-0.5 * (taps / (0.7 + 0.8 * torch.rand(1, generator=generator))) ** 2)
+        kernel = kernel / kernel.sum()
+        blurred = F.conv2d(F.pad(image[index], (4, 4, 4, 4)), kernel.view(1, 1, 1, 9))
+        image[index] = F.conv2d(blurred, kernel.view(1, 1, 9, 1))
+    background = torch.where(torch.rand(count, generator=generator) < 0.75, 0.0, uniform(0, 0.25)).view(-1, 1, 1, 1)
+    image = background + image * (uniform(0.7, 1.0).view(-1, 1, 1, 1) - background)
+    black = torch.rand(count, generator=generator) < 0.12
+    image = torch.where(black.view(-1, 1, 1, 1), 1 - image, image)
+    noisy = torch.rand(count, generator=generator) < 0.1
+    image = image + noisy.view(-1, 1, 1, 1) * 0.09 * torch.randn(image.shape, generator=generator)
+
+    weight = torch.where(pen, torch.bucketize(thickness, torch.tensor([0.105, 0.155, 0.20])),
+                         torch.bucketize(geometry["embolden"], torch.tensor([-0.01, 0.02, 0.038])))  # fmt: skip
+    attributes = torch.stack(
+        [
+            weight,
+            torch.bucketize(slant, torch.tensor([-0.12, 0.12])),
+            torch.bucketize(stretch, torch.tensor([0.72, 1.05])),
+            (height > 0.93).long(),
+            (~pen).long(),
+            resolution,
+            noisy.long(),
+            black.long(),
+        ],
+        1,
+    )
+    pixels = (image.squeeze(1).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    return Rendered(pixels, chosen.astype(np.int64), attributes.to(torch.int8).numpy(), variants)
+
+
+def caption(rendered: Rendered, index: int, rng: np.random.Generator) -> tuple[str, list[str]]:
+    """One random caption of an image: an opening, and the words that describe it.
+
+    Args:
+        rendered: The batch.
+        index: Which image of it.
+        rng: Source of randomness.
+
+    Returns:
+        The opening (one of ``TEMPLATES``) and the describing words, the character's name last.
+    """
+    character = CHARACTERS[rendered.characters[index]]
+    if character.isdigit():
+        name = character if rng.random() < 0.85 else DIGIT_NAMES[int(character)]
+        words = [name] if rng.random() < 0.85 else ["digit", name]
+    else:
+        case = "uppercase" if character.isupper() else "lowercase"
+        words = [case, character.lower()] if rng.random() < 0.7 else [character.lower()]
+    # A quarter of the captions name the character alone, so that a class name leaves every attribute open.
+    keep = 0.0 if rng.random() < 0.25 else rng.uniform(0.2, 1.0)
+    named = [group[code] for group, code in zip(ATTRIBUTES.values(), rendered.attributes[index], strict=True)
+             if rng.random() < keep]  # fmt: skip
+    if rng.random() < keep * 0.7:
+        named += rendered.variants[index].split()
+    rng.shuffle(named)
+    return TEMPLATES[rng.integers(len(TEMPLATES))], named + words

@@ -1,0 +1,526 @@
+"""How the embedded foundation model is trained: `d3m foundation train`.
+
+Three stages, each resumable from the last checkpoint: an autoencoder on drawn characters, the latents of a fixed set of
+them, and a text encoder and U-Net trained together on these latents with captions. Gradients of the worker processes
+(one thread each: small convolutions gain nothing from a second) are averaged at every step.
+
+Part of the captions put several words into one vector, the normalised sum of their embeddings. That teaches the text
+encoder what textual inversion will do: one learned vector that names a character and a style at once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from d3m_assets.foundation.characters import IMAGE_SIZE, TEMPLATES, Rendered, caption, caption_words, render
+from d3m_assets.foundation.tokens import TokenTable
+from d3m_assets.progress import Progress, ProgressEvent, silent
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+TEXT_WIDTH = 64
+"""Width of a token embedding: stored as int8 it is 64 bytes, one 8x8 grey image."""
+
+TEXT_LENGTH = 24
+LATENT_SIZE = 8
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Everything that determines the trained weights.
+
+    Attributes:
+        seed: Of drawing, initial weights, captions and noise.
+        processes: Worker processes; the batch is divided among them.
+        vae_steps: Steps of the autoencoder.
+        vae_batch: Images a step, over all processes.
+        images: Characters whose latents are trained on.
+        steps: Steps of text encoder and U-Net.
+        batch: Latents a step, over all processes.
+        learning_rate: Peak rate of both stages; warm-up, then cosine to zero.
+        ema: Decay of the moving average of the weights that is kept.
+    """
+
+    seed: int = 0
+    processes: int = 2
+    vae_steps: int = 2000
+    vae_batch: int = 32
+    images: int = 60_000
+    steps: int = 9_000
+    batch: int = 64
+    learning_rate: float = 2e-3
+    ema: float = 0.999
+
+
+def _apply_merges(word: str, merges: dict[tuple[str, str], None]) -> list[str]:
+    pieces = [*word[:-1], word[-1] + "</w>"]
+    rank = {pair: i for i, pair in enumerate(merges)}
+    while True:
+        pairs = [p for p in zip(pieces, pieces[1:], strict=False) if p in rank]
+        if not pairs:
+            return pieces
+        best = min(pairs, key=rank.__getitem__)
+        joined: list[str] = []
+        for piece in pieces:
+            if joined and (joined[-1], piece) == best:
+                joined[-1] += piece
+            else:
+                joined.append(piece)
+        pieces = joined
+
+
+def build_tokenizer() -> CLIPTokenizer:
+    """A CLIP tokenizer that holds every byte and makes each caption word one token."""
+    from transformers import CLIPTokenizer
+
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    letters = [chr(b) for b in printable] + [chr(256 + i) for i in range(len(others))]
+    merges: dict[tuple[str, str], None] = {}
+    # A word's letters may already be claimed by another word's merges ("ho" of "hooked" in "photo"), so what is left of
+    # each word is joined by new merges of lower rank until every word is one token.
+    unfinished = True
+    while unfinished:
+        unfinished = False
+        for word in caption_words():
+            pieces = _apply_merges(word, merges)
+            if len(pieces) > 1:
+                unfinished = True
+                merges[(pieces[0], pieces[1])] = None
+    tokens = dict.fromkeys(letters + [c + "</w>" for c in letters] + [a + b for a, b in merges])
+    # CLIP's own order: the end token is the last, which its text encoder relies on.
+    vocabulary = {t: i for i, t in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
+    return CLIPTokenizer(vocab=vocabulary, merges=list(merges), model_max_length=TEXT_LENGTH)
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """A two-layer CLIP text encoder of width 64."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=TEXT_WIDTH, intermediate_size=4 * TEXT_WIDTH,
+            projection_dim=TEXT_WIDTH, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=TEXT_LENGTH,
+            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip
+
+
+def build_autoencoder() -> AutoencoderKL:
+    """A narrow KL autoencoder: 32x32x3 pixels to 8x8x4 latents."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(8, 16, 32), layers_per_block=1,
+        norm_num_groups=4, sample_size=IMAGE_SIZE, mid_block_add_attention=False, scaling_factor=1.0,
+        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+    )  # fmt: skip
+
+
+def build_unet() -> UNet2DConditionModel:
+    """A one-million-parameter U-Net on 8x8 latents, cross-attention at 4x4."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=LATENT_SIZE, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(32, 64),
+        norm_num_groups=8, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=TEXT_WIDTH, attention_head_dim=4,
+    )  # fmt: skip
+
+
+NOISE = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
+"""Cosine schedule (Nichol and Dhariwal 2021): it ends in pure noise, so the prompt decides polarity, not the noise."""
+
+
+def pixels_to_model(images: np.ndarray) -> torch.Tensor:
+    """uint8 ``[N, H, W]`` to float32 ``[N, 3, H, W]`` in -1..1."""
+    import torch
+
+    return (torch.from_numpy(images).float() / 127.5 - 1).unsqueeze(1).expand(-1, 3, -1, -1).contiguous()
+
+
+class CaptionBatch:
+    """Draws captions and lays them out as token ids, with merged words as extra rows behind the table."""
+
+    def __init__(self, tokenizer: CLIPTokenizer) -> None:
+        vocabulary = tokenizer.get_vocab()
+        self.size = len(vocabulary)
+        self.begin, self.end = tokenizer.bos_token_id, tokenizer.eos_token_id
+        words = {w for t in TEMPLATES for w in t.split()} | set(caption_words())
+        self.ids = {w: vocabulary[w + "</w>"] for w in words}
+
+    def __call__(self, rendered: Rendered, indices: np.ndarray, rng: np.random.Generator) -> tuple[Any, list[list[int]]]:
+        """Captions of some images.
+
+        Args:
+            rendered: The images.
+            indices: int64 ``[B]``, which of them.
+            rng: Source of randomness.
+
+        Returns:
+            int64 tensor ``[B, 24]`` of ids, and for each id beyond the table the ids of the words it sums.
+        """
+        import torch
+
+        out = torch.full((len(indices), TEXT_LENGTH), self.end, dtype=torch.int64)
+        merged: list[list[int]] = []
+        for row, index in enumerate(indices):
+            if rng.random() < 0.1:  # no caption at all, for classifier-free guidance
+                out[row, 0] = self.begin
+                continue
+            opening, words = caption(rendered, index, rng)
+            ids = [self.ids[w] for w in words]
+            kind = rng.random()
+            if kind < 0.6 and len(ids) > 1:
+                groups = 1 if kind < 0.4 else int(rng.integers(2, min(4, len(ids)) + 1))
+                cuts = sorted(rng.choice(np.arange(1, len(ids)), groups - 1, replace=False)) if groups > 1 else []
+                parts = [list(p) for p in np.split(np.array(ids), cuts)]
+                ids = [self.size + len(merged) + i for i in range(len(parts))]
+                merged += [[int(i) for i in p] for p in parts]
+            line = [self.begin, *(self.ids[w] for w in opening.split()), *ids][: TEXT_LENGTH - 1]
+            out[row, : len(line)] = torch.tensor(line)
+        return out, merged
+
+
+def _rate(step: int, steps: int, peak: float) -> float:
+    warm = min(1.0, (step + 1) / max(1, min(300, steps // 10)))
+    return peak * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+class _Trainer:
+    """One model's parameters, AdamW, moving average and checkpoint, in step with the other processes."""
+
+    def __init__(self, modules: dict[str, torch.nn.Module], settings: TrainingSettings, steps: int, file: Path) -> None:
+        import torch
+
+        self.parameters = {f"{m}.{n}": p for m, mod in modules.items() for n, p in mod.named_parameters()}
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), betas=(0.9, 0.99), weight_decay=1e-3)
+        self.average = {n: p.detach().clone() for n, p in self.parameters.items()}
+        self.settings, self.steps, self.file, self.step = settings, steps, file, 0
+        self.seconds = 0.0
+        self.losses: list[float] = []
+        self._load()
+
+    def _load(self) -> None:
+        import torch
+        from safetensors import safe_open
+
+        if not self.file.exists():
+            return
+        with safe_open(self.file, "pt") as stored:
+            meta = stored.metadata()
+            self.step, self.seconds = int(meta["step"]), float(meta["seconds"])
+            self.losses = json.loads(meta["losses"])
+            with torch.no_grad():
+                for name, parameter in self.parameters.items():
+                    parameter.copy_(stored.get_tensor(f"weight.{name}"))
+                    self.average[name].copy_(stored.get_tensor(f"average.{name}"))
+                    if self.step:
+                        self.optimizer.state[parameter] = {
+                            "step": torch.tensor(float(self.step)),
+                            "exp_avg": stored.get_tensor(f"first.{name}"),
+                            "exp_avg_sq": stored.get_tensor(f"second.{name}"),
+                        }
+
+    def save(self) -> None:
+        from safetensors.torch import save_file
+
+        tensors = {f"weight.{n}": p.detach() for n, p in self.parameters.items()}
+        tensors |= {f"average.{n}": a for n, a in self.average.items()}
+        for name, parameter in self.parameters.items():
+            state = self.optimizer.state[parameter]
+            tensors |= {f"first.{name}": state["exp_avg"], f"second.{name}": state["exp_avg_sq"]}
+        meta = {"step": str(self.step), "seconds": str(self.seconds), "losses": json.dumps(self.losses)}
+        part = self.file.with_suffix(".part")
+        save_file(tensors, part, metadata=meta)
+        part.replace(self.file)
+
+    def update(self, loss: torch.Tensor) -> None:
+        import torch
+        import torch.distributed as dist
+
+        parameters = list(self.parameters.values())
+        self.optimizer.zero_grad(set_to_none=False)
+        loss.backward()
+        flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in parameters])
+        if dist.is_initialized():
+            dist.all_reduce(flat)
+            flat /= dist.get_world_size()
+        flat *= (1.0 / flat.norm().clamp(min=1.0)).item()
+        for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = gradient.view_as(parameter)
+        for group in self.optimizer.param_groups:
+            group["lr"] = _rate(self.step, self.steps, self.settings.learning_rate)
+        self.optimizer.step()
+        self.step += 1
+        # The average starts short, or it would remember the random initial weights.
+        decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in parameters], 1 - decay)
+
+    def apply_average(self) -> None:
+        import torch
+
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(self.average[name])
+
+
+def _loop(trainer: _Trainer, stage: str, rank: int, compute_loss: Any, progress: Progress) -> None:
+    saved = begun = time.monotonic()
+    before = trainer.seconds
+    recent: list[float] = []
+    while trainer.step < trainer.steps:
+        loss = compute_loss(trainer.step)
+        trainer.update(loss)
+        recent.append(float(loss.detach()))
+        if rank:
+            continue
+        if trainer.step % 50 == 0:
+            trainer.losses.append(round(sum(recent) / len(recent), 5))
+            recent.clear()
+            progress(ProgressEvent(stage, trainer.step, trainer.steps, f"loss {trainer.losses[-1]:.4f}"))
+        trainer.seconds = before + time.monotonic() - begun
+        if time.monotonic() - saved > 60:
+            trainer.save()
+            saved = time.monotonic()
+    if not rank:
+        trainer.save()
+
+
+def _generator(*key: int) -> torch.Generator:
+    import torch
+
+    state = np.random.SeedSequence(key).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
+
+
+def _train_autoencoder(rank: int, settings: TrainingSettings, folder: Path, progress: Progress) -> None:
+    import torch
+
+    torch.manual_seed(settings.seed)
+    vae = build_autoencoder()
+    trainer = _Trainer({"vae": vae}, settings, settings.vae_steps, folder / "autoencoder.safetensors")
+    share = settings.vae_batch // settings.processes
+
+    def loss(step: int) -> torch.Tensor:
+        seed = int(np.random.SeedSequence([settings.seed, 1, step, rank]).generate_state(1)[0])
+        pixels = pixels_to_model(render(share, seed).images)
+        posterior = vae.encode(pixels).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=_generator(settings.seed, 2, step, rank))
+        decoded = vae.decode(posterior.mean + posterior.std * noise).sample
+        kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+        return (decoded - pixels).square().mean() + 1e-4 * kl
+
+    _loop(trainer, "autoencoder", rank, loss, progress)
+
+
+def load_trained_autoencoder(settings: TrainingSettings, folder: Path) -> AutoencoderKL:
+    """The trained autoencoder, its latents brought to zero mean and unit variance by exact algebra on the 1x1 layers."""
+    import torch
+
+    vae = build_autoencoder()
+    trainer = _Trainer({"vae": vae}, settings, settings.vae_steps, folder / "autoencoder.safetensors")
+    trainer.apply_average()
+    vae.eval().requires_grad_(False)
+    latents = vae.encode(pixels_to_model(render(1024, settings.seed + 7_000_000).images)).latent_dist.mean
+    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    quant, post = vae.quant_conv, vae.post_quant_conv
+    assert quant is not None
+    assert post is not None
+    with torch.no_grad():
+        quant.weight[:4] /= std.view(4, 1, 1, 1)
+        quant.bias[:4] = (quant.bias[:4] - mean) / std
+        quant.bias[4:] -= 2 * std.log()
+        post.bias += (post.weight[:, :, 0, 0] @ mean)
+        post.weight *= std.view(1, 4, 1, 1)
+    return vae
+
+
+_SHARD = 10_000
+
+
+def _draw_shard(settings: TrainingSettings, shard: int, count: int) -> Rendered:
+    return render(count, settings.seed + 1_000_000 + shard)
+
+
+def _encode_shard(settings: TrainingSettings, folder: Path, shard: int, count: int) -> None:
+    import torch
+
+    file = folder / f"latents-{shard:03d}.npy"
+    if file.exists():
+        return
+    torch.set_num_threads(1)
+    vae = load_trained_autoencoder(settings, folder)
+    rendered = _draw_shard(settings, shard, count)
+    with torch.inference_mode():
+        latents = [vae.encode(pixels_to_model(rendered.images[i : i + 100])).latent_dist.mean.half()
+                   for i in range(0, count, 100)]  # fmt: skip
+    part = file.with_suffix(".part")
+    with part.open("wb") as out:
+        np.save(out, torch.cat(latents).numpy(), allow_pickle=False)
+    meta = {"characters": rendered.characters, "attributes": rendered.attributes, "variants": np.array(rendered.variants)}
+    np.savez(folder / f"captions-{shard:03d}.npz", **meta)
+    part.replace(file)
+
+
+def _load_shards(folder: Path) -> tuple[np.ndarray, Rendered]:
+    latents = np.concatenate([np.load(f, allow_pickle=False) for f in sorted(folder.glob("latents-*.npy"))])
+    stored = [np.load(f, allow_pickle=False) for f in sorted(folder.glob("captions-*.npz"))]
+    joined = {k: np.concatenate([s[k] for s in stored]) for k in ("characters", "attributes", "variants")}
+    return latents, Rendered(np.zeros(0), joined["characters"], joined["attributes"], list(joined["variants"]))
+
+
+def _train_diffusion(rank: int, settings: TrainingSettings, folder: Path, progress: Progress) -> None:
+    import torch
+    from diffusers import DDPMScheduler
+
+    torch.manual_seed(settings.seed)
+    tokenizer = build_tokenizer()
+    text, unet = build_text_encoder(tokenizer), build_unet()
+    table = TokenTable(text.get_input_embeddings().weight, norm=1.0, trainable=True)
+    text.set_input_embeddings(table)
+    trainer = _Trainer({"text": text, "unet": unet}, settings, settings.steps, folder / "diffusion.safetensors")
+    latents, rendered = _load_shards(folder)
+    captions = CaptionBatch(tokenizer)
+    schedule = DDPMScheduler(**NOISE)
+    share = settings.batch // settings.processes
+
+    def loss(step: int) -> torch.Tensor:
+        rng = np.random.default_rng(np.random.SeedSequence([settings.seed, 3, step, rank]))
+        generator = _generator(settings.seed, 4, step, rank)
+        chosen = rng.integers(0, len(latents), share)
+        clean = torch.from_numpy(latents[chosen]).float()
+        ids, merged = captions(rendered, chosen, rng)
+        table.merge(merged)
+        noise = torch.randn(clean.shape, generator=generator)
+        # Timesteps in equal strata: the loss of a batch depends less on which were drawn.
+        times = (torch.arange(share) + torch.rand(share, generator=generator)) / share * 1000
+        times = times.long().clamp(max=999)[torch.randperm(share, generator=generator)]
+        predicted = unet(schedule.add_noise(clean, noise, times), times, text(ids).last_hidden_state).sample
+        return (predicted - schedule.get_velocity(clean, noise, times)).square().mean()
+
+    _loop(trainer, "text encoder and U-Net", rank, loss, progress)
+
+
+def _worker(rank: int, target: Any, settings: TrainingSettings, folder: Path, port: int, queue: Any) -> None:
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=settings.processes)
+    try:
+        target(rank, settings, folder, queue.put if rank == 0 else silent)
+    finally:
+        dist.destroy_process_group()
+
+
+def _parallel(target: Any, settings: TrainingSettings, folder: Path, progress: Progress) -> None:
+    import socket
+
+    import torch.multiprocessing as mp
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    queue = mp.get_context("spawn").SimpleQueue()
+    context = mp.spawn(_worker, (target, settings, folder, port, queue), nprocs=settings.processes, join=False)
+    finished = False
+    while not finished:
+        finished = context.join(timeout=1)
+        while not queue.empty():
+            progress(queue.get())
+
+
+def export(settings: TrainingSettings, folder: Path, output: Path) -> None:
+    """Write what was trained as a stock diffusers pipeline directory, fp16 safetensors.
+
+    Args:
+        settings: Those of the training.
+        folder: Where the checkpoints lie.
+        output: The directory to write; replaced whole.
+    """
+    import torch
+    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+
+    tokenizer = build_tokenizer()
+    text, unet = build_text_encoder(tokenizer), build_unet()
+    plain = text.get_input_embeddings()
+    table = TokenTable(plain.weight, norm=1.0, trainable=True)
+    text.set_input_embeddings(table)
+    trainer = _Trainer({"text": text, "unet": unet}, settings, settings.steps, folder / "diffusion.safetensors")
+    trainer.apply_average()
+    with torch.no_grad():
+        plain.weight.copy_(table.weight)
+    text.set_input_embeddings(plain)
+    scheduler = DPMSolverMultistepScheduler(**NOISE, timestep_spacing="trailing", lambda_min_clipped=-5.1)
+    pipeline = StableDiffusionPipeline(
+        vae=load_trained_autoencoder(settings, folder), text_encoder=text, tokenizer=tokenizer, unet=unet,
+        scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    ).to(torch.float16)  # fmt: skip
+    part = output.with_name(output.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    pipeline.save_pretrained(part)
+    # transformers 5 would otherwise load the text encoder as fp16 beside an fp32 U-Net, and the pipeline would fail.
+    config = part / "text_encoder" / "config.json"
+    config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
+    facts = {"settings": asdict(settings), "seconds": round(trainer.seconds), "losses": trainer.losses}
+    (part / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
+    if output.exists():
+        for kept in output.iterdir():
+            if not (part / kept.name).exists():
+                shutil.move(kept, part / kept.name)
+        shutil.rmtree(output)
+    part.replace(output)
+
+
+def train(settings: TrainingSettings, folder: Path, output: Path, progress: Progress = silent) -> None:
+    """Train the embedded foundation model and write it to ``output``.
+
+    A run that was stopped goes on from its last checkpoint (written every minute). Checkpoints of other settings are
+    refused.
+
+    Args:
+        settings: What to train.
+        folder: For checkpoints and latents, about 35 MB for 60,000 images.
+        output: The pipeline directory.
+        progress: Called about every 50 steps.
+
+    Raises:
+        SettingsError: ``folder`` holds a training with other settings.
+    """
+    import torch.multiprocessing as mp
+
+    from d3m_assets.errors import SettingsError
+
+    folder.mkdir(parents=True, exist_ok=True)
+    record = folder / "settings.json"
+    wanted = json.dumps(asdict(settings), indent=1)
+    if record.exists() and record.read_text() != wanted:
+        raise SettingsError(
+            f"{folder} holds a training begun with other settings: {record.read_text()}. "
+            "Repeat these, or name another folder with --work."
+        )
+    record.write_text(wanted)
+    _parallel(_train_autoencoder, settings, folder, progress)
+    shards = [(i, min(_SHARD, settings.images - i * _SHARD)) for i in range(math.ceil(settings.images / _SHARD))]
+    with mp.get_context("spawn").Pool(settings.processes) as pool:
+        pending = [pool.apply_async(_encode_shard, (settings, folder, i, n)) for i, n in shards]
+        for done, result in enumerate(pending, start=1):
+            result.get()
+            progress(ProgressEvent("latents", done, len(shards)))
+    _parallel(_train_diffusion, settings, folder, progress)
+    export(settings, folder, output)

@@ -1,0 +1,170 @@
+"""Launching from a shell: an instance in the user's home, and a run of ``distil`` in this process."""
+
+import contextlib
+import importlib.resources
+import itertools
+import os
+import secrets
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+import filelock
+from dagster._core.instance import InstanceRef
+
+from d3m_assets.errors import StageError
+from d3m_assets.orchestration.jobs import Distilled, build_distil
+from d3m_assets.orchestration.partitions import register_classes
+from d3m_assets.orchestration.resources import PipelineResource, locks
+from d3m_assets.orchestration.wishes import UNFINISHED
+from d3m_assets.pipeline import Outcome, Pipeline
+from d3m_assets.progress import Progress, ProgressEvent, silent
+from d3m_assets.settings import Settings
+
+LAUNCHER_TAG = "d3m/launcher"
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+def ensure_instance_home(settings: Settings) -> Path:
+    """Folder of the Dagster instance: ``$DAGSTER_HOME`` when set, else ``<home>/dagster`` with a ``dagster.yaml``.
+
+    An existing ``dagster.yaml`` is the user's and is left alone. The environment variable is set for this process
+    and those it starts, because Dagster finds the instance by it.
+    """
+    home = Path(os.environ.get("DAGSTER_HOME") or settings.home.absolute() / "dagster").absolute()
+    home.mkdir(parents=True, exist_ok=True)
+    configuration = home / "dagster.yaml"
+    if not configuration.exists():
+        template = importlib.resources.files("d3m_assets.orchestration").joinpath("dagster.yaml")
+        temporary = home / f".dagster.yaml.{secrets.token_hex(4)}"
+        temporary.write_bytes(template.read_bytes())
+        temporary.replace(configuration)
+    os.environ["DAGSTER_HOME"] = str(home)
+    os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
+    return home
+
+
+@contextlib.contextmanager
+def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
+    """The instance, for use in this process.
+
+    Output of runs is not captured to files: that would take the terminal away from the progress display.
+    """
+    home = ensure_instance_home(settings)
+    nothing = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
+    reference = InstanceRef.from_dir(str(home), overrides={"compute_logs": nothing})
+    with dg.DagsterInstance.from_ref(reference) as instance:
+        fail_abandoned_runs(instance, settings)
+        yield instance
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A finished run of ``distil``.
+
+    Attributes:
+        run_id: Of the Dagster run; None when nothing was pending and none was launched.
+        done: What it did.
+        seconds: How long it took.
+    """
+
+    run_id: str | None
+    done: Distilled
+    seconds: float
+
+    def raise_for_failures(self) -> None:
+        """Raise what failed, one line each.
+
+        Raises:
+            StageError: Something failed.
+        """
+        if self.done.failures:
+            lines = [failure.message for failure in self.done.failures]
+            if self.done.blocked:
+                lines.append(f"{len(self.done.blocked)} artefacts that need them were left out")
+            raise StageError("\n".join(lines))
+
+
+def run_pending(
+    settings: Settings,
+    instance: dg.DagsterInstance,
+    *,
+    pipeline: Pipeline | None = None,
+    progress: Progress = silent,
+    limit: int | None = None,
+) -> Launched:
+    """Bring everything up to date in one run in this process, recorded in ``instance``.
+
+    Args:
+        settings: What to distil and how.
+        instance: From :func:`open_instance`.
+        pipeline: Used instead of a new one; it then has its own progress listener.
+        progress: Hears the pipeline, and an event of stage ``"distil"`` for each artefact that is finished.
+        limit: Most partitions of each asset, None for no limit.
+
+    Returns:
+        What was done. Failures are collected in it; what does not depend on them was done all the same.
+
+    Raises:
+        D3MError: The dataset, settings or store cannot be used at all.
+    """
+    started = time.monotonic()
+    pipeline = pipeline or Pipeline(settings, progress=progress)
+    register_classes(instance, pipeline.catalog()["class_key"])
+    pending = pipeline.plan().pending()
+    if not pending:
+        return Launched(None, Distilled(), time.monotonic() - started)
+
+    finished = itertools.count(1)
+
+    def heard(outcome: Outcome) -> None:
+        progress(ProgressEvent("distil", next(finished), len(pending), str(outcome.key)))
+
+    done: list[Distilled] = []
+    run_id = str(uuid.uuid4())
+    # With failures the run ends in dagster.Failure, for the UI; the caller has them in the result.
+    with _alive(settings) as tag, contextlib.suppress(dg.Failure):
+        build_distil(settings, heard=heard, finished=done.append).execute_in_process(
+            run_id=run_id,
+            instance=instance,
+            resources={"pipelines": PipelineResource(settings, pipeline)},
+            run_config={"ops": {"distil_pending": {"config": {"limit": limit}}}, **QUIET},
+            tags={LAUNCHER_TAG: tag},
+        )
+    return Launched(run_id, done[0], time.monotonic() - started)
+
+
+def fail_abandoned_runs(instance: dg.DagsterInstance, settings: Settings) -> list[str]:
+    """Mark runs as failed whose process, started from a shell, was killed; nothing else would ever end them.
+
+    Returns:
+        Their ids.
+    """
+    abandoned = []
+    for run in instance.get_runs(filters=dg.RunsFilter(statuses=UNFINISHED)):
+        launcher = run.tags.get(LAUNCHER_TAG)
+        if launcher is None:
+            continue
+        lock = filelock.FileLock(locks(settings) / f"run-{launcher}.lock")
+        try:
+            with lock.acquire(timeout=0):
+                instance.report_run_failed(run, "The process that worked on this run ended without finishing it.")
+                abandoned.append(run.run_id)
+        except filelock.Timeout:
+            continue
+        Path(lock.lock_file).unlink(missing_ok=True)
+    return abandoned
+
+
+@contextlib.contextmanager
+def _alive(settings: Settings) -> Iterator[str]:
+    """A tag for runs of this process, which others can see to be alive by its lock."""
+    tag = secrets.token_hex(8)
+    folder = locks(settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder / f"run-{tag}.lock") as lock:
+        yield tag
+    Path(lock.lock_file).unlink(missing_ok=True)

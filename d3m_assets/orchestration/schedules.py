@@ -1,0 +1,49 @@
+"""Schedules: ``nightly_distil`` has done what the plan lists, also what failed before; ``nightly_verify`` checks.
+
+The sensor sees the dataset only; this one also sees changed settings, newer code and damaged files.
+"""
+
+import dagster as dg
+
+from d3m_assets.errors import D3MError
+from d3m_assets.orchestration.launch import fail_abandoned_runs
+from d3m_assets.orchestration.resources import PipelineResource
+from d3m_assets.orchestration.wishes import Wish, select, unfinished_run
+from d3m_assets.settings import Settings
+
+
+def build_schedules(job: dg.JobDefinition, verify: object, settings: Settings) -> list[dg.ScheduleDefinition]:
+    """``nightly_distil`` over ``job`` and ``nightly_verify`` over the job ``verify``."""
+    status = dg.DefaultScheduleStatus.RUNNING if settings.automation.enabled else dg.DefaultScheduleStatus.STOPPED
+
+    @dg.schedule(
+        name="nightly_distil",
+        job=job,
+        cron_schedule=settings.automation.cron,
+        default_status=status,
+        description="Distils whatever is missing or out of date, and tries again what failed.",
+    )
+    def nightly_distil(
+        context: dg.ScheduleEvaluationContext, pipelines: dg.ResourceParam[PipelineResource]
+    ) -> dg.RunRequest | dg.SkipReason:
+        pipeline = pipelines.fresh()
+        try:
+            pending = pipeline.plan().pending()
+        except D3MError as error:
+            return dg.SkipReason(str(error))
+        if not pending:
+            return dg.SkipReason("everything is up to date")
+        fail_abandoned_runs(context.instance, settings)
+        if running := unfinished_run(context.instance, job.name):
+            return dg.SkipReason(f"run {running} is at it; {len(pending)} artefacts pending")
+        limit = settings.automation.max_partitions_per_tick
+        return Wish.of(pipeline, select(pending, limit)).request(job.name, context.instance, limit)
+
+    nightly_verify = dg.ScheduleDefinition(
+        name="nightly_verify",
+        job=verify,  # type: ignore[arg-type]
+        cron_schedule=settings.automation.cron,
+        default_status=status,
+        description="Evaluates all asset checks.",
+    )
+    return [nightly_distil, nightly_verify]

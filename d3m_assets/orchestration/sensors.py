@@ -1,0 +1,67 @@
+"""Sensors: ``dataset_classes`` follows the dataset.
+
+It asks for each wish once. What failed is not asked for again until it changes, or the nightly schedule or a person
+asks: a sensor that retries fails for ever at every tick (368,000 failed runs in two weeks, elsewhere).
+"""
+
+import json
+
+import dagster as dg
+
+from d3m_assets.errors import D3MError
+from d3m_assets.orchestration.launch import fail_abandoned_runs
+from d3m_assets.orchestration.partitions import CLASSES, class_changes
+from d3m_assets.orchestration.resources import PipelineResource
+from d3m_assets.orchestration.wishes import Wish, select, unfinished_run
+from d3m_assets.settings import Settings
+
+
+def build_sensor(job: dg.JobDefinition, settings: Settings) -> dg.SensorDefinition:
+    """The sensor ``dataset_classes`` over ``job``."""
+
+    @dg.sensor(
+        name="dataset_classes",
+        job=job,
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING if settings.automation.enabled else dg.DefaultSensorStatus.STOPPED,
+        description="Notices new, changed and vanished classes and has everything distilled that they touch.",
+    )
+    def dataset_classes(
+        context: dg.SensorEvaluationContext, pipelines: dg.ResourceParam[PipelineResource]
+    ) -> dg.SensorResult:
+        pipeline = pipelines.fresh()
+        try:
+            plan = pipeline.plan()
+            added, vanished = class_changes(context.instance, pipeline.catalog()["class_key"])
+        except D3MError as error:
+            # The dataset is being copied, or broken: say so, change nothing, look again at the next tick.
+            return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
+        classes = dg.DynamicPartitionsDefinition(name=CLASSES)
+        changes: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] = []
+        if added:
+            changes.append(classes.build_add_request(added))
+        if vanished:
+            changes.append(classes.build_delete_request(vanished))
+
+        pending = plan.pending()
+        asked = set(json.loads(context.cursor)) if context.cursor else set()
+        asked &= Wish.of(pipeline, pending).parts
+        limit = settings.automation.max_partitions_per_tick
+        wish = Wish.of(pipeline, select([e for e in pending if not Wish.of(pipeline, [e]).parts & asked], limit))
+        fail_abandoned_runs(context.instance, settings)
+        if running := unfinished_run(context.instance, job.name):
+            requests, reason = [], f"run {running} is at it; {len(pending)} artefacts pending"
+        elif wish.parts:
+            requests, reason = [wish.request(job.name, context.instance, limit)], None
+            asked |= wish.parts
+        else:
+            requests = []
+            reason = f"{len(pending)} artefacts failed before; see the last run" if pending else "everything is up to date"
+        return dg.SensorResult(
+            run_requests=requests,
+            skip_reason=reason,
+            dynamic_partitions_requests=changes,
+            cursor=json.dumps(sorted(asked)),
+        )
+
+    return dataset_classes

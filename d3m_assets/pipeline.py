@@ -1,0 +1,408 @@
+"""The pipeline without an orchestrator: which artefacts should exist, whether they do, and making them.
+
+``plan`` is the one place that decides what is up to date. It compares, for every artefact, the fingerprint of what it
+should be made from (inputs, settings, code version) with the fingerprint it was stored under. The command line, the
+schedule, the sensor and the standing check all ask it; Dagster shows and launches.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from d3m_assets.datasets.catalog import class_catalog
+from d3m_assets.datasets.source import Scan, open_dataset
+from d3m_assets.distillation.budgets import EmbeddingPlan, bytes_per_class, plan_embeddings
+from d3m_assets.distillation.prompts import ClassPrompts
+from d3m_assets.errors import D3MError, StageError
+from d3m_assets.foundation.loading import FoundationFiles, find_foundation
+from d3m_assets.progress import Progress, silent
+from d3m_assets.settings import Settings
+from d3m_assets.store import ArtefactKey, Manifest, Spec, State, Store
+
+if TYPE_CHECKING:
+    from d3m_assets.foundation.loading import Foundation
+
+
+@dataclass(frozen=True)
+class AssetInfo:
+    """What a stage of the graph is.
+
+    Attributes:
+        partitioned_by: "", "class", "budget" or "class_budget".
+        deps: Assets it is made from.
+        description: For people.
+        kinds: What it is made with, for the UI.
+        code_version: Raised whenever the code that makes it changes what is made.
+    """
+
+    partitioned_by: str
+    deps: tuple[str, ...]
+    description: str
+    kinds: tuple[str, ...]
+    code_version: str = "1"
+
+
+ASSETS: dict[str, AssetInfo] = {
+    "class_catalog": AssetInfo(
+        "", (), "Every class of the dataset with its permanent id, partition key, name and image counts.", ("pandas",)
+    ),
+    "raw_dataset": AssetInfo(
+        "class", ("class_catalog",), "The real images of a class: where they are, their hashes, and their split into "
+        "train, validation and test. The images stay where they are.", ("pandas",)
+    ),
+    "foundation_model": AssetInfo(
+        "", (), "The frozen text-to-image diffusion model: where it is and the fingerprint of its weights.",
+        ("pytorch", "huggingface"),
+    ),
+    "class_prompts": AssetInfo(
+        "class", ("raw_dataset",), "How a class is put into words: templates, initializer and placeholder token.",
+        ("python",)
+    ),
+    "inverted_embeddings": AssetInfo(
+        "class_budget", ("raw_dataset", "class_prompts", "foundation_model"),
+        "The learned prompt vectors of a class within a budget (textual inversion): the distilled data itself.",
+        ("pytorch",),
+    ),
+    "synthetic_pool": AssetInfo(
+        "class_budget", ("inverted_embeddings", "class_prompts", "foundation_model"),
+        "Labelled images regenerated from a class's vectors. A cache: the vectors can always draw it again.",
+        ("pytorch", "parquet"),
+    ),
+    "distilled_bundle": AssetInfo(
+        "budget", ("inverted_embeddings", "class_prompts", "foundation_model"),
+        "The distilled dataset of a budget: one file with the vectors of all classes and the recipe that regenerates "
+        "images from them.", ("safetensors",),
+    ),
+    "reference_metrics": AssetInfo(
+        "budget", ("raw_dataset",), "Students trained on random real images of equal bytes: what distillation must beat.",
+        ("pytorch",),
+    ),
+    "whole_dataset_metrics": AssetInfo(
+        "", ("raw_dataset",), "Students trained on the whole train split: the most that can be reached.", ("pytorch",)
+    ),
+    "foundation_metrics": AssetInfo(
+        "", ("raw_dataset", "class_prompts", "foundation_model"),
+        "Students trained on what the foundation model draws from class names alone, without inversion.", ("pytorch",),
+    ),
+    "student_metrics": AssetInfo(
+        "budget", ("synthetic_pool", "raw_dataset"), "Students trained on the synthetic pool of a budget and tested on "
+        "real images.", ("pytorch",)
+    ),
+    "distillation_report": AssetInfo(
+        "", ("student_metrics", "reference_metrics", "whole_dataset_metrics", "foundation_metrics", "distilled_bundle",
+             "synthetic_pool", "raw_dataset"),
+        "The verdict: accuracy against bytes for all methods, samples, ledger and provenance, in one HTML file.",
+        ("html",),
+    ),
+}  # fmt: skip
+"""The graph, in an order in which every asset follows what it is made from."""
+
+
+@dataclass(frozen=True)
+class PlanEntry:
+    """One artefact that should exist, and whether it does."""
+
+    key: ArtefactKey
+    state: State
+    reasons: list[str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What should exist now.
+
+    Attributes:
+        entries: Every artefact, in dependency order.
+        extra: Stored artefacts of classes or budgets that are gone.
+    """
+
+    entries: list[PlanEntry]
+    extra: list[ArtefactKey]
+
+    def pending(self) -> list[PlanEntry]:
+        """What is missing or out of date, in dependency order."""
+        return [e for e in self.entries if e.state != "up to date"]
+
+    def to_json(self) -> str:
+        """The plan as JSON text."""
+        entries = [
+            {"asset": e.key.asset, "class": e.key.class_key, "budget": e.key.budget, "state": e.state,
+             "reasons": e.reasons} for e in self.entries
+        ]  # fmt: skip
+        return json.dumps({"entries": entries, "extra": [str(k) for k in self.extra]}, indent=1, ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one artefact: made, skipped because it was up to date, or failed."""
+
+    key: ArtefactKey
+    manifest: Manifest | None
+    skipped: bool = False
+    error: D3MError | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a stored artefact."""
+
+    key: ArtefactKey
+    message: str
+    severity: str = "error"
+
+
+class Pipeline:
+    """All artefacts of one dataset, foundation model and settings.
+
+    Args:
+        settings: What to do.
+        store: Where artefacts are kept; by default ``settings.storage_url``.
+        progress: Told how long work is going.
+    """
+
+    def __init__(self, settings: Settings, *, store: Store | None = None, progress: Progress = silent) -> None:
+        self.settings = settings
+        self.store = store or Store.open(settings.storage_url)
+        self.progress = progress
+        self._foundation: Foundation | None = None
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Forget what was read of the dataset, so that the next question looks again."""
+        self._scanned: Scan | None = None
+        self._catalog: pd.DataFrame | None = None
+        self._specs: dict[ArtefactKey, Spec] = {}
+        self._plans: dict[tuple[str, int], EmbeddingPlan] = {}
+
+    def scan(self) -> Scan:
+        """The dataset as it is; read once for this object.
+
+        Raises:
+            DatasetError: It cannot be used; the message says why.
+        """
+        if self._scanned is None:
+            self._scanned = open_dataset(self.settings).scan(self.progress)
+        return self._scanned
+
+    def full_catalog(self) -> pd.DataFrame:
+        """Catalog of all classes ever seen; ids are never given twice, so the stored catalog is looked at first."""
+        if self._catalog is None:
+            key = ArtefactKey("class_catalog")
+            stored = self.store.manifest(key)
+            previous = pd.read_parquet(BytesIO(self.store.read(key, "catalog.parquet"))) if stored else None
+            self._catalog = class_catalog(self.scan(), previous)
+        return self._catalog
+
+    def catalog(self) -> pd.DataFrame:
+        """Catalog of the classes that exist now, by class id."""
+        table = self.full_catalog()
+        return table[table["active"]].reset_index(drop=True)
+
+    @cached_property
+    def foundation_files(self) -> FoundationFiles:
+        """The foundation model on disk.
+
+        Raises:
+            FoundationError: It is not usable.
+        """
+        return find_foundation(self.settings)
+
+    def foundation(self) -> Foundation:
+        """The loaded foundation model; loaded once for this object."""
+        if self._foundation is None:
+            from d3m_assets.foundation.loading import load_foundation
+
+            self._foundation = load_foundation(self.foundation_files, self.settings.device)
+        return self._foundation
+
+    def budget_bytes(self, budget: str) -> int:
+        """Bytes a budget allows a class of this dataset."""
+        scan = self.scan()
+        return bytes_per_class(budget, scan.image_height, scan.image_width, scan.channels)
+
+    def embedding_plan(self, class_key: str, budget: str) -> EmbeddingPlan:
+        """Prompts and vectors of a class: the budget's, but never more prompts than the class has images.
+
+        Raises:
+            BudgetError: The budget cannot hold one vector.
+        """
+        row = self.catalog().set_index("class_key").loc[class_key]
+        images = int(row["n_train"])
+        if (budget, images) not in self._plans:
+            settings, files = self.settings.inversion, self.foundation_files
+            self._plans[(budget, images)] = plan_embeddings(
+                budget, self.budget_bytes(budget), width=files.text_width,
+                vectors_per_prompt=settings.vectors_per_prompt, storage_type=settings.storage_type,
+                max_prompts=min(settings.max_prompts, images), max_vectors=max(1, files.text_length // 2),
+            )  # fmt: skip
+        return self._plans[(budget, images)]
+
+    def prompts(self, class_key: str) -> ClassPrompts:
+        """How a class is put into words."""
+        row = self.catalog().set_index("class_key").loc[class_key]
+        settings = self.settings.prompts
+        return ClassPrompts.of(
+            int(row["class_id"]), class_key, str(row["class_name"]), templates=settings.templates,
+            initializer=settings.initializer, keep_class_name=settings.keep_class_name,
+        )  # fmt: skip
+
+    def keys(self, asset: str) -> list[ArtefactKey]:
+        """Every artefact of an asset that should exist now."""
+        kind = ASSETS[asset].partitioned_by
+        classes = list(self.catalog()["class_key"]) if "class" in kind else [None]
+        budgets = list(self.settings.budgets) if "budget" in kind else [None]
+        return [ArtefactKey(asset, c, b) for b in budgets for c in classes]
+
+    def spec(self, key: ArtefactKey) -> Spec:
+        """Everything that determines an artefact, known before anything is made.
+
+        Raises:
+            StageError: The key is none of this dataset's and settings'.
+        """
+        if key not in self._specs:
+            if key not in self.keys(key.asset):
+                raise StageError(f"{key} is not part of the dataset and settings; `d3m status` lists what is")
+            inputs = {str(k): self.spec(k).fingerprint for k in self._inputs(key)}
+            self._specs[key] = Spec(inputs, self._settings_of(key), ASSETS[key.asset].code_version)
+        return self._specs[key]
+
+    def _inputs(self, key: ArtefactKey) -> list[ArtefactKey]:
+        """What an artefact is made from. Lineage that does not change its content (the catalog behind the images of a
+        class, the images behind its name) is drawn in the graph but is no input here: one new image must not redo what
+        it cannot change."""
+        if key.asset in ("raw_dataset", "class_prompts"):
+            return []
+        found = []
+        for dep in ASSETS[key.asset].deps:
+            for k in self.keys(dep):
+                same_class = None in (key.class_key, k.class_key) or key.class_key == k.class_key
+                same_budget = None in (key.budget, k.budget) or key.budget == k.budget
+                if same_class and same_budget:
+                    found.append(k)
+        return found
+
+    def _settings_of(self, key: ArtefactKey) -> dict[str, Any]:
+        s, asset = self.settings, key.asset
+        students = {"students": s.students.model_dump(mode="json"), "device": self._device_kind}
+        drawing = {"generation": s.generation.model_dump(mode="json"), "seed": s.seed, "device": self._device_kind}
+        if asset == "class_catalog":
+            return {"dataset": self.scan().fingerprint}
+        if asset == "foundation_model":
+            return {"fingerprint": self.foundation_files.fingerprint}
+        if asset == "distillation_report":
+            return {"dataset": self.dataset_name}
+        if asset in ("whole_dataset_metrics", "reference_metrics", "student_metrics", "foundation_metrics"):
+            shape = {"image": [self.scan().image_height, self.scan().image_width, self.scan().channels]}
+            budget = {"bytes_per_class": self.budget_bytes(key.budget)} if key.budget else {}
+            return students | shape | budget | (drawing if asset == "foundation_metrics" else {})
+        if asset == "distilled_bundle":
+            assert key.budget is not None
+            scan = self.scan()
+            shape = {"image": [scan.image_height, scan.image_width, scan.channels]}
+            return drawing | shape | {"dataset": self.dataset_name, "bytes_per_class": self.budget_bytes(key.budget),
+                                      "foundation": self.foundation_name}  # fmt: skip
+        assert key.class_key is not None
+        prompts = self.prompts(key.class_key)
+        if asset == "raw_dataset":
+            images = self.scan().classes[prompts.class_name]
+            return {"class_id": prompts.class_id, "class_name": prompts.class_name, "images": images.fingerprint,
+                    "validation_fraction": s.validation_fraction}  # fmt: skip
+        if asset == "class_prompts":
+            return prompts.to_json()
+        if asset == "synthetic_pool":
+            return drawing | {"channels": self.scan().channels}
+        assert asset == "inverted_embeddings"
+        assert key.budget is not None
+        plan = self.embedding_plan(key.class_key, key.budget)
+        return {"inversion": s.inversion.model_dump(mode="json"), "seed": s.seed, "device": self._device_kind,
+                "plan": {"prompts": plan.prompts, "vectors": plan.vectors, "storage_type": plan.storage_type}}  # fmt: skip
+
+    @cached_property
+    def _device_kind(self) -> str:
+        # "auto" stays "auto": an artefact is not out of date because another machine looks at it.
+        return self.settings.device.split(":")[0]
+
+    @property
+    def dataset_name(self) -> str:
+        """Last part of the dataset's path."""
+        return self.settings.dataset.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def foundation_name(self) -> str:
+        """``embedded``, or last part of the foundation's path."""
+        return self.settings.foundation.rstrip("/").rsplit("/", 1)[-1]
+
+    def plan(self) -> Plan:
+        """Compare everything that should exist with the store.
+
+        Raises:
+            DatasetError: The dataset cannot be used.
+            BudgetError: A budget cannot hold one vector.
+        """
+        specs = {key: self.spec(key) for asset in ASSETS for key in self.keys(asset)}
+        states = self.store.compare_all(specs)
+        extra = [k for asset in ASSETS for k in self.store.keys(asset) if k not in specs]
+        return Plan([PlanEntry(k, states[k].state, states[k].reasons) for k in specs], extra)
+
+    def materialise(self, asset: str, keys: Sequence[ArtefactKey], *, force: bool = False) -> Iterator[Outcome]:
+        """Make artefacts of one asset, each committed to the store as it finishes.
+
+        Args:
+            asset: Which stage.
+            keys: Which of its artefacts.
+            force: Also make what is up to date.
+
+        Yields:
+            One outcome for each key. An artefact that fails is yielded with its error; the others go on.
+        """
+        from d3m_assets.stages import make
+
+        todo = []
+        for key in keys:
+            status = self.store.compare(key, self.spec(key))
+            if status.state == "up to date" and not force:
+                yield Outcome(key, self.store.manifest(key), skipped=True)
+                continue
+            behind = [n for k in self._inputs(key) if (n := self._behind(k))]
+            if behind:
+                reason = f"{key} needs {'; '.join(behind[:3])}{' …' if len(behind) > 3 else ''}"
+                yield Outcome(key, None, error=StageError(f"{reason}. `d3m distill` makes everything in order"))
+            else:
+                todo.append(key)
+        for made in make(self, asset, todo):
+            if made.error is not None:
+                yield Outcome(made.key, None, error=made.error)
+                continue
+            try:
+                manifest = self.store.write(made.key, self.spec(made.key), made.files, made.metrics)
+            except D3MError as error:
+                yield Outcome(made.key, None, error=error)
+            else:
+                yield Outcome(made.key, manifest)
+
+    def _behind(self, key: ArtefactKey) -> str:
+        status = self.store.compare(key, self.spec(key))
+        return "" if status.state == "up to date" else f"{key}, which is {status.state}"
+
+    def describe(self, key: ArtefactKey) -> dict[str, Any]:
+        """What is worth showing of a stored artefact: numbers, text, PNG bytes under ``*_png``, tables."""
+        from d3m_assets.stages import describe
+
+        return describe(self, key)
+
+    def verify(self, asset: str) -> list[Problem]:
+        """Read the stored artefacts of an asset and say what is wrong with them.
+
+        Args:
+            asset: "inverted_embeddings" or "synthetic_pool".
+        """
+        from d3m_assets.stages import verify
+
+        return verify(self, asset)

@@ -1,0 +1,408 @@
+"""Typed settings: the only place where the environment and the settings file are read.
+
+Precedence: arguments (the command line) > environment (``D3M_SEED``, ``D3M_INVERSION__STEPS``) > settings
+file (``d3m.toml`` in the working directory, or the file named by ``$D3M_SETTINGS``) > defaults. Front doors
+call :func:`load_settings`; everything else is handed the parts of :class:`Settings` that it needs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic_settings
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from d3m_assets.errors import SettingsError
+
+ENVIRONMENT_PREFIX = "D3M_"
+FILE_VARIABLE = "D3M_SETTINGS"
+FILE_NAME = "d3m.toml"
+
+
+def _listed(value: Any) -> Any:
+    """Accept ``"a, b"``, ``'["a", "b"]'`` and a single number where a list is wanted."""
+    if isinstance(value, str):
+        return json.loads(value) if value.lstrip().startswith("[") else [v.strip() for v in value.split(",")]
+    return [value] if isinstance(value, int) else value
+
+
+def _one_or_json(value: Any) -> Any:
+    """Like :func:`_listed`, but a comma is part of the text."""
+    if isinstance(value, str):
+        return json.loads(value) if value.lstrip().startswith("[") else [value]
+    return value
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    folded = [v.casefold() if isinstance(v, str) else v for v in values]
+    if twice := sorted({str(v) for v in folded if folded.count(v) > 1}):
+        raise ValueError(f"{', '.join(twice)} given twice")
+    return values
+
+
+def _budget_names(values: tuple[str, ...]) -> tuple[str, ...]:
+    # Budgets are partition keys and folder names; what they mean is for d3m_assets.distillation.budgets.
+    for value in values:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", value):
+            raise ValueError(f'"{value}" is not a budget; write for example ipc-10, 640B or 4KiB')
+    return values
+
+
+def _template(value: str) -> str:
+    if value.count("{}") != 1 or set("{}") & set(value.replace("{}", "")):
+        raise ValueError(f'"{value}" needs the place of the class, {{}}, exactly once and no other brace')
+    return value
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d+)?", value):
+        raise ValueError(f'"{value}" is not a device; give auto, cpu, mps, cuda or cuda:1')
+    return value
+
+
+def _cron(value: str) -> str:
+    if not re.fullmatch(r"@(hourly|daily|weekly|monthly)|\S+( +\S+){4}", value.strip()):
+        raise ValueError(f'"{value}" is not a cron schedule; give five fields, for example "0 2 * * *"')
+    return value.strip()
+
+
+Positive = Annotated[int, Field(ge=1)]
+Budgets = Annotated[
+    tuple[str, ...],
+    NoDecode,
+    BeforeValidator(_listed),
+    Field(min_length=1),
+    AfterValidator(_budget_names),
+    AfterValidator(_distinct),
+]
+Templates = Annotated[
+    tuple[Annotated[str, AfterValidator(_template)], ...],
+    NoDecode,
+    BeforeValidator(_one_or_json),
+    Field(min_length=1),
+    AfterValidator(_distinct),
+]
+Seeds = Annotated[
+    tuple[Annotated[int, Field(ge=0, lt=2**63)], ...],
+    NoDecode,
+    BeforeValidator(_listed),
+    Field(min_length=1),
+    AfterValidator(_distinct),
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class PromptSettings(_Section):
+    """How a class is put into words."""
+
+    templates: Templates = Field(
+        default=("a photo of a {}",),
+        description="Prompts with {} for the class. In the environment: one template, or a JSON list.",
+    )
+    initializer: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Word whose embedding the inversion starts from; none: the class name.",
+    )
+    keep_class_name: bool = Field(
+        default=True,
+        description="Whether the class name stays in the prompt, behind the learned vectors.",
+    )
+
+
+class InversionSettings(_Section):
+    """How the embeddings of a class are fitted to its images."""
+
+    steps: Positive = Field(default=200, description="Optimiser steps.")
+    samples_per_step: Positive = Field(
+        default=16, description="Noised training images of each class in one step."
+    )
+    learning_rate: float = Field(
+        default=0.1,
+        gt=0,
+        description="Highest rate of the cosine schedule: the angle, in radians, that one step turns a vector by.",
+    )
+    vectors_per_prompt: Positive | None = Field(
+        default=None, description="Embedding vectors of one prompt; none: chosen by the budget planner."
+    )
+    storage_type: Literal["auto", "int8", "fp16"] = Field(
+        default="auto", description="Number format of stored vectors; auto: chosen by the budget planner."
+    )
+    classes_per_batch: Positive | None = Field(
+        default=None, description="Classes inverted together; none: 1 on a CPU, 32 on a GPU."
+    )
+    max_prompts: Annotated[int, Field(ge=1, le=676)] = Field(
+        default=32, description="Most prompts of a class; beyond it a budget buys more vectors in each."
+    )
+
+
+class GenerationSettings(_Section):
+    """How the synthetic pool is drawn from the embeddings."""
+
+    images_per_class: Positive = Field(
+        default=100, description="Images regenerated for each class and budget."
+    )
+    steps: Positive = Field(default=10, description="Denoising steps of one image.")
+    guidance_scale: float = Field(
+        default=2.0, ge=0, description="Classifier-free guidance; 1 switches it off."
+    )
+    batch_size: Positive = Field(
+        default=50, description="Images denoised together; changes speed and memory only."
+    )
+    scheduler: Literal["dpmsolver++", "ddim"] = Field(
+        default="dpmsolver++", description="Sampler of the diffusion model."
+    )
+
+
+class StudentSettings(_Section):
+    """How the classifiers are trained that measure what a training set is worth; one recipe for every row."""
+
+    architecture: Literal["convnet-3"] = Field(default="convnet-3", description="Network of the student.")
+    width: Positive = Field(default=32, description="Channels of each convolution.")
+    steps: Positive = Field(default=400, description="Optimiser steps, the same for every training set.")
+    batch_size: Positive = Field(default=64, description="Images in one step.")
+    learning_rate: float = Field(
+        default=0.01, gt=0, description="Highest learning rate of the cosine schedule."
+    )
+    weight_decay: float = Field(default=5e-4, ge=0, description="Decoupled weight decay.")
+    image_size: Annotated[int, Field(ge=8)] | None = Field(
+        default=None, description="Side of the square input in pixels; none: derived from the dataset."
+    )
+    flip: bool = Field(default=False, description="Mirror images at random; wrong for digits and letters.")
+    seeds: Seeds = Field(
+        default=(0, 1, 2), description="One student is trained for each seed; intervals need three."
+    )
+
+
+class AutomationSettings(_Section):
+    """What Dagster starts by itself."""
+
+    enabled: bool = Field(
+        default=False, description="Whether schedules and sensors are running when first loaded."
+    )
+    cron: Annotated[str, AfterValidator(_cron)] = Field(
+        default="0 2 * * *", description="When the schedule looks for work."
+    )
+    max_partitions_per_tick: Positive = Field(
+        default=50, description="Most partitions that one tick requests."
+    )
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Build it with :func:`load_settings`, which explains what is wrong."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        env_parse_none_str="none",
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+    )
+
+    dataset: str = Field(
+        default="digits", min_length=1, description='"digits", or path or fsspec URL of an image folder.'
+    )
+    foundation: str = Field(
+        default="embedded",
+        min_length=1,
+        description='"embedded", or path or hub id of a diffusers text-to-image pipeline.',
+    )
+    foundation_revision: str | None = Field(
+        default=None, min_length=1, description="Commit or tag of a hub model."
+    )
+    budgets: Budgets = Field(
+        default=("ipc-1", "ipc-5", "ipc-10"),
+        description="Bytes per class: ipc-N, NB or NKiB. In the environment: comma separated or JSON.",
+    )
+    home: Path = Field(
+        default=Path("data/home"),
+        description="Folder of the Dagster instance, caches, digits and reports.",
+    )
+    storage: str = Field(
+        default="", description="Path or fsspec URL of the artefact store; empty: <home>/store."
+    )
+    seed: int = Field(
+        default=0, ge=0, lt=2**63, description="Root of every random number but the students' seeds."
+    )
+    device: Annotated[str, AfterValidator(_device)] = Field(
+        default="auto", description="auto, cpu, mps, cuda or cuda:N."
+    )
+    validation_fraction: float = Field(
+        default=0.1,
+        ge=0,
+        le=0.5,
+        description="Part of the train split set aside for choices, by hash of the image.",
+    )
+    prompts: PromptSettings = Field(default=PromptSettings(), description="How a class is put into words.")
+    inversion: InversionSettings = Field(
+        default=InversionSettings(), description="How embeddings are fitted."
+    )
+    generation: GenerationSettings = Field(
+        default=GenerationSettings(), description="How the synthetic pool is drawn."
+    )
+    students: StudentSettings = Field(
+        default=StudentSettings(), description="How training sets are measured."
+    )
+    automation: AutomationSettings = Field(
+        default=AutomationSettings(), description="What Dagster starts by itself."
+    )
+
+    @property
+    def storage_url(self) -> str:
+        """Where artefacts are kept: ``storage``, or the folder ``store`` in ``home``."""
+        return self.storage or str(self.home.absolute() / "store")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources, first wins: arguments, environment, settings file."""
+        file = pydantic_settings.TomlConfigSettingsSource(settings_cls, toml_file=settings_file())
+        return init_settings, env_settings, file
+
+
+def settings_file() -> Path | None:
+    """The settings file in force, or None.
+
+    Raises:
+        SettingsError: ``$D3M_SETTINGS`` names a file that does not exist.
+    """
+    if named := os.environ.get(FILE_VARIABLE):
+        if not Path(named).is_file():
+            raise SettingsError(
+                f"${FILE_VARIABLE} names {named}, which is no file. Correct or unset the variable."
+            )
+        return Path(named)
+    return Path(FILE_NAME) if Path(FILE_NAME).is_file() else None
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read all sources and check them.
+
+    Args:
+        **overrides: Values that win over environment and file. A section is given as a mapping (only the keys
+            named are replaced), or one value by its dotted name: ``**{"inversion.steps": 150}``.
+
+    Raises:
+        SettingsError: A key is unknown or a value impossible; one line for each, naming the key, where it was
+            set and what is accepted.
+    """
+    given = _nested(overrides)
+    file = settings_file()
+    try:
+        _refuse_unknown_variables()
+        return Settings(**given)
+    except ValidationError as error:
+        lines = [_explain(e["type"], e["loc"], e["msg"], e["input"], given, file) for e in error.errors()]
+        raise SettingsError("\n".join(lines)) from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{file} is not valid TOML: {error}. Correct that line.") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise SettingsError(f"{file} cannot be read: {error}. Save it as UTF-8 text.") from None
+    except pydantic_settings.SettingsError as error:
+        raise SettingsError(f"{error}. Sections are set as D3M_SECTION__KEY=value or as JSON.") from None
+
+
+def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for name, value in overrides.items():
+        section, _, key = name.partition(".")
+        if key:
+            nested[section] = {**nested.get(section, {}), key: value}
+        elif isinstance(value, BaseModel):
+            # Only what the caller set: the rest of the section still comes from environment and file.
+            nested[name] = {**nested.get(name, {}), **value.model_dump(exclude_unset=True)}
+        elif isinstance(value, Mapping):
+            nested[name] = {**nested.get(name, {}), **value}
+        else:
+            nested[name] = value
+    return nested
+
+
+def setting_names() -> Iterator[str]:
+    """Dotted names of all settings, such as ``seed`` and ``inversion.steps``."""
+    for name, field in Settings.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            yield from (f"{name}.{key}" for key in section.model_fields)
+        else:
+            yield name
+
+
+def _refuse_unknown_variables() -> None:
+    # pydantic-settings passes over variables that match no field: a misspelt one would silently do nothing.
+    for variable in sorted(os.environ):
+        name = variable.upper()
+        if name.startswith(ENVIRONMENT_PREFIX) and name != FILE_VARIABLE:
+            section = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")[0]
+            if section not in Settings.model_fields:
+                wanted = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
+                raise SettingsError(
+                    f"unknown environment variable {variable}{_close(wanted, as_variable=True)}"
+                )
+
+
+def _close(name: str, *, as_variable: bool = False) -> str:
+    names = list(setting_names())
+    last = name.rpartition(".")[2]
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.7)
+    close += [n for n in names if n.rpartition(".")[2] == last and n not in close]
+    if as_variable:
+        close = [_variable(n) for n in close]
+    if close:
+        return f"; did you mean {' or '.join(close)}?"
+    sections = ", ".join(sorted(Settings.model_fields))
+    return f"; remove it. Known at the top level: {sections}."
+
+
+def _variable(name: str) -> str:
+    return ENVIRONMENT_PREFIX + name.upper().replace(".", "__")
+
+
+def _explain(
+    kind: str,
+    loc: tuple[int | str, ...],
+    message: str,
+    value: Any,
+    given: Mapping[str, Any],
+    file: Path | None,
+) -> str:
+    # Positions inside a list and the arms of a union are not part of a setting's name.
+    parts = [str(p) for p in loc]
+    known = set(setting_names())
+    name = ".".join(parts[:2]) if kind == "extra_forbidden" or ".".join(parts[:2]) in known else parts[0]
+    origin = _origin(name, given, file)
+    if kind == "extra_forbidden":
+        return f"unknown setting {name}{origin}{_close(name)}"
+    shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
+    return f"setting {name}{origin}: {message.removeprefix('Value error, ')} (got {shown})"
+
+
+def _origin(name: str, given: Mapping[str, Any], file: Path | None) -> str:
+    section, _, key = name.partition(".")
+    inner = given.get(section)
+    if section in given and (not key or not isinstance(inner, Mapping) or key in inner):
+        return ""
+    present = {variable.upper() for variable in os.environ}
+    for variable in (_variable(name), _variable(section)):
+        if variable in present:
+            return f" (from ${variable})"
+    return f" (in {file})" if file else ""

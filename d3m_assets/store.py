@@ -1,0 +1,556 @@
+"""Artefacts on local disk or any fsspec URL: atomic, fingerprinted, verifiable.
+
+One folder a key, named like ``student_metrics/budget=ipc-1`` or ``inverted_embeddings/budget=ipc-1/class=7``.
+Data files are written first, under names made from their content and a tag of the writer; ``manifest.json``
+is written last and is the commit. Readers follow manifests only. No file is ever shared by two versions, so
+deleting those of a replaced version cannot hurt another writer, and no lock is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from d3m_assets.errors import StoreError
+
+MANIFEST = "manifest.json"
+SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+ABANDONED_AFTER = timedelta(days=1)
+"""Age at which a file that no manifest names was left by a killed writer, not by a running one."""
+
+State = Literal["up to date", "missing", "out of date"]
+
+
+@dataclass(frozen=True)
+class ArtefactKey:
+    """Name of one artefact: an asset, and the class and budget it is for where the asset has them.
+
+    Raises:
+        StoreError: A part is not 1 to 64 ASCII letters, digits, ``_``, ``-`` and ``.``, starting with a
+            letter or digit.
+    """
+
+    asset: str
+    class_key: str | None = None
+    budget: str | None = None
+
+    def __post_init__(self) -> None:
+        for part in (self.asset, self.class_key, self.budget):
+            if part is not None and not SAFE.fullmatch(part):
+                raise StoreError(
+                    f"{part!r} cannot name an artefact: use 1 to 64 ASCII letters, digits, _ - . and start "
+                    "with a letter or digit (d3m_assets.datasets.class_key makes one of any class name)"
+                )
+
+    @property
+    def path(self) -> str:
+        """Folder relative to the store, ``asset[/budget=…][/class=…]``: no two keys share one."""
+        budget = f"/budget={self.budget}" if self.budget is not None else ""
+        return f"{self.asset}{budget}" + (f"/class={self.class_key}" if self.class_key is not None else "")
+
+    @classmethod
+    def from_path(cls, path: str) -> ArtefactKey | None:
+        """Undo :attr:`path`; None when ``path`` is no key's."""
+        match = re.fullmatch(r"([^/=]+)(?:/budget=([^/]+))?(?:/class=([^/]+))?", path)
+        if match is None or not all(part is None or SAFE.fullmatch(part) for part in match.groups()):
+            return None
+        return cls(match[1], class_key=match[3], budget=match[2])
+
+    def __str__(self) -> str:
+        parts = [part for part in (self.class_key, self.budget) if part is not None]
+        return f"{self.asset} [{', '.join(parts)}]" if parts else self.asset
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Everything that determines an artefact.
+
+    Attributes:
+        inputs: Fingerprint of each input, by a name for people such as ``"raw_dataset [3]"``.
+        settings: The settings that matter to it; JSON values, mappings may nest.
+        code_version: Version of the code that makes it.
+    """
+
+    inputs: dict[str, str]
+    settings: dict[str, Any]
+    code_version: str
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of the canonical JSON (sorted keys, no spaces) of the three attributes."""
+        content = {"inputs": self.inputs, "settings": self.settings, "code_version": self.code_version}
+        return hashlib.sha256(_json_bytes(content, "a spec")).hexdigest()
+
+
+class FileRecord(BaseModel):
+    """One data file of an artefact: its name in the folder, content hash and size."""
+
+    model_config = ConfigDict(frozen=True)
+
+    # A manifest is data, so a path that leaves the folder is refused here.
+    path: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    bytes: Annotated[int, Field(ge=0)]
+
+
+class Manifest(BaseModel):
+    """The commit record of an artefact.
+
+    Attributes:
+        fingerprint: :attr:`Spec.fingerprint` of what it was made from.
+        inputs: As in :class:`Spec`.
+        settings: As in :class:`Spec`.
+        code_version: As in :class:`Spec`.
+        files: Data files by the name they were written under.
+        created: Time of the commit, ISO 8601, UTC.
+        metrics: JSON values about the artefact, for people and tables.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    fingerprint: str
+    inputs: dict[str, str]
+    settings: dict[str, Any]
+    code_version: str
+    files: dict[str, FileRecord]
+    created: str
+    metrics: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Status:
+    """Whether a stored artefact is the wanted one; ``reasons`` is empty exactly when it is."""
+
+    state: State
+    reasons: list[str]
+
+
+class Store:
+    """Artefacts under one URL. Open it with :meth:`open`; it can be pickled for other processes.
+
+    On object stores the commit is one PUT, which they make atomic. On other remote file systems (SFTP, SMB)
+    it is as atomic as their write of a small file.
+    """
+
+    def __init__(self, url: str, storage_options: Mapping[str, Any] | None = None) -> None:
+        self.url = url
+        self._options = dict(storage_options or {})
+
+    @classmethod
+    def open(cls, url: str | Path, storage_options: Mapping[str, Any] | None = None) -> Store:
+        """Open the store at a local path or fsspec URL; nothing is created before the first write.
+
+        Args:
+            url: For example ``data/home/store``, ``s3://bucket/d3m`` or ``memory://d3m``.
+            storage_options: Arguments of the fsspec file system; leave credentials to its environment.
+
+        Raises:
+            StoreError: The protocol is unknown or its package is not installed, or the path is a file.
+        """
+        if not str(url):
+            raise StoreError("the store has no address: set `storage` to a path or URL, or leave it out")
+        store = cls(str(url), storage_options)
+        try:
+            if store._local and Path(store._root).exists() and not Path(store._root).is_dir():
+                raise StoreError(f"{url} is a file; set `storage` to a folder")
+        except (ImportError, ValueError) as error:
+            raise StoreError(f"cannot open the store {url}: {error}") from error
+        return store
+
+    def write(
+        self, key: ArtefactKey, spec: Spec, files: Mapping[str, bytes], metrics: Mapping[str, Any]
+    ) -> Manifest:
+        """Store a new version of ``key``; until the commit, readers see the previous one.
+
+        Args:
+            key: What to store.
+            spec: What it was made from.
+            files: Contents by name, such as ``embeddings.safetensors``.
+            metrics: JSON values; NumPy numbers and arrays are converted, NaN and infinity become null.
+
+        Returns:
+            The manifest as committed.
+
+        Raises:
+            StoreError: A name is not a plain file name, a value is not JSON, or the disk or service refuses.
+        """
+        for name in files:
+            if not SAFE.fullmatch(name) or name == MANIFEST:
+                raise StoreError(f"{key}: {name!r} cannot name a file of an artefact")
+        folder = self._folder(key)
+        writer = secrets.token_hex(4)
+        records = {name: _record(name, data, writer) for name, data in files.items()}
+        manifest = Manifest(
+            fingerprint=spec.fingerprint,
+            inputs=spec.inputs,
+            settings=json.loads(_json_bytes(spec.settings, f"settings of {key}")),
+            code_version=spec.code_version,
+            files=records,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            metrics=json.loads(_json_bytes(metrics, f"metrics of {key}")),
+        )
+        content = manifest.model_dump_json(indent=1).encode()
+        try:
+            for name, data in files.items():
+                self._put(f"{folder}/{records[name].path}", data)
+            replaced = self._manifest_or_none(key)
+            self._commit(f"{folder}/{MANIFEST}", content)
+        except Exception as error:  # each service raises its own
+            raise StoreError(
+                f"cannot write {key} to {self.uri(key)}: {error}. The previous version is kept."
+            ) from error
+        self._sweep(folder, keep=manifest, replaced=replaced)
+        return manifest
+
+    def manifest(self, key: ArtefactKey) -> Manifest | None:
+        """The commit record of ``key``, or None when it is not stored.
+
+        Raises:
+            StoreError: It cannot be read or is damaged; the message names the file.
+        """
+        path = f"{self._folder(key)}/{MANIFEST}"
+        try:
+            content = self._fs.cat_file(path)
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # each service raises its own
+            raise StoreError(f"cannot read {self._shown(path)}: {error}") from error
+        return self._parse(path, content)
+
+    def read(self, key: ArtefactKey, name: str) -> bytes:
+        """Contents of one file of ``key``, checked against the hash in the manifest.
+
+        Raises:
+            StoreError: The artefact or the file is missing or damaged; the message names it.
+        """
+        manifest = self.manifest(key)
+        while True:
+            if manifest is None:
+                raise StoreError(f"{key} is not stored in {self.url}; `d3m distill` builds it")
+            record = self._file(key, manifest, name)
+            path = f"{self._folder(key)}/{record.path}"
+            try:
+                data = self._fs.cat_file(path)
+            except Exception as error:  # each service raises its own
+                # A writer may have replaced the version between our two reads; then follow the newer one.
+                newer = self.manifest(key)
+                if newer != manifest:
+                    manifest = newer
+                    continue
+                missing = isinstance(error, FileNotFoundError)
+                reason = "is missing" if missing else f"cannot be read: {error}"
+                raise StoreError(
+                    f"{self._shown(path)} of {key} {reason}; `d3m distill` will rebuild it"
+                ) from error
+            if hashlib.sha256(data).hexdigest() != record.sha256:
+                raise StoreError(
+                    f"{self._shown(path)} of {key} is damaged (its hash is not the one in the manifest); "
+                    "delete it and `d3m distill` will rebuild it"
+                )
+            return data
+
+    def intact(self, key: ArtefactKey) -> str | None:
+        """Cheap check without reading data files.
+
+        Returns:
+            None when the manifest is there and its files have the right sizes, otherwise the reason in words.
+        """
+        found, sizes = self._look(key)
+        return "not stored" if found is None else (found if isinstance(found, str) else _damage(found, sizes))
+
+    def compare(self, key: ArtefactKey, spec: Spec) -> Status:
+        """Say whether ``key`` is stored as ``spec`` wants it, and if not, what changed."""
+        return _status(*self._look(key), spec)
+
+    def compare_all(self, specs: Mapping[ArtefactKey, Spec]) -> dict[ArtefactKey, Status]:
+        """:meth:`compare` for many keys at once; a remote store is asked about several at a time."""
+        if self._local:  # faster without threads
+            return {key: self.compare(key, spec) for key, spec in specs.items()}
+        with ThreadPoolExecutor(max_workers=16) as pool:
+            return dict(zip(specs, pool.map(self.compare, specs.keys(), specs.values()), strict=True))
+
+    def keys(self, asset: str) -> list[ArtefactKey]:
+        """Stored keys of one asset, sorted by budget, then class."""
+        root = self._folder(ArtefactKey(asset))
+        self._fs.invalidate_cache(root)
+        paths = [path.removeprefix(self._root + "/") for path in self._fs.find(root)]
+        found = [
+            ArtefactKey.from_path(p.removesuffix(f"/{MANIFEST}")) for p in paths if p.endswith(f"/{MANIFEST}")
+        ]
+        return sorted((key for key in found if key), key=lambda k: (k.budget or "", k.class_key or ""))
+
+    def delete(self, key: ArtefactKey) -> None:
+        """Remove ``key`` and its files; nothing happens when it is not stored.
+
+        Raises:
+            StoreError: The disk or service refuses.
+        """
+        folder = self._folder(key)
+        manifest = self._manifest_or_none(key)
+        listing = self._listing(folder)
+        # A readable manifest tells which files are its own; others may belong to a write in progress.
+        own = (
+            {record.path for record in manifest.files.values()}
+            if manifest
+            else {_name(path) for path in listing}
+        )
+        try:
+            # The manifest goes first: readers then see no artefact rather than a damaged one.
+            self._remove(f"{folder}/{MANIFEST}")
+            for path in listing:
+                if _name(path) in own or self._abandoned(path):
+                    self._remove(path)
+        except Exception as error:  # each service raises its own
+            raise StoreError(f"cannot delete {key} from {self.uri(key)}: {error}") from error
+
+    def uri(self, key: ArtefactKey, name: str | None = None) -> str:
+        """Where the folder of ``key``, or one of its files, is: a local path or a URL, for people.
+
+        Raises:
+            StoreError: ``name`` is given and ``key`` is not stored or has no such file.
+        """
+        folder = self._folder(key)
+        if name is None:
+            return self._shown(folder)
+        manifest = self.manifest(key)
+        if manifest is None:
+            raise StoreError(f"{key} is not stored in {self.url}; `d3m distill` builds it")
+        return self._shown(f"{folder}/{self._file(key, manifest, name).path}")
+
+    # Everything below deals in paths of the file system, without protocol.
+
+    @cached_property
+    def _opened(self) -> tuple[fsspec.AbstractFileSystem, str]:
+        fs, root = fsspec.url_to_fs(self.url, **self._options)
+        return fs, root.rstrip("/")
+
+    @property
+    def _fs(self) -> fsspec.AbstractFileSystem:
+        return self._opened[0]
+
+    @property
+    def _root(self) -> str:
+        return self._opened[1]
+
+    @property
+    def _local(self) -> bool:
+        return isinstance(self._fs, LocalFileSystem)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A file system holds connections and threads; another process opens its own.
+        return {"url": self.url, "_options": self._options}
+
+    def _folder(self, key: ArtefactKey) -> str:
+        return f"{self._root}/{key.path}"
+
+    def _shown(self, path: str) -> str:
+        return path if self._local else self._fs.unstrip_protocol(path)
+
+    def _file(self, key: ArtefactKey, manifest: Manifest, name: str) -> FileRecord:
+        if name not in manifest.files:
+            raise StoreError(
+                f"{key} has no file {name}; it has {', '.join(sorted(manifest.files)) or 'none'}"
+            )
+        return manifest.files[name]
+
+    def _parse(self, path: str, content: bytes) -> Manifest:
+        try:
+            return Manifest.model_validate_json(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise StoreError(
+                f"{self._shown(path)} is damaged ({where + ': ' if where else ''}{first['msg']}); "
+                "`d3m distill` will rebuild the artefact"
+            ) from None
+
+    def _manifest_or_none(self, key: ArtefactKey) -> Manifest | None:
+        try:
+            return self.manifest(key)
+        except StoreError:
+            return None
+
+    def _put(self, path: str, data: bytes) -> None:
+        if not self._local:
+            try:
+                self._fs.pipe_file(path, data)
+            except FileNotFoundError:  # a file system with real folders
+                self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+                self._fs.pipe_file(path, data)
+            return
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with Path(path).open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _commit(self, path: str, content: bytes) -> None:
+        if not self._local:
+            self._put(path, content)
+            return
+        # The folder is synced before the commit, for its data files, and after it, for the manifest.
+        temporary = f"{path}.{secrets.token_hex(4)}.tmp"
+        self._put(temporary, content)
+        _sync_folder(Path(path).parent)
+        Path(temporary).replace(path)
+        _sync_folder(Path(path).parent)
+
+    def _listing(self, folder: str) -> dict[str, int]:
+        """Sizes of the files in a folder by path."""
+        self._fs.invalidate_cache(folder)
+        try:
+            entries = self._fs.ls(folder, detail=True)
+        except FileNotFoundError:
+            return {}
+        except Exception as error:  # each service raises its own
+            raise StoreError(f"cannot list {self._shown(folder)}: {error}") from error
+        return {entry["name"]: entry["size"] for entry in entries if entry["type"] != "directory"}
+
+    def _look(self, key: ArtefactKey) -> tuple[Manifest | str | None, dict[str, int]]:
+        """Manifest (the reason when unreadable, None when absent) and sizes of the files beside it."""
+        while True:
+            try:
+                manifest = self.manifest(key)
+            except StoreError as error:
+                return str(error), {}
+            sizes = {_name(path): size for path, size in self._listing(self._folder(key)).items()}
+            if manifest is None or not _damage(manifest, sizes) or self._manifest_or_none(key) == manifest:
+                return manifest, sizes
+            # A writer replaced the version between our two reads: look again.
+
+    def _sweep(self, folder: str, *, keep: Manifest, replaced: Manifest | None) -> None:
+        """Delete the files of the replaced version and those that killed writers left long ago."""
+        kept = {MANIFEST, *(record.path for record in keep.files.values())}
+        old = {record.path for record in replaced.files.values()} if replaced else set()
+        # Failing to tidy up is no reason to fail a write that is already committed.
+        with contextlib.suppress(Exception):
+            for path in self._listing(folder):
+                if _name(path) not in kept and (_name(path) in old or self._abandoned(path)):
+                    self._remove(path)
+
+    def _abandoned(self, path: str) -> bool:
+        try:
+            modified = self._fs.modified(path)
+        except (OSError, NotImplementedError, KeyError):
+            return False
+        modified = modified if modified.tzinfo else modified.replace(tzinfo=UTC)
+        return datetime.now(UTC) - modified > ABANDONED_AFTER
+
+    def _remove(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):  # another writer was quicker
+            self._fs.rm_file(path)
+
+
+def _record(name: str, data: bytes, writer: str) -> FileRecord:
+    digest = hashlib.sha256(data).hexdigest()
+    stem, dot, suffix = name.rpartition(".")
+    path = f"{stem}-{digest[:16]}-{writer}.{suffix}" if dot and stem else f"{name}-{digest[:16]}-{writer}"
+    return FileRecord(path=path, sha256=digest, bytes=len(data))
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _damage(manifest: Manifest, sizes: Mapping[str, int]) -> str | None:
+    for name, record in manifest.files.items():
+        if record.path not in sizes:
+            return f"file {name} missing"
+        if sizes[record.path] != record.bytes:
+            return f"file {name} has {sizes[record.path]} bytes instead of {record.bytes}"
+    return None
+
+
+def _status(found: Manifest | str | None, sizes: Mapping[str, int], spec: Spec) -> Status:
+    if found is None:
+        return Status("missing", ["not stored"])
+    if isinstance(found, str):
+        return Status("out of date", [found])
+    damage = _damage(found, sizes)
+    reasons = _changes(found, spec) + ([damage] if damage else [])
+    return Status("out of date" if reasons else "up to date", reasons)
+
+
+def _changes(stored: Manifest, wanted: Spec) -> list[str]:
+    if stored.fingerprint == wanted.fingerprint:
+        return []
+    reasons = _differences("input", stored.inputs, wanted.inputs, values=False)
+    settings = json.loads(_json_bytes(wanted.settings, "a spec"))
+    reasons += _differences("setting", _flat(stored.settings), _flat(settings), values=True)
+    if stored.code_version != wanted.code_version:
+        reasons.append(f"code version {stored.code_version} -> {wanted.code_version}")
+    return reasons or ["fingerprint changed"]
+
+
+def _differences(kind: str, old: Mapping[str, Any], new: Mapping[str, Any], *, values: bool) -> list[str]:
+    reasons = []
+    for name in sorted(old.keys() | new.keys()):
+        if name not in old or name not in new:
+            reasons.append(f"{kind} {name} {'added' if name in new else 'removed'}")
+        elif old[name] != new[name]:
+            reasons.append(
+                f"{kind} {name} " + (f"{_short(old[name])} -> {_short(new[name])}" if values else "changed")
+            )
+    return reasons
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _json_bytes(value: Any, what: str) -> bytes:
+    try:
+        return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"{what} cannot be written as JSON: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # NumPy scalars and arrays
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        if bad := [name for name in value if not isinstance(name, str)]:
+            raise TypeError(f"the key {bad[0]!r} is not a string")
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # Windows cannot open a folder; NTFS journals the rename itself
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Tests of d3m-assets; the tree mirrors the package."""

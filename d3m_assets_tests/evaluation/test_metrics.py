@@ -1,0 +1,72 @@
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from d3m_assets.errors import DatasetError
+from d3m_assets.evaluation.metrics import student_metrics, test_split, test_split_reads
+from d3m_assets.evaluation.students import LabelledImages
+
+
+def _first(data, n):
+    return LabelledImages(data.images[:n], data.labels[:n], data.split)
+
+
+def test_one_row_a_student(quick, train_digits, test_digits):
+    seeds, events = [], []
+
+    def training_set(seed):
+        seeds.append(seed)
+        chosen = np.random.default_rng(seed).permutation(len(train_digits))[:100]
+        return LabelledImages(train_digits.images[chosen], train_digits.labels[chosen])
+
+    rows = student_metrics(
+        "random real images", training_set, _first(test_digits, 200), quick,
+        budget="ipc-10", bytes_per_class=640, progress=events.append,
+    )  # fmt: skip
+    assert seeds == [0, 1] == rows["seed"].tolist()
+    assert (
+        set(rows["split"]) == {"test"}
+        and set(rows["labels"]) == {"hard"}
+        and set(rows["budget"]) == {"ipc-10"}
+    )
+    assert rows["images_per_class"].tolist() == [10.0, 10.0]
+    assert rows["bytes_per_class"].tolist() == [640.0, 640.0]
+    assert rows["accuracy"].min() > 0.3
+    assert rows["accuracy"].nunique() == 2
+    counts = np.bincount(test_digits.labels[:200], minlength=10)
+    for accuracy, by_class in zip(rows["accuracy"], rows["class_accuracy"], strict=True):
+        assert np.dot(by_class, counts) / 200 == pytest.approx(accuracy)
+    assert json.loads(rows["recipe"][0])["image_size"] == 16
+    assert events[-1].done == events[-1].total == 120
+    assert [e.done for e in events] == sorted(e.done for e in events)
+
+
+def test_generated_colour_images_are_brought_to_the_test_images_form(quick, train_digits, test_digits):
+    """32 px RGB from a generator beside 8 px grey originals: both reach the student alike."""
+    fast = quick.model_copy(update={"seeds": (0,), "steps": 20})
+    generated = _first(train_digits, 50).fitted(32, 3)
+    test = _first(test_digits, 40)
+    row = student_metrics("D3M", lambda seed: generated, test, fast, n_classes=10)
+    assert json.loads(row["recipe"][0])["channels"] == 1
+    assert row["n_train_images"][0] == 50
+
+
+def test_only_held_out_images_are_evaluated_on(quick, train_digits):
+    with pytest.raises(DatasetError, match='not on "train"'):
+        student_metrics("D3M", lambda seed: train_digits, train_digits, quick)
+
+
+def test_reads_of_the_test_split_are_recorded(test_digits, caplog):
+    before = len(test_split_reads())
+    unmarked = LabelledImages(test_digits.images, test_digits.labels)
+    with caplog.at_level(logging.INFO, logger="d3m_assets.evaluation.metrics"):
+        loaded = test_split(lambda: unmarked, reader="student_metrics [ipc-1]")
+    assert loaded.split == "test"
+    new = test_split_reads().iloc[before:]
+    assert new[["reader", "images"]].to_numpy().tolist() == [["student_metrics [ipc-1]", 500]]
+    assert "student_metrics [ipc-1]" in caplog.text
+    with pytest.raises(DatasetError, match="which row"):
+        test_split(lambda: unmarked, reader=" ")
+    assert len(test_split_reads()) == before + 1

@@ -1,0 +1,207 @@
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy import stats
+
+from d3m_assets.errors import StageError
+from d3m_assets.evaluation.report import MAX_CLASSES, accuracy_plot, byte_size, ledger_totals, render_report
+from d3m_assets.evaluation.statistics import summarise
+from d3m_assets_tests.evaluation.conftest import student_rows
+
+NAMES = ["<b>猫</b>", "dog & bone"]
+VOID = {"meta", "img", "br", "link"}
+
+
+class Page(HTMLParser):
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.words, self.open = [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "title"):
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+@pytest.fixture
+def metrics():
+    return pd.concat(
+        [
+            student_rows("D3M", "ipc-1", [0.90, 0.91, 0.93], bytes_per_class=60, images=200),
+            student_rows("D3M", "ipc-5", [0.93, 0.94, 0.95], bytes_per_class=300, images=200),
+            student_rows("random real images", "ipc-1", [0.70, 0.72, 0.74], images=2),
+            student_rows("random real images", "ipc-5", [0.98, 0.98, 0.99], bytes_per_class=320),
+            student_rows("class-name prompts", "", [0.80, 0.81, 0.82], bytes_per_class=0, images=200),
+            student_rows("whole train split", "", [0.99, 0.99, 1.0], bytes_per_class=8000, images=1000),
+        ],
+        ignore_index=True,
+    )
+
+
+@pytest.fixture
+def ledger():
+    return pd.DataFrame(
+        [
+            ("ipc-1", "embeddings", "class", "stored", 120),
+            ("ipc-1", "pool", "class", "regenerable", 99_999),
+            ("ipc-5", "embeddings", "class", "stored", 600),
+            ("", "foundation model", "shared", "stored", 4_000_000),
+            ("", "whole train split", "class", "reference", 83_008),
+        ],
+        columns=["budget", "item", "scope", "kind", "bytes"],
+    )
+
+
+@pytest.fixture
+def samples():
+    draw = np.random.default_rng(0)
+    return {
+        "real": {name: draw.integers(0, 256, (12, 8, 8, 1), dtype=np.uint8) for name in NAMES},
+        "distilled, ipc-1": {NAMES[0]: draw.integers(0, 256, (2, 100, 100, 3), dtype=np.uint8)},
+    }
+
+
+def _render(metrics, ledger, samples, names=NAMES):
+    provenance = {"d3m-assets": "0.1.0", "dataset": {"name": "pets", "licence": None}}
+    return render_report(metrics, ledger, samples, provenance, class_names=names, dataset="pets")
+
+
+def test_report_reads_as_text_with_the_verdict_first(metrics, ledger, samples):
+    page = Page(_render(metrics, ledger, samples))
+    assert page.open == []
+    verdict = "Better than random real images at ipc-1; worse at ipc-5."
+    assert page.text.index(verdict) < 100
+    welch = stats.ttest_ind([0.90, 0.91, 0.93], [0.70, 0.72, 0.74], equal_var=False).confidence_interval(0.95)
+    for words in (
+        "Better than class-name prompts at every budget.",
+        "The whole train split, 1,000 images, reaches 99.3 %.",
+        "▲ better than random real images",
+        f"+19.3 points (95 % interval +{welch.low * 100:.1f} to +{welch.high * 100:.1f})",
+        "−4.3 points",
+        "72.0 ± 5.0",
+        "4,000,120",
+        "4,000,600",
+        "<b>猫</b>",
+        "dog & bone",
+        "licence none",
+        "learning rate",
+    ):
+        assert words in page.text, words
+
+
+def test_report_is_one_file_without_scripts_or_requests(metrics, ledger, samples):
+    html = _render(metrics, ledger, samples)
+    page = Page(html)
+    assert "script" not in {tag for tag, _ in page.tags}
+    addresses = [a[k] for _, a in page.tags for k in ("src", "href", "xlink:href") if a.get(k)]
+    assert addresses
+    assert all(a.startswith(("data:image/png;base64,", "#")) for a in addresses)
+    assert not re.search(r"@import|url\((?!#)", html)
+    assert "<b>猫" not in html
+
+
+def test_report_is_reproducible(metrics, ledger, samples):
+    assert _render(metrics, ledger, samples) == _render(metrics, ledger, samples)
+
+
+def test_samples_are_pictures_with_alt_texts(metrics, ledger, samples):
+    page = Page(_render(metrics, ledger, samples))
+    pictures = {a["alt"]: a["src"] for tag, a in page.tags if tag == "img"}
+    assert set(pictures) == {
+        "8 × real, class <b>猫</b>", "8 × real, class dog & bone", "2 × distilled, ipc-1, class <b>猫</b>"
+    }  # fmt: skip
+    sheets = {k: Image.open(io.BytesIO(base64.b64decode(v.split(",")[1]))) for k, v in pictures.items()}
+    real = np.asarray(sheets["8 × real, class dog & bone"])
+    assert real.shape[1] == 4 * 32 + 3 * 2
+    original = samples["real"]["dog & bone"]
+    assert (real[:32:4, :32:4, 0] == original[0, :, :, 0]).all()
+    assert (real[34::4, 34 * 3 :: 4, 0] == original[7, :, :, 0]).all()
+    # Large images are reduced, and the cell keeps the room of a full sheet.
+    assert sheets["2 × distilled, ipc-1, class <b>猫</b>"].size == (4 * 64 + 3 * 4, 2 * 64 + 4)
+
+
+def test_missing_methods_leave_a_readable_report(metrics, ledger):
+    alone = metrics[metrics["method"] == "whole train split"]
+    text = Page(_render(alone, ledger, {})).text
+    assert "Nothing to compare yet." in text
+    assert "What the students saw" not in text
+
+
+def test_validation_figures_say_so(metrics, ledger):
+    text = Page(_render(metrics.assign(split="validation"), ledger, {})).text
+    assert "come from the validation part" in text
+    assert "no choice has seen" not in text
+
+
+def test_many_classes_show_the_worst(metrics, ledger):
+    k = 30
+    names = [f"class {i:02}" for i in range(k)]
+    by_class = [1 - i / 100 for i in range(k)]
+    many = metrics.assign(class_accuracy=[by_class] * len(metrics))
+    page = Page(_render(many, ledger, {"real": {n: np.zeros((1, 8, 8, 3), np.uint8) for n in names}}, names))
+    table = page.text[page.text.index("Accuracy by class") : page.text.index("Ledger")]
+    assert "does worst" in table
+    assert "class 29" in table and "class 09" not in table and table.count("class ") >= MAX_CLASSES
+    assert "10 more classes are not shown" in page.text
+
+
+def test_plot_is_an_svg_with_text_in_the_colours_of_the_page(metrics):
+    svg = accuracy_plot(summarise(metrics))
+    root = ElementTree.fromstring(svg)
+    text = " ".join("".join(e.itertext()) for e in root.iter("{http://www.w3.org/2000/svg}text"))
+    for words in ("D3M", "random real images", "class-name prompts", "whole train split", "60 B", "ipc-5"):
+        assert words in text
+    assert "var(--ours)" in svg and "var(--theirs)" in svg
+    assert not re.search(r"#0[1-4]0[1-4]0[1-4]", svg)
+
+
+def test_ledger_totals_with_and_without_shared_parts(ledger):
+    totals = ledger_totals(ledger).set_index("budget")
+    assert totals.loc["ipc-1"].to_dict() == {"classes": 120, "everything": 4_000_120}
+    assert totals.loc["ipc-5"].to_dict() == {"classes": 600, "everything": 4_000_600}
+
+
+def test_unfit_input_is_refused(metrics, ledger, samples):
+    with pytest.raises(StageError, match="metrics have 2 classes, the report 3"):
+        _render(metrics, ledger, samples, [*NAMES, "third"])
+    with pytest.raises(StageError, match="lacks the columns scope"):
+        _render(metrics, ledger.drop(columns="scope"), samples)
+    with pytest.raises(StageError, match="kind 'stroed'"):
+        _render(metrics, ledger.replace({"kind": {"stored": "stroed"}}), samples)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (64, "64 B"),
+        (8300.8, "8,300.8 B"),
+        (83_008, "83.0 kB"),
+        (4_240_000, "4.2 MB"),
+        (2e9, "2.0 GB"),
+        (np.nan, ""),
+    ],
+)
+def test_byte_size(count, text):
+    assert byte_size(count) == text

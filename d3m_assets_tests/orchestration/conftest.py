@@ -1,0 +1,38 @@
+"""A persistent instance of its own for every test, and compute that costs nothing."""
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from d3m_assets.orchestration.launch import open_instance
+from d3m_assets.settings import Settings
+from d3m_assets_tests.orchestration import fakes
+
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> fakes.FakeStages:
+    """The compute stages, faked."""
+    fake = fakes.FakeStages()
+    monkeypatch.setitem(__import__("sys").modules, "d3m_assets.stages", fake)
+    return fake
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stages: fakes.FakeStages) -> Settings:
+    """Three classes, two budgets, and a home in a temporary folder."""
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    monkeypatch.setenv("DAGSTER_DISABLE_TELEMETRY", "1")
+    return fakes.make_settings(tmp_path)
+
+
+@pytest.fixture
+def instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
+    """The instance that the shell would use."""
+    with open_instance(settings) as opened:
+        yield opened

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+
+from d3m_assets.errors import SettingsError
+from d3m_assets.settings import Settings, load_settings, setting_names
+
+
+@pytest.fixture(autouse=True)
+def _empty_surroundings(monkeypatch, tmp_path):
+    for name in list(os.environ):
+        if name.upper().startswith("D3M_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_arguments_beat_environment_beats_file_beats_defaults(monkeypatch):
+    Path("d3m.toml").write_text("seed = 1\ndevice = 'cpu'\n[inversion]\nsteps = 10\nlearning_rate = 0.5\n")
+    monkeypatch.setenv("D3M_SEED", "2")
+    monkeypatch.setenv("D3M_INVERSION__STEPS", "20")
+    assert load_settings().seed == 2
+    settings = load_settings(seed=3, inversion={"samples_per_step": 5})
+    assert (settings.seed, settings.device, settings.dataset) == (3, "cpu", "digits")
+    inversion = settings.inversion
+    assert (inversion.steps, inversion.learning_rate, inversion.samples_per_step) == (20, 0.5, 5)
+    assert load_settings(**{"inversion.steps": 30}).inversion.steps == 30
+
+
+def test_section_given_as_model_replaces_only_what_it_sets(monkeypatch):
+    from d3m_assets.settings import InversionSettings
+
+    monkeypatch.setenv("D3M_INVERSION__STEPS", "20")
+    inversion = load_settings(inversion=InversionSettings(learning_rate=0.5)).inversion
+    assert (inversion.steps, inversion.learning_rate) == (20, 0.5)
+
+
+def test_named_settings_file(monkeypatch, tmp_path):
+    file = tmp_path / "other.toml"
+    file.write_text("budgets = ['ipc-2']\n")
+    monkeypatch.setenv("D3M_SETTINGS", str(file))
+    assert load_settings().budgets == ("ipc-2",)
+    monkeypatch.setenv("D3M_SETTINGS", str(tmp_path / "absent.toml"))
+    with pytest.raises(SettingsError, match=r"\$D3M_SETTINGS names .*absent.toml"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "name", "expected"),
+    [
+        ("D3M_BUDGETS", "ipc-1, 4KiB", "budgets", ("ipc-1", "4KiB")),
+        ("D3M_BUDGETS", '["ipc-3"]', "budgets", ("ipc-3",)),
+        ("D3M_STUDENTS__SEEDS", "4,5", "students.seeds", (4, 5)),
+        ("D3M_STUDENTS__SEEDS", "7", "students.seeds", (7,)),
+        ("D3M_PROMPTS__TEMPLATES", "a {}, on black", "prompts.templates", ("a {}, on black",)),
+        ("D3M_PROMPTS__TEMPLATES", '["a {}", "the {}"]', "prompts.templates", ("a {}", "the {}")),
+        ("D3M_INVERSION__VECTORS_PER_PROMPT", "none", "inversion.vectors_per_prompt", None),
+        ("D3M_INVERSION", '{"steps": 9}', "inversion.steps", 9),
+        ("D3M_HOME", "elsewhere", "home", Path("elsewhere")),
+        ("D3M_DATASET", "", "dataset", "digits"),
+    ],
+)
+def test_environment_forms(monkeypatch, variable, value, name, expected):
+    monkeypatch.setenv(variable, value)
+    found = load_settings()
+    for part in name.split("."):
+        found = getattr(found, part)
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [
+        ("D3M_SEDE", "unknown environment variable D3M_SEDE; did you mean D3M_SEED"),
+        ("D3M_STEPS", "D3M_INVERSION__STEPS"),
+        (
+            "D3M_INVERSION__STEP",
+            r"inversion.step \(from \$D3M_INVERSION__STEP\); did you mean inversion.steps",
+        ),
+        ("D3M_SEED", r"setting seed \(from \$D3M_SEED\).*integer.*got 'x'"),
+        ("D3M_INVERSION", "inversion"),
+        ("D3M_BUDGETS__X", "budgets"),
+    ],
+)
+def test_bad_environment_is_named(monkeypatch, variable, message):
+    monkeypatch.setenv(variable, "x")
+    with pytest.raises(SettingsError, match=message):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"sede": 1}, "unknown setting sede; did you mean seed"),
+        ({"inversion.stepz": 1}, "unknown setting inversion.stepz; did you mean inversion.steps"),
+        ({"zzz": 1}, "unknown setting zzz; remove it. Known at the top level: automation, budgets"),
+        ({"budgets": []}, "budgets"),
+        ({"budgets": "ipc-1,IPC-1"}, "ipc-1 given twice"),
+        ({"budgets": "../up"}, r'budgets: "../up" is not a budget'),
+        ({"budgets": "[1"}, "budgets"),
+        ({"seed": -1}, "seed"),
+        ({"seed": {"x": 1}}, "seed"),
+        ({"inversion": 3}, "inversion"),
+        ({"inversion.learning_rate": float("nan")}, "inversion.learning_rate.*finite"),
+        ({"students.seeds": [1, "x"]}, "students.seeds"),
+        ({"students.seeds": [1, 1]}, "1 given twice"),
+        ({"students.image_size": 3}, "students.image_size"),
+        ({"prompts.templates": "a photo"}, "prompts.templates.*exactly once"),
+        ({"prompts.templates": "a {} {name}"}, "prompts.templates.*no other brace"),
+        ({"validation_fraction": 0.6}, "validation_fraction.*0.5"),
+        ({"device": "gpu"}, "device.*cuda:1"),
+        ({"automation.cron": "daily"}, "automation.cron.*five fields"),
+        ({"generation.scheduler": "euler"}, "generation.scheduler.*ddim"),
+    ],
+)
+def test_bad_arguments_are_named(overrides, message):
+    with pytest.raises(SettingsError, match=message):
+        load_settings(**overrides)
+
+
+def test_all_mistakes_at_once_with_their_places(monkeypatch):
+    Path("d3m.toml").write_text("seed = 'x'\n[students]\nwitdh = 3\n")
+    monkeypatch.setenv("D3M_DEVICE", "gpu")
+    with pytest.raises(SettingsError) as error:
+        load_settings(validation_fraction=2)
+    lines = str(error.value).splitlines()
+    assert len(lines) == 4
+    assert any("seed (in d3m.toml)" in line for line in lines)
+    assert any("students.witdh (in d3m.toml); did you mean students.width" in line for line in lines)
+    assert any("device (from $D3M_DEVICE)" in line for line in lines)
+    assert any(line.startswith("setting validation_fraction:") for line in lines)
+
+
+@pytest.mark.parametrize("content", [b"seed = \n", b"\xff\xfe"])
+def test_broken_file_is_named(content):
+    Path("d3m.toml").write_bytes(content)
+    with pytest.raises(SettingsError, match=r"d3m\.toml"):
+        load_settings()
+
+
+def test_storage_defaults_to_home(tmp_path):
+    assert load_settings(home=tmp_path).storage_url == str(tmp_path / "store")
+    assert load_settings(home="data").storage_url == str(tmp_path / "data" / "store")
+    assert load_settings(storage="s3://bucket/d3m").storage_url == "s3://bucket/d3m"
+
+
+def test_settings_are_frozen_and_travel_between_processes(monkeypatch):
+    settings = load_settings(seed=4)
+    with pytest.raises(ValueError, match="frozen"):
+        settings.seed = 5
+    with pytest.raises(ValueError, match="frozen"):
+        settings.inversion.steps = 5
+    data = pickle.dumps(settings)
+    monkeypatch.setenv("D3M_SEED", "9")
+    assert pickle.loads(data) == settings
+
+
+def test_every_setting_is_described():
+    for model in [Settings, *(type(v) for _, v in load_settings() if hasattr(v, "model_fields_set"))]:
+        assert model.__doc__
+        for name, field in model.model_fields.items():
+            assert field.description, f"{model.__name__}.{name}"
+    assert {"seed", "inversion.steps", "students.flip"} <= set(setting_names())

@@ -1,0 +1,340 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from d3m_assets import store as store_module
+from d3m_assets.errors import StoreError
+from d3m_assets.store import ArtefactKey, Spec, Store
+
+KEY = ArtefactKey("inverted_embeddings", class_key="7", budget="ipc-1")
+SPEC = Spec({"raw_dataset [7]": "aa"}, {"inversion": {"steps": 150}, "seeds": (0, 1)}, "1")
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
+def store(request, tmp_path):
+    if request.param == "s3":
+        return Store.open("s3://d3m/some/prefix", request.getfixturevalue("s3_options"))
+    if request.param == "memory":
+        MemoryFileSystem.store.clear()
+        MemoryFileSystem.pseudo_dirs[:] = [""]
+        return Store.open("memory://d3m/store")
+    return Store.open(tmp_path / "store")
+
+
+@pytest.fixture
+def local(tmp_path):
+    return Store.open(tmp_path / "store")
+
+
+@pytest.fixture(scope="module")
+def s3_server():
+    pytest.importorskip("s3fs")
+    server_module = pytest.importorskip("moto.server")
+    server = server_module.ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_options(s3_server):
+    import s3fs
+
+    options = {
+        "key": "k",
+        "secret": "s",
+        "endpoint_url": s3_server,
+        "client_kwargs": {"region_name": "eu-west-1"},
+    }
+    fs = s3fs.S3FileSystem(**options)
+    if fs.exists("d3m"):
+        fs.rm("d3m", recursive=True)
+    fs.mkdir("d3m")
+    return options
+
+
+def folder_of(store: Store, key: ArtefactKey = KEY) -> Path:
+    return Path(store.uri(key))
+
+
+def test_write_then_read(store):
+    assert store.manifest(KEY) is None
+    assert store.intact(KEY) == "not stored"
+    written = store.write(KEY, SPEC, {"a.bin": b"one", "b": b""}, {"loss": np.float32(0.5)})
+    assert store.manifest(KEY) == written
+    assert written.fingerprint == SPEC.fingerprint
+    assert written.metrics == {"loss": 0.5}
+    assert store.read(KEY, "a.bin") == b"one"
+    assert store.read(KEY, "b") == b""
+    assert store.intact(KEY) is None
+    assert pickle.loads(pickle.dumps(store)).url == store.url
+
+
+def test_replacing_deletes_the_old_files_only(store):
+    store.write(KEY, SPEC, {"a.bin": b"one", "gone.bin": b"x"}, {})
+    store.write(KEY, SPEC, {"a.bin": b"two"}, {})
+    assert store.read(KEY, "a.bin") == b"two"
+    names = {path.rpartition("/")[2] for path in store._listing(store._folder(KEY))}
+    assert names == {"manifest.json", store.manifest(KEY).files["a.bin"].path}
+    with pytest.raises(StoreError, match=r"has no file gone.bin; it has a.bin"):
+        store.read(KEY, "gone.bin")
+
+
+def test_keys_and_delete(store):
+    keys = [
+        ArtefactKey("class_catalog"),
+        ArtefactKey("raw_dataset", class_key="manifest.json"),
+        ArtefactKey("raw_dataset", class_key="x"),
+        ArtefactKey("raw_dataset", budget="x"),
+        KEY,
+    ]
+    for number, key in enumerate(keys):
+        store.write(key, SPEC, {"a": bytes([number])}, {})
+    assert set(store.keys("raw_dataset")) == set(keys[1:4])
+    assert store.keys("class_catalog") == keys[:1]
+    assert store.keys("inverted_embeddings") == [KEY]
+    assert store.keys("student_metrics") == []
+    store.delete(keys[2])
+    store.delete(keys[2])
+    assert set(store.keys("raw_dataset")) == {keys[1], keys[3]}
+    assert [store.read(key, "a")[0] for key in keys if key != keys[2]] == [0, 1, 3, 4]
+    assert store.manifest(keys[2]) is None
+
+
+def test_compare_names_what_changed(store):
+    assert store.compare(KEY, SPEC).state == "missing"
+    store.write(KEY, SPEC, {"a.bin": b"one"}, {})
+    same = store.compare(KEY, Spec(SPEC.inputs, {"seeds": [0, 1], "inversion": {"steps": 150}}, "1"))
+    assert (same.state, same.reasons) == ("up to date", [])
+    wanted = Spec({"raw_dataset [7]": "bb", "prompt": "c"}, {"inversion": {"steps": 200, "x": None}}, "2")
+    status = store.compare(KEY, wanted)
+    assert status.state == "out of date"
+    assert status.reasons == [
+        "input prompt added",
+        "input raw_dataset [7] changed",
+        "setting inversion.steps 150 -> 200",
+        "setting inversion.x added",
+        "setting seeds removed",
+        "code version 1 -> 2",
+    ]
+    other = ArtefactKey("inverted_embeddings", class_key="8", budget="ipc-1")
+    assert store.compare_all({KEY: SPEC, other: SPEC}) == {
+        KEY: store.compare(KEY, SPEC),
+        other: store.compare(other, SPEC),
+    }
+
+
+def test_missing_and_shortened_files_are_noticed(store):
+    manifest = store.write(KEY, SPEC, {"a.bin": b"one"}, {})
+    path = f"{store._folder(KEY)}/{manifest.files['a.bin'].path}"
+    store._fs.pipe_file(path, b"on")
+    assert store.intact(KEY) == "file a.bin has 2 bytes instead of 3"
+    store._fs.rm_file(path)
+    assert store.compare(KEY, SPEC).reasons == ["file a.bin missing"]
+    with pytest.raises(StoreError, match="is missing; `d3m distill` will rebuild it"):
+        store.read(KEY, "a.bin")
+
+
+def test_changed_bytes_are_refused(local):
+    manifest = local.write(KEY, SPEC, {"a.bin": b"one"}, {})
+    path = folder_of(local) / manifest.files["a.bin"].path
+    path.write_bytes(b"two")
+    with pytest.raises(StoreError, match=f"{path} of .* is damaged.*d3m distill"):
+        local.read(KEY, "a.bin")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b'{"fingerprint": 1}'])
+def test_damaged_manifest_is_named_and_can_be_rebuilt(local, content):
+    local.write(KEY, SPEC, {"a.bin": b"one"}, {})
+    file = folder_of(local) / "manifest.json"
+    file.write_bytes(content)
+    with pytest.raises(StoreError, match=f"{file} is damaged"):
+        local.manifest(KEY)
+    status = local.compare(KEY, SPEC)
+    assert status.state == "out of date"
+    assert "damaged" in status.reasons[0]
+    assert local.keys(KEY.asset) == [KEY]
+    local.write(KEY, SPEC, {"a.bin": b"two"}, {})
+    assert local.read(KEY, "a.bin") == b"two"
+
+
+def test_manifest_cannot_point_out_of_its_folder(local, tmp_path):
+    local.write(KEY, SPEC, {"a.bin": b"one"}, {})
+    (tmp_path / "secret").write_bytes(b"one")
+    file = folder_of(local) / "manifest.json"
+    content = json.loads(file.read_text())
+    content["files"]["a.bin"]["path"] = "../../../../secret"
+    file.write_text(json.dumps(content))
+    with pytest.raises(StoreError, match="damaged"):
+        local.read(KEY, "a.bin")
+
+
+def test_failed_commit_keeps_the_previous_version(local, monkeypatch):
+    local.write(KEY, SPEC, {"a.bin": b"one"}, {})
+
+    def no_space(self, target):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", no_space)
+        with pytest.raises(StoreError, match="No space left.*previous version is kept"):
+            local.write(KEY, SPEC, {"a.bin": b"two"}, {})
+    assert local.read(KEY, "a.bin") == b"one"
+    # What the failed write left behind goes once no running writer can own it.
+    before = time.time() - 2 * 86400
+    left = [path for path in folder_of(local).iterdir() if path.name != "manifest.json"]
+    assert len(left) == 3
+    for path in left:
+        os.utime(path, (before, before))
+    local.write(KEY, SPEC, {"a.bin": b"three"}, {})
+    assert len(list(folder_of(local).iterdir())) == 2
+
+
+@pytest.mark.parametrize("part", ["", "a/b", "..", "a b", "ü", "x" * 65, "-a", "a\n", "a=b"])
+def test_unsafe_keys_are_refused(part):
+    for field in ("asset", "class_key", "budget"):
+        with pytest.raises(StoreError, match="cannot name an artefact"):
+            ArtefactKey(**{"asset": "raw_dataset", field: part})
+
+
+def test_keys_in_words_and_paths():
+    assert str(KEY) == "inverted_embeddings [7, ipc-1]"
+    assert str(ArtefactKey("class_catalog")) == "class_catalog"
+    assert KEY.path == "inverted_embeddings/budget=ipc-1/class=7"
+    for key in (KEY, ArtefactKey("a"), ArtefactKey("a", class_key="b"), ArtefactKey("a", budget="b")):
+        assert ArtefactKey.from_path(key.path) == key
+    assert ArtefactKey.from_path("a/b") is None
+
+
+def test_fingerprint_depends_on_everything_and_nothing_else():
+    same = Spec(dict(SPEC.inputs), {"seeds": [0, 1], "inversion": {"steps": np.int64(150)}}, "1")
+    assert same.fingerprint == SPEC.fingerprint
+    changed = [{"inputs": {}}, {"settings": {}}, {"code_version": "2"}]
+    assert len({dataclasses.replace(SPEC, **c).fingerprint for c in changed} | {SPEC.fingerprint}) == 4
+
+
+@pytest.mark.parametrize(
+    ("files", "metrics", "message"),
+    [
+        ({"../a": b""}, {}, "'../a' cannot name a file"),
+        ({"manifest.json": b""}, {}, "manifest.json"),
+        ({}, {"model": object()}, "metrics of .* cannot be written as JSON"),
+        ({}, {"by_class": {3: 0.5}}, "the key 3 is not a string"),
+    ],
+)
+def test_unusable_contents_are_refused(local, files, metrics, message):
+    with pytest.raises(StoreError, match=message):
+        local.write(KEY, SPEC, files, metrics)
+    assert local.manifest(KEY) is None
+
+
+def test_metrics_are_plain_json(local):
+    metrics = {"loss": float("nan"), "curve": np.array([1.0, np.inf]), "n": np.int64(3), "shape": (1, 2)}
+    local.write(KEY, SPEC, {}, metrics)
+    assert local.manifest(KEY).metrics == {"loss": None, "curve": [1.0, None], "n": 3, "shape": [1, 2]}
+
+
+def test_unusable_addresses_are_named(tmp_path):
+    with pytest.raises(StoreError, match="no address"):
+        Store.open("")
+    with pytest.raises(StoreError, match="nothing-like-it://x"):
+        Store.open("nothing-like-it://x")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="is a file"):
+        Store.open(tmp_path / "file")
+
+
+@pytest.mark.parametrize("store", ["memory", "s3"], indirect=True)
+def test_remote_refusal_is_a_store_error(store, monkeypatch):
+    store.write(KEY, SPEC, {"a.bin": b"one"}, {})
+
+    class CredentialsError(Exception):
+        pass
+
+    def refuse(*args, **kwargs):
+        raise CredentialsError("no credentials")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store._fs, "pipe_file", refuse)
+        with pytest.raises(StoreError, match="no credentials.*previous version is kept"):
+            store.write(KEY, SPEC, {"a.bin": b"two"}, {})
+    assert store.read(KEY, "a.bin") == b"one"
+
+
+def test_reader_follows_a_version_that_replaces_the_one_it_began_with(local, monkeypatch):
+    first = local.write(KEY, SPEC, {"a.bin": b"one"}, {})
+    local.write(KEY, SPEC, {"a.bin": b"two"}, {})
+    real = Store.manifest
+    answers = iter([first])
+    monkeypatch.setattr(Store, "manifest", lambda self, key: next(answers, None) or real(self, key))
+    assert local.read(KEY, "a.bin") == b"two"
+    answers = iter([first])
+    assert local.compare(KEY, SPEC).state == "up to date"
+
+
+WRITER = """
+import sys
+from d3m_assets.store import ArtefactKey, Spec, Store
+store, key = Store.open(sys.argv[1]), ArtefactKey("inverted_embeddings", class_key="7", budget="ipc-1")
+for n in range(int(sys.argv[3])):
+    text = f"{sys.argv[2]} {n} ".encode()
+    files = {"a.bin": text * 40_000, "b.bin": text * 7}
+    store.write(key, Spec({}, {"n": n}, sys.argv[2]), files, {"n": n})
+    print(n, flush=True)
+"""
+
+
+def start_writer(store: Store, name: str, times: int) -> subprocess.Popen:
+    command = [sys.executable, "-c", WRITER, store.url, name, str(times)]
+    root = Path(store_module.__file__).parents[1]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root)
+
+
+def check_consistent(store: Store) -> None:
+    manifest = store.manifest(KEY)
+    assert manifest is not None
+    n, name = manifest.metrics["n"], manifest.code_version
+    text = f"{name} {n} ".encode()
+    assert (store.read(KEY, "a.bin"), store.read(KEY, "b.bin")) == (text * 40_000, text * 7)
+    assert store.compare(KEY, Spec({}, {"n": n}, name)).state == "up to date"
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.003, 0.011])
+def test_killed_writer_leaves_a_readable_version(local, delay):
+    process = start_writer(local, "w", 100_000)
+    assert process.stdout is not None
+    for _ in range(4):
+        process.stdout.readline()
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert local.manifest(KEY).metrics["n"] >= 3
+    check_consistent(local)
+
+
+def test_two_writers_of_one_key_and_a_reader(local):
+    writers = [start_writer(local, name, 25) for name in ("one", "two")]
+    reads = 0
+    while any(writer.poll() is None for writer in writers):
+        if local.manifest(KEY) is not None:
+            local.read(KEY, "b.bin")
+            assert local.intact(KEY) is None
+            reads += 1
+        time.sleep(0.005)
+    assert [writer.wait() for writer in writers] == [0, 0]
+    assert reads > 5
+    check_consistent(local)
