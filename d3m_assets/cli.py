@@ -269,7 +269,7 @@ def foundation_card(
 ) -> None:
     """Measure a trained embedded model and write the model card beside its weights."""
     _offline()
-    from d3m_assets.foundation.card import write_card
+    from d3m_assets.foundation_card import write_card
 
     with _progress() as progress:
         write_card(path, load_settings(), progress)

@@ -170,10 +170,10 @@ class StudentSettings(_Section):
 
     architecture: Literal["convnet-3"] = Field(default="convnet-3", description="Network of the student.")
     width: Positive = Field(default=32, description="Channels of each convolution.")
-    steps: Positive = Field(default=400, description="Optimiser steps, the same for every training set.")
-    batch_size: Positive = Field(default=64, description="Images in one step.")
+    steps: Positive = Field(default=300, description="Optimiser steps, the same for every training set.")
+    batch_size: Positive = Field(default=32, description="Images in one step.")
     learning_rate: float = Field(
-        default=0.01, gt=0, description="Highest learning rate of the cosine schedule."
+        default=5e-3, gt=0, description="Highest learning rate of the cosine schedule."
     )
     weight_decay: float = Field(default=5e-4, ge=0, description="Decoupled weight decay.")
     image_size: Annotated[int, Field(ge=8)] | None = Field(

@@ -123,7 +123,8 @@ def image_table(pipeline: Pipeline, split: str, class_key: str | None = None) ->
     return rows[rows["split"] == split].reset_index(drop=True)
 
 
-def _labelled(pipeline: Pipeline, rows: pd.DataFrame, split: Any) -> LabelledImages:
+def labelled_images(pipeline: Pipeline, rows: pd.DataFrame, split: Any) -> LabelledImages:
+    """Images of some rows of ``raw_dataset``, at their stored size, labelled by position in the catalog."""
     from d3m_assets.evaluation.students import LabelledImages
 
     scan = pipeline.scan()
@@ -250,7 +251,8 @@ def _pool_table(prompts: ClassPrompts, images: np.ndarray, samples: Sequence[Any
     return pd.DataFrame(rows)
 
 
-def _pool_images(table: pd.DataFrame) -> np.ndarray:
+def pool_images(table: pd.DataFrame) -> np.ndarray:
+    """Decoded images of a pool, uint8 ``[N, H, W, C]``."""
     return np.stack([decode_png(image["bytes"]) for image in table["image"]])
 
 
@@ -282,7 +284,7 @@ def _distilled_bundle(pipeline: Pipeline, key: ArtefactKey, progress: Progress) 
 def _test_images(pipeline: Pipeline, key: ArtefactKey) -> LabelledImages:
     from d3m_assets.evaluation.metrics import test_split
 
-    return test_split(lambda: _labelled(pipeline, image_table(pipeline, "test"), "test"), reader=str(key))
+    return test_split(lambda: labelled_images(pipeline, image_table(pipeline, "test"), "test"), reader=str(key))
 
 
 def _metrics(
@@ -312,7 +314,7 @@ def _reference_metrics(pipeline: Pipeline, key: ArtefactKey, progress: Progress)
     rows = image_table(pipeline, "train")
     charged = count * int(np.prod(shape))
     metrics = _metrics(
-        pipeline, key, RANDOM_REAL, lambda seed: _labelled(pipeline, random_real(rows, count, seed), "train"), progress,
+        pipeline, key, RANDOM_REAL, lambda seed: labelled_images(pipeline, random_real(rows, count, seed), "train"), progress,
         charged,
     )  # fmt: skip
     return _measured(key, metrics)
@@ -321,7 +323,7 @@ def _reference_metrics(pipeline: Pipeline, key: ArtefactKey, progress: Progress)
 def _whole_dataset_metrics(pipeline: Pipeline, key: ArtefactKey, progress: Progress) -> Made:
     from d3m_assets.evaluation.metrics import WHOLE_TRAIN
 
-    train = _labelled(pipeline, image_table(pipeline, "train"), "train")
+    train = labelled_images(pipeline, image_table(pipeline, "train"), "train")
     return _measured(key, _metrics(pipeline, key, WHOLE_TRAIN, lambda seed: train, progress))
 
 
@@ -349,7 +351,7 @@ def _foundation_metrics(pipeline: Pipeline, key: ArtefactKey, progress: Progress
     metrics = [_metrics(pipeline, key, CLASS_NAMES, lambda seed: pool, later)]
     names = [p.display_name for p in prompts]
     if pipeline.foundation_name == "embedded" and all(drawable(name) for name in names):
-        metrics.append(_metrics(pipeline, key, RENDERED, lambda seed: _rendered(pipeline, names, seed), later))
+        metrics.append(_metrics(pipeline, key, RENDERED, lambda seed: rendered_characters(pipeline, names, seed), later))
     return _measured(key, pd.concat(metrics, ignore_index=True), {"pool.parquet": _parquet(pd.concat(tables))})
 
 
@@ -358,7 +360,8 @@ def drawable(name: str) -> bool:
     return len(name) == 1 and name in string.digits + string.ascii_letters
 
 
-def _rendered(pipeline: Pipeline, names: Sequence[str], seed: int) -> LabelledImages:
+def rendered_characters(pipeline: Pipeline, names: Sequence[str], seed: int) -> LabelledImages:
+    """As many drawn characters of each class as a pool has images, without the diffusion model."""
     from d3m_assets.evaluation.students import LabelledImages
     from d3m_assets.foundation.characters import render
 
@@ -376,7 +379,7 @@ def _student_metrics(pipeline: Pipeline, key: ArtefactKey, progress: Progress) -
     budget = _required(key.budget)
     images, labels, charged = [], [], 0
     for position, class_key in enumerate(pipeline.catalog()["class_key"]):
-        pool = _pool_images(read_table(pipeline, ArtefactKey("synthetic_pool", class_key, budget), "pool.parquet"))
+        pool = pool_images(read_table(pipeline, ArtefactKey("synthetic_pool", class_key, budget), "pool.parquet"))
         images.append(pool)
         labels.append(np.full(len(pool), position))
         charged += pipeline.embedding_plan(class_key, budget).payload
@@ -401,7 +404,7 @@ def _distillation_report(pipeline: Pipeline, key: ArtefactKey, progress: Progres
     metrics = all_metrics(pipeline)
     catalog, budgets = pipeline.catalog(), pipeline.settings.budgets
     page = render_report(
-        metrics, _ledger(pipeline), _sample_grids(pipeline), _provenance(pipeline),
+        metrics, _ledger(pipeline), sample_grids(pipeline), _provenance(pipeline),
         class_names=list(catalog["class_name"]), dataset=pipeline.dataset_name,
     )  # fmt: skip
     facts = {"classes": len(catalog), "budgets": len(budgets), "students": len(metrics)}
@@ -433,7 +436,8 @@ def _bytes(pipeline: Pipeline, key: ArtefactKey) -> int:
     return sum(f.bytes for f in manifest.files.values()) if manifest else 0
 
 
-def _sample_grids(pipeline: Pipeline) -> dict[str, dict[str, np.ndarray]]:
+def sample_grids(pipeline: Pipeline) -> dict[str, dict[str, np.ndarray]]:
+    """First images of every class: real, drawn from the class name, and distilled at every budget."""
     from d3m_assets.evaluation.report import IMAGES_PER_SAMPLE, MAX_CLASSES
 
     catalog = pipeline.catalog().head(MAX_CLASSES)
@@ -444,11 +448,11 @@ def _sample_grids(pipeline: Pipeline) -> dict[str, dict[str, np.ndarray]]:
         rows = image_table(pipeline, "train", key).sort_values("sha256").head(IMAGES_PER_SAMPLE)
         size = (scan.image_height, scan.image_width)
         real[name] = load_images(list(rows["uri"]), size=size, channels=scan.channels)
-        named[name] = _pool_images(drawn[drawn["class_id"] == class_id].head(IMAGES_PER_SAMPLE))
+        named[name] = pool_images(drawn[drawn["class_id"] == class_id].head(IMAGES_PER_SAMPLE))
     grids["real"], grids["class-name prompt"] = real, named
     for budget in pipeline.settings.budgets:
         grids[f"D3M {budget}"] = {
-            name: _pool_images(
+            name: pool_images(
                 read_table(pipeline, ArtefactKey("synthetic_pool", key, budget), "pool.parquet").head(IMAGES_PER_SAMPLE)
             )
             for key, name in zip(catalog["class_key"], catalog["class_name"], strict=True)
@@ -504,7 +508,7 @@ def describe(pipeline: Pipeline, key: ArtefactKey) -> dict[str, Any]:
                       record["losses"], columns=["step", "loss"])}  # fmt: skip
     elif key.asset == "synthetic_pool":
         table = read_table(pipeline, key, "pool.parquet")
-        images = _pool_images(table.head(SAMPLES_SHOWN))
+        images = pool_images(table.head(SAMPLES_SHOWN))
         shown |= {"rows": len(table), "synthetic_images_png": contact_sheet(images, 10, 2),
                   "lineage": table.drop(columns="image").head(5)}  # fmt: skip
     elif key.asset in METRIC_ASSETS:

@@ -65,9 +65,7 @@ def render_report(
 
     summary = summarise(metrics)
     if wrong := {len(a) for a in metrics["class_accuracy"]} - {len(class_names)}:
-        raise StageError(
-            f"metrics have {wrong.pop()} classes, the report {len(class_names)}; run `d3m distill`."
-        )
+        raise StageError(f"metrics have {wrong.pop()} classes, the report {len(class_names)}; run `d3m distill`.")
     comparisons = compare_all(metrics)
     environment = Environment(
         loader=PackageLoader("d3m_assets.evaluation"),
@@ -186,9 +184,7 @@ def ledger_totals(ledger: pd.DataFrame) -> pd.DataFrame:
         raise StageError(f"the ledger lacks the columns {', '.join(missing)}; see render_report.")
     for column, known in (("scope", {"class", "shared"}), ("kind", {"stored", "regenerable", "reference"})):
         if unknown := sorted(set(ledger[column]) - known):
-            raise StageError(
-                f"ledger {column} {unknown[0]!r} is none of {', '.join(sorted(known))}; correct it."
-            )
+            raise StageError(f"ledger {column} {unknown[0]!r} is none of {', '.join(sorted(known))}; correct it.")
     stored = ledger[ledger["kind"] == "stored"]
     rows = []
     for budget in dict.fromkeys(b for b in stored["budget"] if b):

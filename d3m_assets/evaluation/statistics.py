@@ -80,14 +80,10 @@ class Comparison:
         """The outcome in words, such as "not distinguishable from random real images"."""
         if self.outcome == "too few students":
             return f"too few students to compare with {self.reference}"
-        return (
-            f"{self.outcome} {'from' if self.outcome == 'not distinguishable' else 'than'} {self.reference}"
-        )
+        return f"{self.outcome} {'from' if self.outcome == 'not distinguishable' else 'than'} {self.reference}"
 
 
-def compare(
-    metrics: pd.DataFrame, budget: str, *, method: str = D3M, reference: str = RANDOM_REAL
-) -> Comparison:
+def compare(metrics: pd.DataFrame, budget: str, *, method: str = D3M, reference: str = RANDOM_REAL) -> Comparison:
     """Compare two methods by Welch's unequal-variance t-test at 95 %.
 
     Unpaired, since equal seeds share nothing that would make their students alike.
@@ -106,9 +102,7 @@ def compare(
     theirs = metrics[(metrics["method"] == reference) & metrics["budget"].isin([budget, ""])]
     for name, students in ((method, ours), (reference, theirs)):
         if students.empty:
-            raise StageError(
-                f'no students of "{name}" at budget "{budget}"; run `d3m distill` to train them.'
-            )
+            raise StageError(f'no students of "{name}" at budget "{budget}"; run `d3m distill` to train them.')
     check_equal_recipe(pd.concat([ours, theirs]))
     mean_a, variance_a, n_a = _moments(ours)
     mean_b, variance_b, n_b = _moments(theirs)
@@ -123,9 +117,7 @@ def compare(
     return Comparison(method, reference, budget, difference, low, high, outcome)
 
 
-def compare_all(
-    metrics: pd.DataFrame, *, method: str = D3M, reference: str = RANDOM_REAL
-) -> list[Comparison]:
+def compare_all(metrics: pd.DataFrame, *, method: str = D3M, reference: str = RANDOM_REAL) -> list[Comparison]:
     """Compare at every budget at which both were run, smallest first; empty if there is none."""
     ours = metrics[metrics["method"] == method].sort_values("bytes_per_class", kind="stable")
     theirs = set(metrics.loc[metrics["method"] == reference, "budget"])
@@ -142,13 +134,9 @@ def headline(comparisons: list[Comparison]) -> str:
         groups.setdefault(comparison.outcome, []).append(comparison.budget)
     first = comparisons[0].verdict
     everywhere = len(groups) == 1 and len(comparisons) > 1
-    text = (
-        f"{first} {'at every budget' if everywhere else 'at ' + _listing(groups.pop(comparisons[0].outcome))}"
-    )
+    text = f"{first} {'at every budget' if everywhere else 'at ' + _listing(groups.pop(comparisons[0].outcome))}"
     if not everywhere:
-        text = "; ".join(
-            [text, *(f"{outcome} at {_listing(budgets)}" for outcome, budgets in groups.items())]
-        )
+        text = "; ".join([text, *(f"{outcome} at {_listing(budgets)}" for outcome, budgets in groups.items())])
     return f"{text[0].upper()}{text[1:]}."
 
 
@@ -181,9 +169,7 @@ def format_table(summary: pd.DataFrame) -> str:
             "budget": summary["budget"],
             "bytes/class": ["" if math.isnan(b) else f"{b:,.0f}" for b in summary["bytes_per_class"]],
             "training images": [f"{n:,}" for n in summary["n_train_images"]],
-            "accuracy %": [
-                percent(m, h) for m, h in zip(summary["mean"], summary["half_width"], strict=True)
-            ],
+            "accuracy %": [percent(m, h) for m, h in zip(summary["mean"], summary["half_width"], strict=True)],
             "students": summary["n"].astype(str),
         }
     )

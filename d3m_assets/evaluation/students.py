@@ -120,9 +120,7 @@ def student_image_size(settings: StudentSettings, height: int, width: int) -> in
     return settings.image_size or min(64, max(16, math.ceil(min(height, width) / 8) * 8))
 
 
-def build_student(
-    settings: StudentSettings, n_classes: int, channels: int, image_size: int
-) -> torch.nn.Module:
+def build_student(settings: StudentSettings, n_classes: int, channels: int, image_size: int) -> torch.nn.Module:
     """Build an untrained student; the weights depend on torch's current random state.
 
     Args:
@@ -186,9 +184,7 @@ def train_student(
     if train.split == "test":
         raise DatasetError("a student was given the test split to train on; use train or synthetic images.")
     if height != width:
-        raise DatasetError(
-            f"students take squares, not {height} x {width}; call LabelledImages.fitted first."
-        )
+        raise DatasetError(f"students take squares, not {height} x {width}; call LabelledImages.fitted first.")
     if train.labels.min() < 0 or train.labels.max() >= n_classes:
         raise DatasetError(
             f"labels run from {train.labels.min()} to {train.labels.max()} for {n_classes} classes; "
@@ -200,9 +196,7 @@ def train_student(
         draw = torch.Generator().manual_seed(seed)
         images = _to_tensor(train.images).to(device)
         labels = torch.from_numpy(train.labels.astype(np.int64)).to(device)
-        optimiser = torch.optim.AdamW(
-            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
+        optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
         for step, index in enumerate(_batches(n, settings.batch_size, settings.steps, draw), start=1):
             index = index.to(device)

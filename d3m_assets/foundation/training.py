@@ -49,6 +49,7 @@ class TrainingSettings:
         images: Characters whose latents are trained on.
         steps: Steps of text encoder and U-Net.
         batch: Latents a step, over all processes.
+        digit_share: Share of digits among the latents of a step; the rest are letters.
         learning_rate: Peak rate of both stages; warm-up, then cosine to zero.
         ema: Decay of the moving average of the weights that is kept.
     """
@@ -58,8 +59,9 @@ class TrainingSettings:
     vae_steps: int = 2000
     vae_batch: int = 32
     images: int = 60_000
-    steps: int = 9_000
+    steps: int = 8_000
     batch: int = 64
+    digit_share: float = 0.8
     learning_rate: float = 2e-3
     ema: float = 0.999
 
@@ -394,6 +396,7 @@ def _train_diffusion(rank: int, settings: TrainingSettings, folder: Path, progre
     text.set_input_embeddings(table)
     trainer = _Trainer({"text": text, "unet": unet}, settings, settings.steps, folder / "diffusion.safetensors")
     latents, rendered = _load_shards(folder)
+    kinds = [k for k in (np.flatnonzero(rendered.characters < 10), np.flatnonzero(rendered.characters >= 10)) if len(k)]
     captions = CaptionBatch(tokenizer)
     schedule = DDPMScheduler(**NOISE)
     share = settings.batch // settings.processes
@@ -401,14 +404,16 @@ def _train_diffusion(rank: int, settings: TrainingSettings, folder: Path, progre
     def loss(step: int) -> torch.Tensor:
         rng = np.random.default_rng(np.random.SeedSequence([settings.seed, 3, step, rank]))
         generator = _generator(settings.seed, 4, step, rank)
-        chosen = rng.integers(0, len(latents), share)
+        is_digit = rng.random(share) < settings.digit_share
+        chosen = np.where(is_digit, rng.choice(kinds[0], share), rng.choice(kinds[-1], share))
         clean = torch.from_numpy(latents[chosen]).float()
         ids, merged = captions(rendered, chosen, rng)
         table.merge(merged)
         noise = torch.randn(clean.shape, generator=generator)
-        # Timesteps in equal strata: the loss of a batch depends less on which were drawn.
-        times = (torch.arange(share) + torch.rand(share, generator=generator)) / share * 1000
-        times = times.long().clamp(max=999)[torch.randperm(share, generator=generator)]
+        # In equal strata, so that the loss of a batch depends less on which were drawn; and more of the noisy ones, where
+        # it is decided which character is drawn.
+        uniform = (torch.arange(share) + torch.rand(share, generator=generator)) / share
+        times = (1000 * uniform**0.7).long().clamp(max=999)[torch.randperm(share, generator=generator)]
         predicted = unet(schedule.add_noise(clean, noise, times), times, text(ids).last_hidden_state).sample
         return (predicted - schedule.get_velocity(clean, noise, times)).square().mean()
 

@@ -102,6 +102,6 @@ def _definition(check: Check) -> dg.AssetChecksDefinition:
     def evaluated(
         context: dg.AssetCheckExecutionContext, pipelines: dg.ResourceParam[PipelineResource]
     ) -> dg.AssetCheckResult:
-        return result(check, pipelines.of_run(context.run_id))
+        return result(check, pipelines.of_run(context.run.run_id))
 
     return evaluated

@@ -115,7 +115,7 @@ def build_distil(
     def distil_pending(
         context: dg.OpExecutionContext, config: DistilConfig, pipelines: dg.ResourceParam[PipelineResource]
     ) -> None:
-        pipeline = pipelines.of_run(context.run_id, log_progress(context.log))
+        pipeline = pipelines.of_run(context.run.run_id, log_progress(context.log))
         done = distil(context, pipelines, pipeline, limit=config.limit, heard=heard)
         finished(done)
         context.log.info(

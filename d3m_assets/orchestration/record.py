@@ -58,11 +58,15 @@ def run_asset(
         dagster.Failure: Some partitions failed; those that finished are recorded all the same.
     """
     asset = context.asset_key.to_user_string()
-    pipeline = pipelines.of_run(context.run_id, log_progress(context.log))
+    pipeline = pipelines.of_run(context.run.run_id, log_progress(context.log))
     partitions = [None] if context.assets_def.partitions_def is None else context.partition_keys
     keys = [artefact_key(asset, partition) for partition in partitions]
-    with pipelines.device_lease(context.log) if needs_device else contextlib.nullcontext():
-        result = work(context, pipeline, asset, keys, force=config.force)
+    try:
+        with pipelines.device_lease(context.log) if needs_device else contextlib.nullcontext():
+            result = work(context, pipeline, asset, keys, force=config.force)
+    except Exception as error:
+        # The retry policy is there for killed processes; a defect would only fail the same way again.
+        raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=False) from error
     if result.failures:
         raise failure(result.failures)
     return dg.Output(None, metadata={EVENTS_ALREADY_LOGGED: True})

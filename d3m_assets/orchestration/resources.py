@@ -52,12 +52,19 @@ class PipelineResource:
         return self._made[1]
 
     @contextlib.contextmanager
-    def device_lease(self, log: logging.Logger = _log) -> Iterator[None]:
+    def device_lease(self, log: logging.Logger = _log, *, timeout: float = -1) -> Iterator[None]:
         """Hold the compute device: wait while another process of this home uses it.
 
         A Dagster pool does not do: it is a count that a killed process keeps, and a run started from a shell that
         waits for a slot answers neither Ctrl-C nor SIGTERM (seen in 1.13.27). The system frees this lock whatever
         becomes of the process.
+
+        Args:
+            log: Told when there is a wait.
+            timeout: Seconds to wait at most; negative for ever.
+
+        Raises:
+            TimeoutError: The time is over.
         """
         path = locks(self.settings) / f"device-{self.settings.device.replace(':', '-')}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +73,7 @@ class PipelineResource:
             lock.acquire(timeout=0)
         except filelock.Timeout:
             log.info("waiting for device %s, which another process of this home uses", self.settings.device)
-            lock.acquire(poll_interval=0.5)
+            lock.acquire(timeout=timeout, poll_interval=0.5)
         try:
             yield
         finally:

@@ -36,9 +36,7 @@ def quick() -> StudentSettings:
     return StudentSettings(width=8, steps=60, batch_size=32, learning_rate=0.02, seeds=(0, 1))
 
 
-def student_rows(
-    method, budget, accuracies, *, bytes_per_class=64.0, images=10, n_evaluated=500, **recipe_changes
-):
+def student_rows(method, budget, accuracies, *, bytes_per_class=64.0, images=10, n_evaluated=500, **recipe_changes):
     settings = StudentSettings(**recipe_changes)
     return pd.DataFrame(
         {

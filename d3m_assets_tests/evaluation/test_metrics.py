@@ -26,11 +26,7 @@ def test_one_row_a_student(quick, train_digits, test_digits):
         budget="ipc-10", bytes_per_class=640, progress=events.append,
     )  # fmt: skip
     assert seeds == [0, 1] == rows["seed"].tolist()
-    assert (
-        set(rows["split"]) == {"test"}
-        and set(rows["labels"]) == {"hard"}
-        and set(rows["budget"]) == {"ipc-10"}
-    )
+    assert set(rows["split"]) == {"test"} and set(rows["labels"]) == {"hard"} and set(rows["budget"]) == {"ipc-10"}
     assert rows["images_per_class"].tolist() == [10.0, 10.0]
     assert rows["bytes_per_class"].tolist() == [640.0, 640.0]
     assert rows["accuracy"].min() > 0.3

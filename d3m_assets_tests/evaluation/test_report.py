@@ -126,6 +126,11 @@ def test_report_is_reproducible(metrics, ledger, samples):
     assert _render(metrics, ledger, samples) == _render(metrics, ledger, samples)
 
 
+def test_metrics_read_back_from_parquet_give_the_same_report(metrics, ledger, tmp_path):
+    metrics.to_parquet(tmp_path / "metrics.parquet")
+    assert _render(pd.read_parquet(tmp_path / "metrics.parquet"), ledger, {}) == _render(metrics, ledger, {})
+
+
 def test_samples_are_pictures_with_alt_texts(metrics, ledger, samples):
     page = Page(_render(metrics, ledger, samples))
     pictures = {a["alt"]: a["src"] for tag, a in page.tags if tag == "img"}

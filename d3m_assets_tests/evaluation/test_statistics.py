@@ -103,9 +103,7 @@ def test_headlines():
 
 
 def test_rows_of_different_recipes_or_splits_are_refused():
-    mixed = pd.concat(
-        [student_rows("D3M", "ipc-1", OURS, steps=100), student_rows(RANDOM, "ipc-1", OURS, steps=101)]
-    )
+    mixed = pd.concat([student_rows("D3M", "ipc-1", OURS, steps=100), student_rows(RANDOM, "ipc-1", OURS, steps=101)])
     with pytest.raises(StageError, match=r'"D3M" ipc-1 and "random real images" ipc-1 .*steps 100 and 101'):
         summarise(mixed)
     with pytest.raises(StageError, match="steps 100 and 101"):
@@ -118,9 +116,7 @@ def test_rows_of_different_recipes_or_splits_are_refused():
 
 
 def test_seeds_are_no_part_of_the_recipe():
-    check_equal_recipe(
-        pd.concat([student_rows("D3M", "", OURS, seeds=(0, 1)), student_rows(RANDOM, "", OURS)])
-    )
+    check_equal_recipe(pd.concat([student_rows("D3M", "", OURS, seeds=(0, 1)), student_rows(RANDOM, "", OURS)]))
 
 
 def test_comparing_what_was_not_run_is_refused():

@@ -32,9 +32,7 @@ def test_default_recipe_learns_the_whole_train_split(train_digits):
     data = train_digits.fitted(16, 1)
     order = np.random.default_rng(5).permutation(len(data))
     held_out, used = order[:130], order[130:]
-    model = train_student(
-        LabelledImages(data.images[used], data.labels[used]), StudentSettings(), n_classes=10, seed=0
-    )
+    model = train_student(LabelledImages(data.images[used], data.labels[used]), StudentSettings(), n_classes=10, seed=0)
     validation = LabelledImages(data.images[held_out], data.labels[held_out], "validation")
     assert (evaluate(model, validation) == validation.labels).mean() >= 0.97
 
@@ -56,9 +54,7 @@ def test_same_seed_same_student_other_seed_another(train_digits, quick):
 def test_every_training_set_gets_the_same_number_of_steps_and_batch(monkeypatch, quick, train_digits):
     seen = []
     warp = students._warp
-    monkeypatch.setattr(
-        students, "_warp", lambda images, *a, **k: seen.append(len(images)) or warp(images, *a, **k)
-    )
+    monkeypatch.setattr(students, "_warp", lambda images, *a, **k: seen.append(len(images)) or warp(images, *a, **k))
     for n in (3, 200):
         part = LabelledImages(train_digits.images[:n], train_digits.labels[:n]).fitted(16, 1)
         train_student(part, quick, n_classes=10, seed=0)

@@ -1,5 +1,7 @@
 """A persistent instance of its own for every test, and compute that costs nothing."""
 
+import shutil
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +10,7 @@ import dagster as dg
 import pytest
 
 from d3m_assets.orchestration.launch import open_instance
-from d3m_assets.settings import Settings
+from d3m_assets.settings import Settings, load_settings
 from d3m_assets_tests.orchestration import fakes
 
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
@@ -19,7 +21,7 @@ warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 def stages(monkeypatch: pytest.MonkeyPatch) -> fakes.FakeStages:
     """The compute stages, faked."""
     fake = fakes.FakeStages()
-    monkeypatch.setitem(__import__("sys").modules, "d3m_assets.stages", fake)
+    monkeypatch.setitem(sys.modules, "d3m_assets.stages", fake)
     return fake
 
 
@@ -31,8 +33,19 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stages: fakes.Fake
     return fakes.make_settings(tmp_path)
 
 
+@pytest.fixture(scope="session")
+def empty_instance(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Home of an instance in which nothing happened yet; making one costs a second, copying it nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAGSTER_HOME", "")
+        folder = tmp_path_factory.mktemp("empty")
+        with open_instance(load_settings(home=folder)):
+            return folder / "dagster"
+
+
 @pytest.fixture
-def instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
+def instance(settings: Settings, empty_instance: Path) -> Iterator[dg.DagsterInstance]:
     """The instance that the shell would use."""
+    shutil.copytree(empty_instance, settings.home / "dagster")
     with open_instance(settings) as opened:
         yield opened

@@ -3,6 +3,7 @@
 import dagster as dg
 import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContextForTest
 
 from d3m_assets.definitions import build_definitions
 from d3m_assets.orchestration.partitions import CLASSES
@@ -50,7 +51,7 @@ def test_a_class_that_fails_does_not_hide_those_that_finished(
     failure = step.step_failure_data.user_failure_data
     assert failure is not None
     assert "lower inversion.learning_rate" in str(failure.description)
-    assert len(stages.made) == 4 + 3 + 3 - 1 + 5 - 4  # what the fixture made, and five embeddings
+    assert sum(made.startswith("inverted_embeddings") for made in stages.made) == 5
 
 
 def test_what_is_up_to_date_is_shown_but_not_made_again_unless_forced(
@@ -126,7 +127,8 @@ def test_dagsters_staleness_agrees_with_the_plan(
     definitions: dg.Definitions, instance: dg.DagsterInstance, settings: Settings
 ) -> None:
     def status(asset: str, partition: str) -> StaleStatus:
-        resolver = CachingStaleStatusResolver(instance, definitions.resolve_asset_graph())
+        graph, context = definitions.resolve_asset_graph(), LoadingContextForTest(instance)
+        resolver = CachingStaleStatusResolver(instance, graph, context)
         return resolver.get_status(dg.AssetKey(asset), partition)
 
     for asset, first, last in [

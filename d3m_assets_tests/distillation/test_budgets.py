@@ -1,0 +1,47 @@
+import pytest
+
+from d3m_assets.distillation.budgets import bytes_per_class, plan_embeddings
+from d3m_assets.errors import BudgetError
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"), [("ipc-1", 64), ("ipc-10", 640), ("500B", 500), ("2KiB", 2048), ("1MiB", 1024**2)]
+)
+def test_bytes_of_budgets_at_the_stored_resolution(budget, expected):
+    assert bytes_per_class(budget, 8, 8, 1) == expected
+
+
+def test_colour_and_resolution_count():
+    assert bytes_per_class("ipc-1", 224, 224, 3) == 150_528
+
+
+@pytest.mark.parametrize("budget", ["10", "ipc", "ipc-x", "5kb", "-5B", "ipc-0", "0B"])
+def test_other_spellings_and_zero_are_refused(budget):
+    with pytest.raises(BudgetError, match=budget):
+        bytes_per_class(budget, 8, 8, 1)
+
+
+def test_bytes_buy_prompts_first_then_vectors():
+    assert plan_embeddings("ipc-1", 64, width=64).prompts == 1
+    ten = plan_embeddings("ipc-10", 640, width=64)
+    assert (ten.prompts, ten.vectors, ten.payload) == (10, 1, 640)
+    large = plan_embeddings("100KiB", 102_400, width=64, max_prompts=32, max_vectors=16)
+    assert (large.prompts, large.vectors) == (32, 16)
+    assert large.payload <= 102_400
+
+
+def test_prompts_never_exceed_what_the_caller_allows():
+    assert plan_embeddings("ipc-10", 640, width=64, max_prompts=3).prompts <= 3
+
+
+def test_fixed_vectors_and_fp16_are_honoured_within_the_budget():
+    plan = plan_embeddings("ipc-10", 640, width=64, vectors_per_prompt=2, storage_type="fp16")
+    assert (plan.vectors, plan.storage_type) == (2, "fp16")
+    assert 0 < plan.payload <= 640
+
+
+def test_a_budget_too_small_names_the_smallest_that_can():
+    with pytest.raises(BudgetError, match="64B") as error:
+        plan_embeddings("63B", 63, width=64)
+    assert "63B" in str(error.value)
+    assert plan_embeddings("64B", 64, width=64).payload == 64

@@ -1,0 +1,121 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from d3m_assets.distillation.budgets import EmbeddingPlan
+from d3m_assets.distillation.bundle import Bundle, DistilledClass, Recipe, regenerate
+from d3m_assets.distillation.generation import generate
+from d3m_assets.errors import BundleError
+from d3m_assets.settings import GenerationSettings
+
+
+def recipe(**changes):
+    given = {
+        "budget": "ipc-2", "bytes_per_class": 128, "dataset": "digits", "image_height": 8, "image_width": 8,
+        "channels": 1, "foundation": "embedded", "foundation_fingerprint": "f" * 64, "foundation_bytes": 1000,
+        "generation": GenerationSettings(steps=3, batch_size=4).model_dump(mode="json"), "scheduler": "cosine v",
+        "seed": 0, "templates": ("a photo of a {}",), "keep_class_name": True,
+    }  # fmt: skip
+    return Recipe(**(given | changes))
+
+
+def bundle(words, names="37", prompts=2, **changes):
+    rng = np.random.default_rng(0)
+    plan = EmbeddingPlan(prompts, 1, "int8", 64)
+    classes = [
+        DistilledClass(words(n, class_id=i), plan, rng.integers(-127, 128, (prompts, 1, 64)).astype(np.int8))
+        for i, n in enumerate(names)
+    ]
+    return Bundle(recipe(**changes), tuple(classes))
+
+
+def test_round_trip_is_exact(words):
+    made = bundle(words)
+    data = made.to_bytes()
+    back = Bundle.from_bytes(data)
+    assert back.recipe == made.recipe
+    assert [c.prompts for c in back.classes] == [c.prompts for c in made.classes]
+    assert all(np.array_equal(a.vectors, b.vectors) for a, b in zip(back.classes, made.classes, strict=True))
+    assert back.to_bytes() == data
+
+
+@pytest.mark.parametrize("classes", [2, 10, 2000])
+def test_size_stays_near_the_payload(words, classes):
+    made = bundle(words, names=[f"class-{i}" for i in range(classes)])
+    assert made.payload == classes * 128
+    assert len(made.to_bytes()) <= made.payload + 4096 + 64 * classes
+
+
+def test_names_with_any_character_survive(words):
+    from dataclasses import replace
+
+    made = bundle(words, names=["Åse ∕ ‘x’ \" \\", "日本 語_1"])
+    changed = replace(made.classes[0].prompts, class_key="se-x-abcdef", display_name="se x")
+    made = replace(made, classes=(replace(made.classes[0], prompts=changed), made.classes[1]))
+    assert [c.prompts for c in Bundle.from_bytes(made.to_bytes()).classes] == [c.prompts for c in made.classes]
+
+
+def test_other_tools_can_read_the_file(words, tmp_path):
+    from safetensors import safe_open
+
+    (tmp_path / "b.safetensors").write_bytes(bundle(words).to_bytes())
+    with safe_open(tmp_path / "b.safetensors", "np") as file:
+        assert file.get_tensor("embeddings").shape == (4, 64)
+        assert json.loads(file.metadata()["recipe"])["budget"] == "ipc-2"
+
+
+def test_damage_is_found(words):
+    data = bytearray(bundle(words).to_bytes())
+    with pytest.raises(BundleError, match="x.bin is not a bundle"):
+        Bundle.from_bytes(bytes(data[:-10]), "x.bin")
+    data[-3] ^= 1
+    with pytest.raises(BundleError, match="damaged"):
+        Bundle.from_bytes(bytes(data))
+    with pytest.raises(BundleError, match="not a bundle"):
+        Bundle.from_bytes(b"hello")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(BundleError, match=r"none\.safetensors"):
+        Bundle.load(tmp_path / "none.safetensors")
+
+
+def test_ledger_adds_up(words):
+    made = bundle(words)
+    ledger = made.ledger().set_index("item")["bytes"]
+    assert ledger["embedding vectors"] == 256
+    assert ledger["embedding vectors"] + ledger["recipe and names"] == len(made.to_bytes())
+    assert ledger["foundation model"] == 1000
+
+
+def test_regenerate_writes_what_generate_draws(foundation, words, tmp_path):
+    made = bundle(words, foundation_fingerprint=foundation.files.fingerprint)
+    seen = []
+    count = regenerate(
+        Bundle.from_bytes(made.to_bytes()), foundation, tmp_path / "out", per_class=3, on_class=lambda *a: seen.append(a)
+    )
+    assert count == 6
+    assert seen == [("3", 1, 2), ("7", 2, 2)]
+    c = made.classes[1]
+    drawn, _ = generate(
+        foundation, c.prompts, made.generation_settings(), 0, count=3, vectors=c.vectors, plan=c.plan, channels=1
+    )
+    for k in range(3):
+        with Image.open(tmp_path / "out" / "7" / f"{k:05d}.png") as image:
+            assert np.array_equal(np.asarray(image), drawn[k, :, :, 0])
+
+
+def test_regenerate_refuses_another_model_and_a_used_folder(foundation, words, tmp_path):
+    with pytest.raises(BundleError, match="embedded.*another model"):
+        regenerate(bundle(words), foundation, tmp_path / "out", per_class=1)
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("keep")
+    right = bundle(words, foundation_fingerprint=foundation.files.fingerprint)
+    with pytest.raises(BundleError, match="not empty"):
+        regenerate(right, foundation, mine, per_class=1)
+    with pytest.raises(BundleError, match="no class 9"):
+        regenerate(right, foundation, tmp_path / "out", per_class=1, class_names=["9"])
+    assert (mine / "thesis.txt").read_text() == "keep"

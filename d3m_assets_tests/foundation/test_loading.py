@@ -1,0 +1,88 @@
+import json
+import shutil
+
+import pytest
+
+from d3m_assets.errors import FoundationError
+from d3m_assets.foundation.loading import choose_device, embedded_path, find_foundation, load_foundation
+from d3m_assets.settings import Settings
+
+
+@pytest.fixture
+def copy(tmp_path):
+    shutil.copytree(embedded_path(), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def find(path):
+    return find_foundation(Settings(foundation=str(path)))
+
+
+def test_the_embedded_model_is_a_stock_pipeline():
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(embedded_path(), local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline("a photo of a 7", num_inference_steps=2).images[0].size == (32, 32)
+    size = sum(f.stat().st_size for f in embedded_path().rglob("*.safetensors"))
+    assert size < 12e6
+
+
+def test_facts_come_from_the_files(copy):
+    files = find(copy)
+    assert (files.text_width, files.text_length, files.image_size) == (64, 24, 32)
+    foundation = load_foundation(files, "cpu")
+    assert foundation.table.shape[1] == 64
+    assert not any(p.requires_grad for p in foundation.unet.parameters())
+
+
+def test_fingerprint_follows_weights_and_nothing_else(copy):
+    before = find(copy).fingerprint
+    (copy / "README.md").write_text("notes")
+    assert find(copy).fingerprint == before
+    assert find(embedded_path()).fingerprint == before
+    weights = next((copy / "unet").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    assert find(copy).fingerprint != before
+
+
+def test_a_path_that_is_no_pipeline_says_so(tmp_path, copy):
+    with pytest.raises(FoundationError, match="does not exist"):
+        find(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FoundationError, match="model_index"):
+        find(tmp_path / "empty")
+    (copy / "model_index.json").write_text("{")
+    with pytest.raises(FoundationError, match="damaged"):
+        find(copy)
+
+
+def test_other_architectures_are_refused_by_name(copy):
+    index = copy / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": "FluxPipeline"}))
+    with pytest.raises(FoundationError, match="FluxPipeline.*StableDiffusionPipeline"):
+        find(copy)
+
+
+def test_pickled_weights_are_not_loaded(copy):
+    weights = next((copy / "vae").glob("*.safetensors"))
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(FoundationError, match="safetensors"):
+        find(copy)
+
+
+def test_truncated_weights_are_named(copy):
+    weights = next((copy / "unet").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(FoundationError, match="cannot be loaded"):
+        load_foundation(find(copy), "cpu")
+
+
+def test_a_device_that_is_not_there_is_refused():
+    import torch
+
+    if torch.cuda.is_available():
+        assert choose_device("cuda").type == "cuda"
+    else:
+        with pytest.raises(FoundationError, match="device=auto"):
+            choose_device("cuda")

@@ -1,0 +1,198 @@
+"""Sensor and schedule, tick by tick, with real runs between the ticks."""
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from d3m_assets.definitions import build_definitions
+from d3m_assets.orchestration.launch import LAUNCHER_TAG
+from d3m_assets.orchestration.partitions import CLASSES
+from d3m_assets.pipeline import Pipeline
+from d3m_assets.settings import Settings
+from d3m_assets_tests.orchestration import fakes
+from d3m_assets_tests.orchestration.runs import launch
+
+
+class Automation:
+    """The daemon's part: evaluates ticks and launches what they request."""
+
+    def __init__(self, settings: Settings, instance: dg.DagsterInstance) -> None:
+        self.definitions = build_definitions(settings)
+        self.instance = instance
+        self.dataset = Path(settings.dataset)
+        self.cursor: str | None = None
+
+    def sensor_tick(self) -> dg.SensorResult:
+        """One tick of the sensor; partitions change at once, runs do not start."""
+        sensor = self.definitions.get_sensor_def("dataset_classes")
+        repository = self.definitions.get_repository_def()
+        context = dg.build_sensor_context(self.instance, cursor=self.cursor, repository_def=repository)
+        data = sensor.evaluate_tick(context)
+        self.cursor = data.cursor
+        for request in data.dynamic_partitions_requests or []:
+            if isinstance(request, dg.AddDynamicPartitionsRequest):
+                self.instance.add_dynamic_partitions(CLASSES, list(request.partition_keys))
+            else:
+                for key in request.partition_keys:
+                    self.instance.delete_dynamic_partition(CLASSES, key)
+        return dg.SensorResult(run_requests=data.run_requests, skip_reason=data.skip_message, cursor=data.cursor)
+
+    def schedule_tick(self) -> tuple[list[dg.RunRequest], str | None]:
+        """One tick of the schedule: requests and the reason for none."""
+        schedule = self.definitions.resolve_schedule_def("nightly_distil")
+        with dg.build_schedule_context(
+            self.instance, repository_def=self.definitions.get_repository_def()
+        ) as context:
+            data = schedule.evaluate_tick(context)
+        return list(data.run_requests or []), data.skip_message
+
+    def launch(self, request: dg.RunRequest) -> bool:
+        """Run a request; a run key that was used before is dropped, as the daemon does."""
+        if self.instance.get_runs(filters=dg.RunsFilter(tags={"dagster/run_key": str(request.run_key)})):
+            return False
+        launch(self.definitions, self.instance, request)
+        return True
+
+
+@pytest.fixture
+def automation(settings: Settings, instance: dg.DagsterInstance) -> Automation:
+    """Automation over the three classes."""
+    return Automation(settings, instance)
+
+
+def only(requests: object) -> dg.RunRequest:
+    """The single request of a tick."""
+    (request,) = requests  # type: ignore[misc]
+    assert isinstance(request, dg.RunRequest)
+    return request
+
+
+def test_the_sensor_follows_new_changed_and_vanished_classes(
+    automation: Automation, instance: dg.DagsterInstance, stages: fakes.FakeStages
+) -> None:
+    first = automation.sensor_tick()
+    assert instance.get_dynamic_partitions(CLASSES) == ["a", "b", "c"]
+    assert automation.launch(only(first.run_requests))
+    assert str(automation.sensor_tick().skip_reason) == "everything is up to date"
+
+    stages.made.clear()
+    fakes.write_image(automation.dataset / "train" / "a" / "new.png", 77)
+    assert automation.launch(only(automation.sensor_tick().run_requests))
+    assert "inverted_embeddings [a, ipc-1]" in stages.made
+    assert "inverted_embeddings [b, ipc-1]" not in stages.made
+
+    for split in ("train", "test"):
+        (automation.dataset / split / "c").rename(automation.dataset.parent / f"gone-{split}")
+    last = automation.sensor_tick()
+    assert instance.get_dynamic_partitions(CLASSES) == ["a", "b"]
+    stages.made.clear()
+    assert automation.launch(only(last.run_requests))
+    assert "student_metrics [ipc-1]" in stages.made
+    assert not automation.sensor_tick().run_requests
+
+
+def test_the_sensor_asks_once_for_what_fails_and_again_when_it_changes(
+    automation: Automation, stages: fakes.FakeStages
+) -> None:
+    """Failure prevented: a condition that retries what failed launches a failing run at every tick, for ever."""
+    stages.failing = {"inverted_embeddings [b, ipc-1]", "inverted_embeddings [b, ipc-5]"}
+    assert automation.launch(only(automation.sensor_tick().run_requests))
+
+    for _ in range(2):
+        tick = automation.sensor_tick()
+        assert not tick.run_requests
+        assert "failed before" in str(tick.skip_reason)
+
+    stages.failing.clear()
+    fakes.write_image(automation.dataset / "train" / "b" / "new.png", 77)
+    assert automation.launch(only(automation.sensor_tick().run_requests))
+    assert str(automation.sensor_tick().skip_reason) == "everything is up to date"
+
+
+def test_the_sensor_waits_for_the_run_it_started(automation: Automation, instance: dg.DagsterInstance) -> None:
+    request = only(automation.sensor_tick().run_requests)
+    job = automation.definitions.resolve_job_def("distil")
+    run = instance.create_run_for_job(job, tags=dict(request.tags), status=dg.DagsterRunStatus.QUEUED)
+
+    fakes.add_class(automation.dataset, "d", 9)
+    tick = automation.sensor_tick()
+    assert f"run {run.run_id} is at it" in str(tick.skip_reason)
+    assert instance.get_dynamic_partitions(CLASSES) == ["a", "b", "c", "d"]
+
+    instance.report_run_failed(run, "killed")
+    assert only(automation.sensor_tick().run_requests), "the new class was not asked for yet"
+
+
+def test_a_dataset_that_is_being_copied_changes_nothing(
+    automation: Automation, instance: dg.DagsterInstance
+) -> None:
+    automation.sensor_tick()
+    cursor = automation.cursor
+    (automation.dataset / "train" / "b" / "half.png").write_bytes(b"\x89PNG")
+
+    tick = automation.sensor_tick()
+
+    assert "half.png" in str(tick.skip_reason)
+    assert automation.cursor == cursor
+    assert instance.get_dynamic_partitions(CLASSES) == ["a", "b", "c"]
+
+
+def test_the_schedule_tries_again_what_failed_once_a_tick(
+    automation: Automation, stages: fakes.FakeStages
+) -> None:
+    stages.failing = {"inverted_embeddings [b, ipc-1]"}
+    keys = set()
+    for _ in range(3):
+        request = only(automation.schedule_tick()[0])
+        assert automation.launch(request), "a used run key would be dropped in silence"
+        keys.add(request.run_key)
+    assert len(keys) == 3
+
+    stages.failing.clear()
+    assert automation.launch(only(automation.schedule_tick()[0]))
+    assert automation.schedule_tick() == ([], "everything is up to date")
+
+
+def test_the_same_wish_is_not_launched_twice(automation: Automation) -> None:
+    first = only(automation.schedule_tick()[0])
+    second = only(automation.schedule_tick()[0])
+
+    assert first.run_key == second.run_key
+    assert automation.launch(first)
+    assert not automation.launch(second)
+
+
+def test_the_schedule_does_not_wait_for_the_dead(
+    automation: Automation, instance: dg.DagsterInstance
+) -> None:
+    job = automation.definitions.resolve_job_def("distil")
+    started = dg.DagsterRunStatus.STARTED
+    alive = instance.create_run_for_job(job, status=started)
+    assert automation.schedule_tick() == ([], f"run {alive.run_id} is at it; 33 artefacts pending")
+    instance.report_run_failed(alive, "done")
+
+    dead = instance.create_run_for_job(job, status=started, tags={LAUNCHER_TAG: "0123456789abcdef"})
+    assert automation.schedule_tick()[0]
+    found = instance.get_run_by_id(dead.run_id)
+    assert found is not None
+    assert found.status == dg.DagsterRunStatus.FAILURE
+
+
+def test_a_tick_asks_for_no_more_than_the_limit(
+    settings: Settings, instance: dg.DagsterInstance, stages: fakes.FakeStages
+) -> None:
+    limited = settings.model_copy(
+        update={"automation": settings.automation.model_copy(update={"max_partitions_per_tick": 2})}
+    )
+    automation = Automation(limited, instance)
+
+    rounds = 0
+    while requests := automation.sensor_tick().run_requests:
+        stages.made.clear()
+        assert automation.launch(only(requests))
+        assert sum(made.startswith("inverted_embeddings") for made in stages.made) <= 2
+        rounds += 1
+
+    assert rounds == 4
+    assert Pipeline(settings).plan().pending() == []

@@ -1,0 +1,229 @@
+"""Launching from a shell, with a real instance."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from d3m_assets.errors import DatasetError, StageError
+from d3m_assets.orchestration.launch import ensure_instance_home, fail_abandoned_runs, open_instance, run_pending
+from d3m_assets.orchestration.partitions import CLASSES
+from d3m_assets.orchestration.resources import PipelineResource
+from d3m_assets.pipeline import ASSETS, Pipeline
+from d3m_assets.progress import ProgressEvent
+from d3m_assets.settings import Settings
+from d3m_assets_tests.orchestration import fakes
+from d3m_assets_tests.orchestration.runs import counts
+
+
+def dataset(settings: Settings) -> Path:
+    """Folder of the dataset."""
+    return Path(settings.dataset)
+
+
+def test_everything_is_made_and_recorded_in_one_run_and_nothing_the_second_time(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    heard: list[ProgressEvent] = []
+
+    first = run_pending(settings, instance, progress=heard.append)
+    second = run_pending(settings, instance)
+
+    assert first.done.failures == first.done.blocked == first.done.deferred == []
+    assert Pipeline(settings).plan().pending() == []
+    assert [run.run_id for run in instance.get_runs()] == [first.run_id]
+    for asset in ASSETS:
+        recorded = counts(instance, asset)
+        assert len(recorded) == len(Pipeline(settings).keys(asset)), asset
+        assert set(recorded.values()) == {1}, asset
+    steps = [event for event in heard if event.stage == "distil"]
+    assert [event.done for event in steps] == list(range(1, len(steps) + 1))
+    assert steps[-1].done == steps[-1].total == len(first.done.made)
+    assert second.run_id is None
+    second.raise_for_failures()
+
+
+def test_classes_come_change_and_go(
+    settings: Settings, instance: dg.DagsterInstance, stages: fakes.FakeStages
+) -> None:
+    run_pending(settings, instance)
+    assert instance.get_dynamic_partitions(CLASSES) == ["a", "b", "c"]
+
+    stages.made.clear()
+    fakes.add_class(dataset(settings), "d", 9)
+    for split in ("train", "test"):
+        (dataset(settings) / split / "b").rename(dataset(settings).parent / f"gone-{split}")
+    run_pending(settings, instance)
+
+    assert instance.get_dynamic_partitions(CLASSES) == ["a", "c", "d"]
+    assert "inverted_embeddings [d, ipc-1]" in stages.made
+    assert "inverted_embeddings [a, ipc-1]" not in stages.made
+    assert "student_metrics [ipc-1]" in stages.made
+
+
+def test_what_does_not_depend_on_a_failure_goes_on(
+    settings: Settings, instance: dg.DagsterInstance, stages: fakes.FakeStages
+) -> None:
+    stages.failing = {"inverted_embeddings [b, ipc-5]"}
+
+    launched = run_pending(settings, instance)
+
+    assert [str(failure.key) for failure in launched.done.failures] == ["inverted_embeddings [b, ipc-5]"]
+    assert [str(key) for key in launched.done.blocked] == [
+        "synthetic_pool [b, ipc-5]",
+        "distilled_bundle [ipc-5]",
+        "student_metrics [ipc-5]",
+        "distillation_report",
+    ]
+    assert "student_metrics [ipc-1]" in stages.made
+    assert launched.run_id is not None
+    run = instance.get_run_by_id(launched.run_id)
+    assert run is not None
+    assert run.status == dg.DagsterRunStatus.FAILURE
+    with pytest.raises(StageError, match=r"lower inversion.learning_rate\n4 artefacts that need them"):
+        launched.raise_for_failures()
+
+    stages.failing.clear()
+    stages.made.clear()
+    run_pending(settings, instance).raise_for_failures()
+    assert len(stages.made) == 5
+
+
+def test_a_limit_leaves_the_rest_for_the_next_run(settings: Settings, instance: dg.DagsterInstance) -> None:
+    first = run_pending(settings, instance, limit=4)
+    second = run_pending(settings, instance, limit=4)
+
+    assert not first.done.failures
+    assert [str(key) for key in first.done.deferred if key.asset == "inverted_embeddings"] == [
+        "inverted_embeddings [b, ipc-5]",
+        "inverted_embeddings [c, ipc-5]",
+    ]
+    assert second.done.deferred == []
+    assert Pipeline(settings).plan().pending() == []
+
+
+def test_a_broken_dataset_is_the_callers_error_and_leaves_no_run(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    (dataset(settings) / "train" / "a" / "0.png").write_bytes(b"")
+
+    with pytest.raises(DatasetError, match=r"0\.png"):
+        run_pending(settings, instance)
+    assert instance.get_runs() == []
+
+
+def test_a_defect_reaches_the_caller_as_it_is(
+    settings: Settings, instance: dg.DagsterInstance, stages: fakes.FakeStages
+) -> None:
+    def defect(key: object) -> None:
+        raise ZeroDivisionError("a defect")
+
+    stages.before = defect
+
+    with pytest.raises(ZeroDivisionError, match="a defect"):
+        run_pending(settings, instance)
+    assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.FAILURE]
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from d3m_assets.orchestration.launch import open_instance, run_pending
+from d3m_assets.settings import load_settings
+from d3m_assets_tests.orchestration import fakes
+
+stages = fakes.install()
+def wait(key):
+    if str(key) == "inverted_embeddings [c, ipc-1]":
+        print("waiting", flush=True)
+        sys.stdin.read()
+stages.before = wait
+folder = Path(sys.argv[1])
+settings = load_settings(
+    dataset=str(folder / "dataset"), foundation=str(folder / "foundation"), home=folder / "home",
+    budgets=("ipc-1", "ipc-5"), device="cpu",
+)
+with open_instance(settings) as instance:
+    run_pending(settings, instance)
+"""
+
+
+def start_child(settings: Settings) -> "subprocess.Popen[bytes]":
+    """A `d3m distill` in the middle of its work."""
+    environment = {k: v for k, v in os.environ.items() if k != "DAGSTER_HOME"}
+    environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(settings.home.parent)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"waiting\n"
+    return child
+
+
+def test_a_killed_run_keeps_what_was_finished_and_is_carried_on(
+    settings: Settings, instance: dg.DagsterInstance, stages: fakes.FakeStages
+) -> None:
+    child = start_child(settings)
+    try:
+        assert counts(instance, "inverted_embeddings") == {"ipc-1|a": 1, "ipc-1|b": 1}
+        assert fail_abandoned_runs(instance, settings) == [], "it is alive"
+        with pytest.raises(TimeoutError), PipelineResource(settings).device_lease(timeout=0):
+            pytest.fail("the child holds the device")
+    finally:
+        child.kill()
+        child.wait()
+
+    (run,) = instance.get_runs()
+    assert run.status == dg.DagsterRunStatus.STARTED, "nobody was left to say that it ended"
+    assert fail_abandoned_runs(instance, settings) == [run.run_id]
+    assert fail_abandoned_runs(instance, settings) == []
+
+    run_pending(settings, instance).raise_for_failures()
+    assert "inverted_embeddings [a, ipc-1]" not in stages.made
+    assert "inverted_embeddings [c, ipc-1]" in stages.made
+
+
+def test_ctrl_c_ends_the_run_at_once(settings: Settings, instance: dg.DagsterInstance) -> None:
+    """Failure prevented: waiting in a Dagster pool, a run in a shell answers neither Ctrl-C nor SIGTERM."""
+    child = start_child(settings)
+    started = time.monotonic()
+    child.send_signal(signal.SIGINT)
+    assert child.wait(timeout=60) != 0
+    assert time.monotonic() - started < 60
+
+    (run,) = instance.get_runs()
+    assert run.is_finished
+
+
+def test_the_instance_is_made_once_and_then_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    home = ensure_instance_home(settings)
+    assert home == settings.home / "dagster"
+    assert os.environ["DAGSTER_HOME"] == str(home)
+
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    assert ensure_instance_home(settings) == home
+    assert (home / "dagster.yaml").read_text() == "telemetry: {enabled: false}\n"
+
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "elsewhere"))
+    assert ensure_instance_home(settings) == tmp_path / "elsewhere"
+
+
+def test_the_template_is_what_it_says(settings: Settings, instance: dg.DagsterInstance) -> None:
+    assert instance.telemetry_enabled is False
+    assert instance.nux_enabled is False
+    assert instance.run_monitoring_enabled is True
+    assert instance.get_concurrency_config().pool_config.default_pool_limit == 1
+    assert (settings.home / "dagster" / "event_log.db").is_file()
+    with open_instance(settings) as again:
+        assert again.get_dynamic_partitions(CLASSES) == []

@@ -1,0 +1,146 @@
+"""The command line as a user runs it: real processes, a real Dagster instance, the real embedded model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+SETTINGS = {
+    "D3M_BUDGETS": "ipc-1,ipc-2", "D3M_INVERSION__STEPS": "4", "D3M_INVERSION__SAMPLES_PER_STEP": "4",
+    "D3M_GENERATION__IMAGES_PER_CLASS": "5", "D3M_GENERATION__STEPS": "2", "D3M_GENERATION__BATCH_SIZE": "5",
+    "D3M_STUDENTS__STEPS": "5", "D3M_STUDENTS__WIDTH": "4", "D3M_STUDENTS__SEEDS": "0,1",
+}  # fmt: skip
+
+
+def environment(home, **more):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("D3M_", "DAGSTER_HOME"))}
+    return clean | SETTINGS | {"D3M_HOME": str(home), "HF_HUB_OFFLINE": "1"} | more
+
+
+def d3m(home, *arguments, check=True, **more):
+    done = subprocess.run(
+        [sys.executable, "-m", "d3m_assets.cli", *map(str, arguments)],
+        env=environment(home, **more), capture_output=True, text=True, timeout=250,
+    )  # fmt: skip
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def bundles(home):
+    return {
+        p.parent.name: p.read_bytes() for p in (home / "store" / "distilled_bundle").rglob("*.safetensors")
+    }
+
+
+def test_distill_status_metrics_inspect_regenerate(tmp_path, image_folder):
+    folder, home = image_folder(), tmp_path / "home"
+    first = d3m(home, "distill", "--dataset", folder)
+    assert "random real images" in first.stdout
+    assert (home / "report.html").stat().st_size > 10_000
+    assert "inverted_embeddings" in first.stderr  # progress
+
+    begun = time.monotonic()
+    again = d3m(home, "distill", "--dataset", folder)
+    assert "nothing was done" in again.stdout
+    assert time.monotonic() - begun < 60
+
+    status = json.loads(d3m(home, "status", "--dataset", folder, "--json").stdout)
+    assert {e["state"] for e in status["entries"]} == {"up to date"}
+    changed = d3m(home, "status", "--dataset", folder, "--set", "generation.steps=3").stdout
+    assert "setting generation.steps 2 -> 3" in changed
+
+    rows = json.loads(d3m(home, "metrics", "--dataset", folder, "--json").stdout)
+    assert {r["method"] for r in rows} >= {"D3M", "random real images", "class-name prompts", "whole train split"}
+
+    bundle = next((home / "store" / "distilled_bundle" / "budget=ipc-1").glob("*.safetensors"))
+    facts = json.loads(d3m(tmp_path / "else", "inspect", bundle, "--json").stdout)
+    assert [c["class_name"] for c in facts["classes"]] == ["0", "1", "7"]
+    out = tmp_path / "regenerated"
+    d3m(tmp_path / "else", "regenerate", bundle, "--per-class", "3", "--output", out)
+    assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*.png")) == [
+        f"{c}/{k:05d}.png" for c in "017" for k in range(3)
+    ]
+    pool = pd.read_parquet(next((home / "store" / "synthetic_pool" / "budget=ipc-1" / "class=7").glob("pool*.parquet")))
+    stored = np.asarray(Image.open(BytesIO(pool["image"][2]["bytes"])))
+    assert np.array_equal(stored, np.asarray(Image.open(out / "7" / "00002.png")))
+
+
+@pytest.mark.timeout(900)
+def test_killed_at_many_moments_it_ends_with_the_same_bytes(tmp_path, image_folder):
+    folder = image_folder()
+    d3m(tmp_path / "undisturbed", "distill", "--dataset", folder)
+    wanted = bundles(tmp_path / "undisturbed")
+    assert len(wanted) == 2
+
+    home = tmp_path / "killed"
+    embeddings = home / "store" / "inverted_embeddings"
+    finished: dict[str, bytes] = {}
+    for after in (2, 3, 4, 5):  # so many new artefacts, then kill -9
+        process = subprocess.Popen(
+            [sys.executable, "-m", "d3m_assets.cli", "distill", "--dataset", str(folder)],
+            env=environment(home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        before = len(list(home.rglob("manifest.json")))
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if len(list(home.rglob("manifest.json"))) >= before + after:
+                break
+            time.sleep(0.02)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for manifest in embeddings.rglob("manifest.json"):
+            content = manifest.read_bytes()
+            assert finished.setdefault(str(manifest), content) == content, "a finished class was redone"
+    d3m(home, "distill", "--dataset", folder)
+    assert finished
+    for manifest, content in finished.items():
+        assert Path(manifest).read_bytes() == content
+    assert bundles(home) == wanted
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["distill", "--dataset", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["distill", "--budget", "63B"], "64B"),
+        (["distill", "--budget", "lots"], "lots"),
+        (["distill", "--set", "inversion.stepz=3"], "inversion.steps"),
+        (["distill", "--set", "inversion.steps=0"], "inversion.steps"),
+        (["distill", "--set", "nonsense"], "name=value"),
+        (["status", "--foundation", "/nowhere"], "/nowhere"),
+        (["inspect", "/nowhere/b.safetensors"], "/nowhere/b.safetensors"),
+    ],
+)
+def test_wrong_input_is_told_in_a_sentence(tmp_path, arguments, message):
+    done = d3m(tmp_path / "home", *arguments, check=False)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bundle_for_another_model_is_refused(tmp_path, image_folder):
+    import shutil
+
+    from d3m_assets.foundation.loading import embedded_path
+
+    folder, home = image_folder(), tmp_path / "home"
+    d3m(home, "distill", "--dataset", folder, "--budget", "ipc-1")
+    bundle = next((home / "store" / "distilled_bundle").rglob("*.safetensors"))
+    other = tmp_path / "other"
+    shutil.copytree(embedded_path(), other)
+    config = other / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text() + "\n")
+    done = d3m(home, "regenerate", bundle, "--output", tmp_path / "out", "--foundation", other, check=False)
+    assert done.returncode == 1
+    assert "another model" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,265 @@
+"""The plan and the stages on a small real dataset with the real embedded model."""
+
+import json
+from io import BytesIO
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from d3m_assets.distillation.bundle import Bundle
+from d3m_assets.errors import BudgetError, DatasetError, StageError
+from d3m_assets.pipeline import ASSETS, Pipeline
+from d3m_assets.settings import load_settings
+from d3m_assets.store import ArtefactKey
+
+QUICK = {
+    "budgets": ("ipc-1", "ipc-3"), "inversion.steps": 3, "inversion.samples_per_step": 4,
+    "generation.images_per_class": 6, "generation.steps": 2, "generation.batch_size": 6,
+    "students.steps": 4, "students.width": 4, "students.batch_size": 8, "students.seeds": (0, 1),
+}  # fmt: skip
+
+
+def open_pipeline(tmp_path, folder, **changes):
+    return Pipeline(load_settings(dataset=str(folder), home=tmp_path / "home", **(QUICK | changes)))
+
+
+def run(pipeline):
+    """Work through the plan as the launcher does; return the keys that were made."""
+    made = []
+    for asset in ASSETS:
+        pending = [e.key for e in pipeline.plan().pending() if e.key.asset == asset]
+        for outcome in pipeline.materialise(asset, pending):
+            assert outcome.error is None, outcome.error
+            made.append(outcome.key)
+    return made
+
+
+def contents(tmp_path):
+    return {p: p.read_bytes() for p in sorted((tmp_path / "home" / "store").rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, characters):
+    """A finished small distillation, to be copied by tests that change it."""
+    root = tmp_path_factory.mktemp("finished")
+    for k, name in enumerate(("0", "1", "7")):
+        for i, image in enumerate(characters(name, 18, seed=k)[..., 0]):
+            target = root / "images" / ("train" if i < 12 else "test") / name / f"{i:03d}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).resize((8, 8), Image.Resampling.BOX).save(target)
+    run(open_pipeline(root, root / "images"))
+    return root
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    import shutil
+
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    # The records name the images where they were.
+    pipeline = open_pipeline(tmp_path, tmp_path / "images")
+    run(pipeline)
+    return tmp_path
+
+
+def test_everything_is_made_once_and_then_nothing(finished):
+    pipeline = open_pipeline(finished, finished / "images")
+    assert pipeline.plan().pending() == []
+    before = contents(finished)
+    assert run(pipeline) == []
+    assert contents(finished) == before
+    assert len(pipeline.plan().entries) == 1 + 3 + 1 + 3 + 6 + 6 + 2 + 2 + 1 + 1 + 2 + 1
+
+
+def test_one_changed_image_redoes_its_class_and_what_depends_on_it(copy):
+    before = contents(copy)
+    changed = copy / "images" / "train" / "7" / "000.png"
+    Image.fromarray(255 - np.asarray(Image.open(changed))).save(changed)
+    pipeline = open_pipeline(copy, copy / "images")
+    redone = {(e.key.asset, e.key.class_key) for e in pipeline.plan().pending()}
+    assert redone == {
+        ("class_catalog", None), ("raw_dataset", "7"), ("inverted_embeddings", "7"), ("synthetic_pool", "7"),
+        ("distilled_bundle", None), ("reference_metrics", None), ("whole_dataset_metrics", None),
+        ("foundation_metrics", None), ("student_metrics", None), ("distillation_report", None),
+    }  # fmt: skip
+    reasons = {str(e.key): e.reasons for e in pipeline.plan().pending()}
+    assert reasons["inverted_embeddings [7, ipc-1]"] == ["input raw_dataset [7] changed"]
+    run(pipeline)
+    after = contents(copy)
+    others = [p for p in before if "class=" in str(p) and "class=7" not in str(p)]
+    assert len(others) > 20
+    assert all(after[p] == before[p] for p in others)
+
+
+def test_a_changed_setting_names_itself_and_redoes_only_what_it_matters_to(finished):
+    pipeline = open_pipeline(finished, finished / "images", **{"generation.steps": 3})
+    pending = pipeline.plan().pending()
+    assert {e.key.asset for e in pending} == {
+        "synthetic_pool", "distilled_bundle", "foundation_metrics", "student_metrics", "distillation_report"
+    }  # fmt: skip
+    assert "setting generation.steps 2 -> 3" in pending[0].reasons
+
+
+def test_new_and_vanished_classes(copy, characters):
+    import shutil
+
+    shutil.rmtree(copy / "images" / "train" / "1")
+    shutil.rmtree(copy / "images" / "test" / "1")
+    for split, images in (("train", characters("b", 8, 5)), ("test", characters("b", 3, 6))):
+        for i, image in enumerate(images[..., 0]):
+            target = copy / "images" / split / "b" / f"{i}.png"
+            target.parent.mkdir(exist_ok=True)
+            Image.fromarray(image).resize((8, 8)).save(target)
+    pipeline = open_pipeline(copy, copy / "images")
+    plan = pipeline.plan()
+    assert {e.key.class_key for e in plan.pending() if e.key.class_key} == {"b"}
+    assert {k.class_key for k in plan.extra} == {"1"}
+    run(pipeline)
+    table = pipeline.full_catalog().set_index("class_name")
+    assert table["class_id"].to_dict() == {"0": 0, "1": 1, "7": 2, "b": 3}  # never reused
+    assert not table.loc["1", "active"]
+    bundle = Bundle.from_bytes(pipeline.store.read(ArtefactKey("distilled_bundle", None, "ipc-1"), "bundle.safetensors"))
+    assert [c.prompts.class_name for c in bundle.classes] == ["0", "7", "b"]
+
+
+def test_lineage_reaches_down_to_the_image(finished):
+    pipeline = open_pipeline(finished, finished / "images")
+    key = ArtefactKey("synthetic_pool", "7", "ipc-3")
+    pool = pd.read_parquet(BytesIO(pipeline.store.read(key, "pool.parquet")))
+    assert len(pool) == 6
+    row = pool.iloc[4]
+    assert row["class_name"] == "7"
+    assert row["prompt"] == "a photo of a <d3m-0002ab> 7"
+    assert row["prompt_index"] == 1
+    assert row["embeddings_fingerprint"] == pipeline.store.manifest(
+        ArtefactKey("inverted_embeddings", "7", "ipc-3")
+    ).fingerprint  # fmt: skip
+    assert row["raw_dataset_fingerprint"] == pipeline.store.manifest(ArtefactKey("raw_dataset", "7")).fingerprint
+    assert row["foundation_fingerprint"] == pipeline.foundation_files.fingerprint
+    assert row["image"]["path"] == "7/00004.png"
+    assert Image.open(BytesIO(row["image"]["bytes"])).size == (32, 32)
+
+
+def test_training_sees_no_validation_or_test_image(finished, monkeypatch):
+    from d3m_assets import stages
+
+    pipeline = open_pipeline(finished, finished / "images")
+    rows = pd.concat([pipeline.scan().classes[c].table(0) for c in ("0", "1", "7")])
+    allowed = set(rows[rows["split"] == "train"]["uri"])
+    seen = []
+    real = stages.load_images
+    monkeypatch.setattr(stages, "load_images", lambda uris, **k: seen.extend(uris) or real(uris, **k))
+    keys = pipeline.keys("inverted_embeddings")
+    assert all(o.error is None for o in pipeline.materialise("inverted_embeddings", keys, force=True))
+    assert seen
+    assert set(seen) <= allowed
+
+
+def test_bundle_and_report_hold_what_they_should(finished):
+    pipeline = open_pipeline(finished, finished / "images")
+    key = ArtefactKey("distilled_bundle", None, "ipc-3")
+    bundle = Bundle.from_bytes(pipeline.store.read(key, "bundle.safetensors"))
+    assert bundle.payload == 3 * 3 * 64
+    assert bundle.recipe.foundation_fingerprint == pipeline.foundation_files.fingerprint
+    report = pipeline.store.read(ArtefactKey("distillation_report"), "report.html").decode()
+    for text in ("D3M", "random real images", "class-name prompts", "rendered characters", "whole train split"):
+        assert text in report
+    metrics = pd.read_parquet(BytesIO(pipeline.store.read(ArtefactKey("distillation_report"), "metrics.parquet")))
+    assert metrics.groupby("method").size().to_dict() == {
+        "D3M": 4, "random real images": 4, "class-name prompts": 2, "rendered characters": 2, "whole train split": 2
+    }  # fmt: skip
+    assert metrics["steps"].nunique() == 1
+
+
+def test_every_artefact_can_be_described(finished):
+    pipeline = open_pipeline(finished, finished / "images")
+    for asset in ASSETS:
+        key = pipeline.keys(asset)[-1]
+        shown = pipeline.describe(key)
+        assert shown
+        for label, value in shown.items():
+            if label.endswith("_png"):
+                assert value[:4] == b"\x89PNG"
+                assert len(value) <= 30_000
+
+
+def test_verify_finds_what_is_wrong(copy):
+    pipeline = open_pipeline(copy, copy / "images")
+    assert pipeline.verify("inverted_embeddings") == []
+    assert pipeline.verify("synthetic_pool") == []
+    key = ArtefactKey("inverted_embeddings", "7", "ipc-1")
+    from safetensors.numpy import save
+
+    record = pipeline.store.read(key, "training.json")
+    zero = save({"<d3m-0002aa>": np.zeros((1, 64), np.int8), "<d3m-0002ab>": np.ones((1, 64), np.int8)})
+    pipeline.store.write(key, pipeline.spec(key), {"embeddings.safetensors": zero, "training.json": record}, {})
+    messages = " ".join(p.message for p in pipeline.verify("inverted_embeddings"))
+    assert "zero" in messages
+    assert "128 bytes" in messages
+    pool = ArtefactKey("synthetic_pool", "7", "ipc-1")
+    table = pd.read_parquet(BytesIO(pipeline.store.read(pool, "pool.parquet")))
+    out = BytesIO()
+    table.assign(class_name="1").iloc[:3].to_parquet(out)
+    pipeline.store.write(pool, pipeline.spec(pool), {"pool.parquet": out.getvalue()}, {})
+    messages = " ".join(p.message for p in pipeline.verify("synthetic_pool"))
+    assert "3 images" in messages
+    assert "not of 7" in messages
+    pipeline.store.delete(pool)
+    assert [p.severity for p in pipeline.verify("synthetic_pool")] == ["warning"]
+
+
+def test_a_class_that_fails_does_not_take_the_others_with_it(tmp_path, image_folder, monkeypatch):
+    from d3m_assets.distillation import inversion
+
+    folder = image_folder()
+    pipeline = open_pipeline(tmp_path, folder, budgets=("ipc-1",))
+    for asset in ("class_catalog", "raw_dataset", "foundation_model", "class_prompts"):
+        list(pipeline.materialise(asset, pipeline.keys(asset)))
+    real = inversion.invert
+
+    def one_fails(foundation, tasks, *rest):
+        if tasks[0].prompts.class_name == "1":
+            raise StageError("diverged")
+        return real(foundation, tasks, *rest)
+
+    monkeypatch.setattr(inversion, "invert", one_fails)
+    outcomes = list(pipeline.materialise("inverted_embeddings", pipeline.keys("inverted_embeddings")))
+    assert [(o.key.class_key, o.error is None) for o in outcomes] == [("0", True), ("1", False), ("7", True)]
+    # What needs the failed one says so instead of working on half a dataset.
+    (bundle,) = pipeline.materialise("distilled_bundle", pipeline.keys("distilled_bundle"))
+    assert "inverted_embeddings [1, ipc-1], which is missing" in str(bundle.error)
+
+
+def test_bad_input_is_refused_before_anything_is_made(tmp_path, image_folder):
+    with pytest.raises(DatasetError, match="nowhere"):
+        open_pipeline(tmp_path, tmp_path / "nowhere").plan()
+    folder = image_folder()
+    with pytest.raises(BudgetError, match="64B"):
+        open_pipeline(tmp_path, folder, budgets=("63B",)).plan()
+    (folder / "train" / "7" / "005.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    with pytest.raises(DatasetError, match=r"train/7/005\.png"):
+        open_pipeline(tmp_path, folder).plan()
+    assert not (tmp_path / "home" / "store").exists()
+
+
+def test_a_damaged_file_is_made_again(copy):
+    pipeline = open_pipeline(copy, copy / "images")
+    key = ArtefactKey("synthetic_pool", "0", "ipc-1")
+    from pathlib import Path
+
+    file = Path(pipeline.store.uri(key, "pool.parquet"))
+    good = file.read_bytes()
+    file.write_bytes(good[:100])
+    (entry,) = pipeline.plan().pending()
+    assert entry.key == key
+    assert run(pipeline) == [key]
+    assert pipeline.plan().pending() == []
+
+
+def test_the_plan_is_json(finished):
+    plan = json.loads(open_pipeline(finished, finished / "images").plan().to_json())
+    assert plan["extra"] == []
+    assert {e["state"] for e in plan["entries"]} == {"up to date"}
+    assert {e["asset"] for e in plan["entries"]} == set(ASSETS)
