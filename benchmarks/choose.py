@@ -12,15 +12,12 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-
 from d3m_assets.evaluation.baselines import affordable_images, random_real
 from d3m_assets.evaluation.metrics import student_metrics
 from d3m_assets.evaluation.students import LabelledImages
 from d3m_assets.pipeline import Pipeline
 from d3m_assets.settings import load_settings
-from d3m_assets.stages import image_table, labelled_images, pool_images, read_table, rendered_characters
-from d3m_assets.store import ArtefactKey
+from d3m_assets.stages import image_table, labelled_images, rendered_characters, synthetic_images
 
 MADE = ("class_catalog", "raw_dataset", "foundation_model", "class_prompts", "inverted_embeddings", "synthetic_pool")
 
@@ -30,15 +27,6 @@ def measure(pipeline: Pipeline, name: str, sets, budget: str = "") -> str:
     validation = labelled_images(pipeline, image_table(pipeline, "validation"), "validation")
     rows = student_metrics(name, sets, validation, pipeline.settings.students, budget=budget)
     return f"{100 * rows['accuracy'].mean():5.1f} ± {100 * rows['accuracy'].std():.1f}"
-
-
-def pool(pipeline: Pipeline, budget: str) -> LabelledImages:
-    """The synthetic pool of all classes at a budget."""
-    images, labels = [], []
-    for position, key in enumerate(pipeline.catalog()["class_key"]):
-        images.append(pool_images(read_table(pipeline, ArtefactKey("synthetic_pool", key, budget), "pool.parquet")))
-        labels.append(np.full(len(images[-1]), position))
-    return LabelledImages(np.concatenate(images), np.concatenate(labels), "synthetic")
 
 
 def main() -> None:
@@ -60,7 +48,7 @@ def main() -> None:
         spent = time.monotonic() - begun
         found = []
         for budget in pipeline.settings.budgets:
-            data = pool(pipeline, budget)
+            data = synthetic_images(pipeline, budget)
             found.append(f"{budget} {measure(pipeline, 'D3M', lambda seed, data=data: data, budget)}")
         print(f"{variant or 'defaults':60} {'   '.join(found)}   ({spent:.0f} s)", flush=True)
     if given.baselines:

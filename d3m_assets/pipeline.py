@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -25,9 +25,7 @@ from d3m_assets.foundation.loading import FoundationFiles, find_foundation
 from d3m_assets.progress import Progress, silent
 from d3m_assets.settings import Settings
 from d3m_assets.store import ArtefactKey, Manifest, Spec, State, Store
-
-if TYPE_CHECKING:
-    from d3m_assets.foundation.loading import Foundation
+from d3m_assets.workers import Workers, cores
 
 
 @dataclass(frozen=True)
@@ -171,7 +169,6 @@ class Pipeline:
         self.settings = settings
         self.store = store or Store.open(settings.storage_url)
         self.progress = progress
-        self._foundation: Foundation | None = None
         self.refresh()
 
     def refresh(self) -> None:
@@ -214,13 +211,22 @@ class Pipeline:
         """
         return find_foundation(self.settings)
 
-    def foundation(self) -> Foundation:
-        """The loaded foundation model; loaded once for this object."""
-        if self._foundation is None:
-            from d3m_assets.foundation.loading import load_foundation
+    @property
+    def on_cpu(self) -> bool:
+        """Whether models run on the processor."""
+        return self.device == "cpu"
 
-            self._foundation = load_foundation(self.foundation_files, self.settings.device)
-        return self._foundation
+    @cached_property
+    def device(self) -> str:
+        """The torch device that models run on."""
+        from d3m_assets.foundation.loading import choose_device
+
+        return str(choose_device(self.settings.device))
+
+    @cached_property
+    def workers(self) -> Workers:
+        """Processes that share the work on a processor's cores; a GPU is driven from this process alone."""
+        return Workers((self.settings.workers or cores()) if self.on_cpu else 1)
 
     def budget_bytes(self, budget: str) -> int:
         """Bytes a budget allows a class of this dataset."""
@@ -274,9 +280,11 @@ class Pipeline:
         return self._specs[key]
 
     def _inputs(self, key: ArtefactKey) -> list[ArtefactKey]:
-        """What an artefact is made from. Lineage that does not change its content (the catalog behind the images of a
-        class, the images behind its name) is drawn in the graph but is no input here: one new image must not redo what
-        it cannot change."""
+        """What an artefact is made from.
+
+        Lineage that does not change its content (the catalog behind the images of a class, the images behind its name) is
+        drawn in the graph but is no input here: one new image must not redo what it cannot change.
+        """
         if key.asset in ("raw_dataset", "class_prompts"):
             return []
         found = []

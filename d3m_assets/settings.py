@@ -124,9 +124,9 @@ class PromptSettings(_Section):
 class InversionSettings(_Section):
     """How the embeddings of a class are fitted to its images."""
 
-    steps: Positive = Field(default=200, description="Optimiser steps.")
+    steps: Positive = Field(default=100, description="Optimiser steps.")
     samples_per_step: Positive = Field(
-        default=16, description="Noised training images of each class in one step."
+        default=16, description="Noised training images of each class in one step, at least 4 for each prompt."
     )
     learning_rate: float = Field(
         default=0.1,
@@ -239,6 +239,9 @@ class Settings(BaseSettings):
     )
     device: Annotated[str, AfterValidator(_device)] = Field(
         default="auto", description="auto, cpu, mps, cuda or cuda:N."
+    )
+    workers: Positive | None = Field(
+        default=None, description="Processes that share the work on a CPU; none: one for each core."
     )
     validation_fraction: float = Field(
         default=0.1,

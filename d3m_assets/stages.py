@@ -11,6 +11,7 @@ import platform
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -20,12 +21,17 @@ import numpy as np
 import pandas as pd
 
 from d3m_assets.datasets.images import contact_sheet, decode_png, encode_png, load_images
+from d3m_assets.distillation.budgets import EmbeddingPlan
 from d3m_assets.distillation.bundle import Bundle, DistilledClass, Recipe
+from d3m_assets.distillation.generation import Sample, generate
+from d3m_assets.distillation.inversion import InversionTask, InvertedClass, invert
 from d3m_assets.distillation.prompts import ClassPrompts, placeholder_token
 from d3m_assets.errors import D3MError, StageError
+from d3m_assets.foundation.loading import Foundation, FoundationFiles, load_foundation
 from d3m_assets.pipeline import Pipeline, Problem
 from d3m_assets.progress import Progress, ProgressEvent
 from d3m_assets.store import ArtefactKey
+from d3m_assets.workers import Work
 
 if TYPE_CHECKING:
     from d3m_assets.evaluation.students import LabelledImages
@@ -45,37 +51,54 @@ class Made:
 
 
 def make(pipeline: Pipeline, asset: str, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
-    """Make artefacts of one asset, one after another or, where that is faster, several together."""
-    if asset == "inverted_embeddings":
-        yield from _inverted_embeddings(pipeline, keys)
+    """Make artefacts of one asset; each is yielded as it finishes."""
+    batches: dict[str, Callable[[Pipeline, Sequence[ArtefactKey]], Iterator[Made]]] = {
+        "inverted_embeddings": _inverted_embeddings, "synthetic_pool": _synthetic_pool, "reference_metrics": _metrics,
+        "whole_dataset_metrics": _metrics, "foundation_metrics": _metrics, "student_metrics": _metrics,
+    }  # fmt: skip
+    if asset in batches:
+        yield from batches[asset](pipeline, keys)
         return
-    makers: dict[str, Callable[[Pipeline, ArtefactKey, Progress], Made]] = {
+    makers: dict[str, Callable[[Pipeline, ArtefactKey], Made]] = {
         "class_catalog": _class_catalog, "raw_dataset": _raw_dataset, "foundation_model": _foundation_model,
-        "class_prompts": _class_prompts, "synthetic_pool": _synthetic_pool, "distilled_bundle": _distilled_bundle,
-        "reference_metrics": _reference_metrics, "whole_dataset_metrics": _whole_dataset_metrics,
-        "foundation_metrics": _foundation_metrics, "student_metrics": _student_metrics,
+        "class_prompts": _class_prompts, "distilled_bundle": _distilled_bundle,
         "distillation_report": _distillation_report,
     }  # fmt: skip
-    for position, key in enumerate(keys):
-        part = _part(pipeline.progress, asset, key, position, len(keys))
-        part(ProgressEvent(asset, 0, 1))
+    for done, key in enumerate(keys):
+        pipeline.progress(ProgressEvent(asset, done, len(keys), _where(key)))
         try:
-            made = makers[asset](pipeline, key, part)
+            made = makers[asset](pipeline, key)
         except D3MError as error:
             made = Made(key, error=error)
         yield made
 
 
-def _part(progress: Progress, stage: str, key: ArtefactKey, position: int, of: int) -> Progress:
-    """Progress of one key as a part of its stage: every key counts 1000."""
+def _where(key: ArtefactKey) -> str:
+    return " ".join(p for p in (key.budget, f"class {key.class_key}" if key.class_key else "") if p)
 
-    def report(event: ProgressEvent) -> None:
-        share = event.done / event.total if event.total else 0
-        where = " ".join(p for p in (key.budget, f"class {key.class_key}" if key.class_key else "") if p)
-        detail = " ".join(p for p in (where, event.detail) if p)
-        progress(ProgressEvent(stage, round(1000 * (position + share)), 1000 * of, detail))
 
-    return report
+def _share_out(
+    pipeline: Pipeline, stage: str, work: Work, items: Sequence[Any], names: Sequence[str]
+) -> Iterator[tuple[int, Any]]:
+    """Have the workers do ``work`` on every item, and tell how far all of it is."""
+    shares = [0.0] * len(items)
+
+    def report(index: int, event: ProgressEvent) -> None:
+        shares[index] = event.done / event.total if event.total else shares[index]
+        detail = f"{names[index]} step {event.done}/{event.total} {event.detail}".rstrip()
+        pipeline.progress(ProgressEvent(stage, round(1000 * sum(shares)), 1000 * len(items), detail))
+
+    pipeline.progress(ProgressEvent(stage, 0, 1000 * len(items), "starting"))
+    for index, result in pipeline.workers.run(work, items, report):
+        shares[index] = 1.0
+        pipeline.progress(ProgressEvent(stage, round(1000 * sum(shares)), 1000 * len(items), names[index]))
+        yield index, result
+
+
+@cache
+def _loaded(files: FoundationFiles, device: str) -> Foundation:
+    """The foundation model, loaded once in each process."""
+    return load_foundation(files, device)
 
 
 def _parquet(frame: pd.DataFrame) -> bytes:
@@ -102,14 +125,14 @@ def _required(value: str | None) -> str:
 # Real data
 
 
-def _class_catalog(pipeline: Pipeline, key: ArtefactKey, progress: Progress) -> Made:
+def _class_catalog(pipeline: Pipeline, key: ArtefactKey) -> Made:
     table = pipeline.full_catalog()
     active = table[table["active"]]
     metrics = {"classes": len(active), "retired": len(table) - len(active), "images": int(active["n_train"].sum())}
     return Made(key, {"catalog.parquet": _parquet(table)}, metrics)
 
 
-def _raw_dataset(pipeline: Pipeline, key: ArtefactKey, progress: Progress) -> Made:
+def _raw_dataset(pipeline: Pipeline, key: ArtefactKey) -> Made:
     prompts = pipeline.prompts(_required(key.class_key))
     rows = pipeline.scan().classes[prompts.class_name].table(prompts.class_id)
     counts = {split: int((rows["split"] == split).sum()) for split in ("train", "validation", "test")}
@@ -136,7 +159,7 @@ def labelled_images(pipeline: Pipeline, rows: pd.DataFrame, split: Any) -> Label
 # The method
 
 
-def _foundation_model(pipeline: Pipeline, key: ArtefactKey, progress: Progress) -> Made:
+def _foundation_model(pipeline: Pipeline, key: ArtefactKey) -> Made:
     files = pipeline.foundation_files
     facts = {
         "name": files.name, "path": str(files.path), "fingerprint": files.fingerprint, "text_width": files.text_width,
@@ -149,7 +172,7 @@ def _weight_bytes(path: Path) -> int:
     return sum(f.stat().st_size for f in path.glob("*/*.safetensors"))
 
 
-def _class_prompts(pipeline: Pipeline, key: ArtefactKey, progress: Progress) -> Made:
+def _class_prompts(pipeline: Pipeline, key: ArtefactKey) -> Made:
     prompts = pipeline.prompts(_required(key.class_key))
     metrics = {"prompt": prompts.learned(0), "class-name prompt": prompts.by_name(), "initializer": prompts.initializer}
     return Made(key, {"prompts.json": _json(prompts.to_json())}, metrics)
@@ -160,57 +183,67 @@ def _stored_prompts(pipeline: Pipeline, class_key: str) -> ClassPrompts:
     return ClassPrompts.from_json(json.loads(stored))
 
 
+def _inversion_work(item: tuple[Any, ...], progress: Progress) -> list[InvertedClass]:
+    files, device, tasks, settings, seed = item
+    return invert(_loaded(files, device), tasks, settings, seed, progress)
+
+
 def _inverted_embeddings(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
     from safetensors.numpy import save
 
-    from d3m_assets.distillation.inversion import InversionTask, invert
-
-    settings = pipeline.settings
-    pipeline.progress(ProgressEvent("inverted_embeddings", 0, len(keys), "loading the foundation model"))
-    foundation = pipeline.foundation()
-    # On a processor one class fills the machine already, and its result must not depend, to the last bit, on which
-    # classes it shares a batch with: a killed run finishes the rest and ends with the same bytes.
-    group = settings.inversion.classes_per_batch or (1 if foundation.device.type == "cpu" else 32)
-    begin = 0
-    while begin < len(keys):
-        batch = [k for k in keys[begin : begin + group] if k.budget == keys[begin].budget]
-        names = ", ".join(_required(k.class_key) for k in batch[:5])
-        key = batch[0] if len(batch) == 1 else ArtefactKey(batch[0].asset, None, batch[0].budget)
-
-        def report(event: ProgressEvent, begin: int = begin, n: int = len(batch), key: ArtefactKey = key,
-                   names: str = names) -> None:  # fmt: skip
-            share = n * event.done / event.total
-            where = f"{key.budget} class {names} step {event.done}/{event.total} {event.detail}"
-            pipeline.progress(
-                ProgressEvent(key.asset, round(1000 * (begin + share)), 1000 * len(keys), where)
-            )
-
-        begin += len(batch)
+    settings, files = pipeline.settings, pipeline.foundation_files
+    # On a processor one class fills a core already, and its result must not depend, to the last bit, on which classes it
+    # shares a batch with: a killed run finishes the rest and ends with the same bytes.
+    group = settings.inversion.classes_per_batch or (1 if pipeline.on_cpu else 32)
+    batches: list[list[ArtefactKey]] = []
+    for key in keys:
+        same = batches and _plan_of(pipeline, batches[-1][0]) == _plan_of(pipeline, key)
+        if same and batches[-1][0].budget == key.budget and len(batches[-1]) < group:
+            batches[-1].append(key)
+        else:
+            batches.append([key])
+    # The longest first, so that no worker is left with a long one at the end.
+    batches.sort(key=lambda b: -_plan_of(pipeline, b[0]).prompts)
+    items, ready = [], []
+    for batch in batches:
         try:
-            tasks = []
-            for k in batch:
-                class_key, budget = _required(k.class_key), _required(k.budget)
-                rows = image_table(pipeline, "train", class_key)
-                images = load_images(list(rows["uri"]), size=foundation.files.image_size, channels=pipeline.scan().channels)
-                tasks.append(
-                    InversionTask(_stored_prompts(pipeline, class_key), images, pipeline.embedding_plan(class_key, budget))
-                )
-            learned = invert(foundation, tasks, settings.inversion, settings.seed, report)
+            tasks = [_inversion_task(pipeline, key) for key in batch]
         except D3MError as error:
-            yield from (Made(k, error=error) for k in batch)
+            yield from (Made(key, error=error) for key in batch)
             continue
-        for k, task, result in zip(batch, tasks, learned, strict=True):
-            tensors = {placeholder_token(task.prompts.class_id, p): v for p, v in enumerate(result.vectors)}
+        items.append((files, settings.device, tasks, settings.inversion, settings.seed))
+        ready.append(batch)
+    names = [f"{b[0].budget} class {', '.join(_required(k.class_key) for k in b[:5])}" for b in ready]
+    for index, result in _share_out(pipeline, "inverted_embeddings", _inversion_work, items, names):
+        for position, key in enumerate(ready[index]):
+            if isinstance(result, D3MError):
+                yield Made(key, error=result)
+                continue
+            task, learned = items[index][2][position], result[position]
+            plan = task.plan
+            tensors = {placeholder_token(task.prompts.class_id, p): v for p, v in enumerate(learned.vectors)}
             record = {
-                "plan": asdict(task.plan), "steps": settings.inversion.steps, "stop_reason": "step limit",
-                "losses": result.losses, "cluster_sizes": result.cluster_sizes, "norm": foundation.norm,
-                "prompts": [task.prompts.learned(p) for p in range(task.plan.prompts)],
+                "plan": asdict(plan), "steps": settings.inversion.steps, "stop_reason": "step limit",
+                "losses": learned.losses, "cluster_sizes": learned.cluster_sizes,
+                "prompts": [task.prompts.learned(p) for p in range(plan.prompts)],
             }  # fmt: skip
             metrics = {
-                "payload_bytes": task.plan.payload, "prompts": task.plan.prompts, "vectors": task.plan.vectors,
-                "loss_begin": result.losses[0][1], "loss_end": result.losses[-1][1],
+                "payload_bytes": plan.payload, "prompts": plan.prompts, "vectors": plan.vectors,
+                "loss_begin": learned.losses[0][1], "loss_end": learned.losses[-1][1],
             }  # fmt: skip
-            yield Made(k, {"embeddings.safetensors": save(tensors), "training.json": _json(record)}, metrics)
+            yield Made(key, {"embeddings.safetensors": save(tensors), "training.json": _json(record)}, metrics)
+
+
+def _plan_of(pipeline: Pipeline, key: ArtefactKey) -> EmbeddingPlan:
+    return pipeline.embedding_plan(_required(key.class_key), _required(key.budget))
+
+
+def _inversion_task(pipeline: Pipeline, key: ArtefactKey) -> InversionTask:
+    class_key = _required(key.class_key)
+    rows = image_table(pipeline, "train", class_key)
+    size = pipeline.foundation_files.image_size
+    images = load_images(list(rows["uri"]), size=size, channels=pipeline.scan().channels)
+    return InversionTask(_stored_prompts(pipeline, class_key), images, _plan_of(pipeline, key))
 
 
 def read_vectors(pipeline: Pipeline, key: ArtefactKey) -> np.ndarray:
@@ -221,26 +254,49 @@ def read_vectors(pipeline: Pipeline, key: ArtefactKey) -> np.ndarray:
     return np.stack([tensors[name] for name in sorted(tensors)])
 
 
-def _synthetic_pool(pipeline: Pipeline, key: ArtefactKey, progress: Progress) -> Made:
-    from d3m_assets.distillation.generation import generate
-
-    settings, class_key, budget = pipeline.settings, _required(key.class_key), _required(key.budget)
-    source = ArtefactKey("inverted_embeddings", class_key, budget)
-    prompts = _stored_prompts(pipeline, class_key)
-    images, samples = generate(
-        pipeline.foundation(), prompts, settings.generation, settings.seed,
-        count=settings.generation.images_per_class, vectors=read_vectors(pipeline, source),
-        plan=pipeline.embedding_plan(class_key, budget), channels=pipeline.scan().channels,
+def _drawing_work(item: tuple[Any, ...], progress: Progress) -> tuple[np.ndarray, list[Sample]]:
+    files, device, prompts, settings, seed, channels, vectors, plan = item
+    return generate(
+        _loaded(files, device), prompts, settings, seed, count=settings.images_per_class, vectors=vectors, plan=plan,
+        channels=channels, progress=progress,
     )  # fmt: skip
-    table = _pool_table(prompts, images, samples).assign(
-        embeddings_fingerprint=pipeline.spec(source).fingerprint,
-        raw_dataset_fingerprint=pipeline.spec(ArtefactKey("raw_dataset", class_key)).fingerprint,
-        foundation_fingerprint=pipeline.foundation_files.fingerprint,
-    )
-    return Made(key, {"pool.parquet": _parquet(table)}, {"images": len(table), "size": images.shape[1]})
 
 
-def _pool_table(prompts: ClassPrompts, images: np.ndarray, samples: Sequence[Any]) -> pd.DataFrame:
+def _drawing(
+    pipeline: Pipeline, prompts: ClassPrompts, vectors: np.ndarray | None = None, plan: EmbeddingPlan | None = None
+) -> tuple[Any, ...]:
+    s = pipeline.settings
+    return (pipeline.foundation_files, s.device, prompts, s.generation, s.seed, pipeline.scan().channels, vectors, plan)
+
+
+def _synthetic_pool(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
+    items, ready = [], []
+    for key in keys:
+        class_key, budget = _required(key.class_key), _required(key.budget)
+        source = ArtefactKey("inverted_embeddings", class_key, budget)
+        try:
+            vectors = read_vectors(pipeline, source)
+            plan = pipeline.embedding_plan(class_key, budget)
+            items.append(_drawing(pipeline, _stored_prompts(pipeline, class_key), vectors, plan))
+            ready.append((key, source))
+        except D3MError as error:
+            yield Made(key, error=error)
+    names = [_where(key) for key, _ in ready]
+    for index, result in _share_out(pipeline, "synthetic_pool", _drawing_work, items, names):
+        key, source = ready[index]
+        if isinstance(result, D3MError):
+            yield Made(key, error=result)
+            continue
+        images, samples = result
+        table = _pool_table(items[index][2], images, samples).assign(
+            embeddings_fingerprint=pipeline.spec(source).fingerprint,
+            raw_dataset_fingerprint=pipeline.spec(ArtefactKey("raw_dataset", key.class_key)).fingerprint,
+            foundation_fingerprint=pipeline.foundation_files.fingerprint,
+        )
+        yield Made(key, {"pool.parquet": _parquet(table)}, {"images": len(table), "size": images.shape[1]})
+
+
+def _pool_table(prompts: ClassPrompts, images: np.ndarray, samples: Sequence[Sample]) -> pd.DataFrame:
     """One row an image; ``image`` is laid out as the Hugging Face ``Image`` feature is."""
     rows = [
         {"image": {"bytes": encode_png(image), "path": f"{prompts.class_name}/{s.index:05d}.png"},
@@ -256,7 +312,7 @@ def pool_images(table: pd.DataFrame) -> np.ndarray:
     return np.stack([decode_png(image["bytes"]) for image in table["image"]])
 
 
-def _distilled_bundle(pipeline: Pipeline, key: ArtefactKey, progress: Progress) -> Made:
+def _distilled_bundle(pipeline: Pipeline, key: ArtefactKey) -> Made:
     budget, settings, scan = _required(key.budget), pipeline.settings, pipeline.scan()
     files = pipeline.foundation_files
     classes = []
@@ -281,30 +337,67 @@ def _distilled_bundle(pipeline: Pipeline, key: ArtefactKey, progress: Progress) 
 # Evaluation
 
 
-def _test_images(pipeline: Pipeline, key: ArtefactKey) -> LabelledImages:
-    from d3m_assets.evaluation.metrics import test_split
-
-    return test_split(lambda: labelled_images(pipeline, image_table(pipeline, "test"), "test"), reader=str(key))
-
-
-def _metrics(
-    pipeline: Pipeline, key: ArtefactKey, method: str, sets: Callable[[int], LabelledImages], progress: Progress,
-    bytes_per_class: float = float("nan"),
-) -> pd.DataFrame:  # fmt: skip
+def _student_work(item: tuple[Any, ...], progress: Progress) -> pd.DataFrame:
     from d3m_assets.evaluation.metrics import student_metrics
 
+    method, train, test, settings, budget, charged, classes, device = item
     return student_metrics(
-        method, sets, _test_images(pipeline, key), pipeline.settings.students, budget=key.budget or "",
-        bytes_per_class=bytes_per_class, n_classes=len(pipeline.catalog()), progress=progress,
+        method, lambda seed: train, test, settings, budget=budget, bytes_per_class=charged, n_classes=classes,
+        device=device, progress=progress,
     )  # fmt: skip
 
 
-def _measured(key: ArtefactKey, metrics: pd.DataFrame, files: Mapping[str, bytes] | None = None) -> Made:
-    accuracy = {f"accuracy {m}": float(g.mean()) for m, g in metrics.groupby("method")["accuracy"]}
-    return Made(key, {"metrics.parquet": _parquet(metrics), **(files or {})}, {**accuracy, "students": len(metrics)})
+@dataclass(frozen=True)
+class _Row:
+    """One row of the table: a training set for each seed."""
+
+    method: str
+    training_sets: Callable[[int], LabelledImages]
+    bytes_per_class: float = float("nan")
 
 
-def _reference_metrics(pipeline: Pipeline, key: ArtefactKey, progress: Progress) -> Made:
+def _metrics(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
+    """Train the students of all rows of all keys; a key is done when its last student is."""
+    from d3m_assets.evaluation.metrics import test_split
+
+    rows_of: dict[str, Callable[[Pipeline, ArtefactKey], tuple[list[_Row], dict[str, bytes]]]] = {
+        "reference_metrics": _reference_rows, "whole_dataset_metrics": _whole_dataset_rows,
+        "foundation_metrics": _foundation_rows, "student_metrics": _student_rows,
+    }  # fmt: skip
+    settings, classes = pipeline.settings.students, len(pipeline.catalog())
+    items, owner, names, files = [], [], [], {}
+    for key in keys:
+        try:
+            rows, files[key] = rows_of[key.asset](pipeline, key)
+            test = test_split(
+                lambda: labelled_images(pipeline, image_table(pipeline, "test"), "test"), reader=str(key)
+            )
+            for row in rows:
+                for seed in settings.seeds:
+                    alone = settings.model_copy(update={"seeds": (seed,)})
+                    items.append((row.method, row.training_sets(seed), test, alone, key.budget or "", row.bytes_per_class,
+                                  classes, pipeline.device))  # fmt: skip
+                    owner.append(key)
+                    names.append(" ".join(p for p in (row.method, key.budget, f"seed {seed}") if p))
+        except D3MError as error:
+            yield Made(key, error=error)
+    found: dict[ArtefactKey, dict[int, Any]] = {key: {} for key in owner}
+    stage = keys[0].asset if keys else ""
+    for index, result in _share_out(pipeline, stage, _student_work, items, names):
+        key = owner[index]
+        found[key][index] = result
+        if len(found[key]) < owner.count(key):
+            continue
+        parts = [found[key][i] for i in sorted(found[key])]
+        if errors := [p for p in parts if isinstance(p, D3MError)]:
+            yield Made(key, error=errors[0])
+            continue
+        metrics = pd.concat(parts, ignore_index=True)
+        accuracy = {f"accuracy {m}": float(g.mean()) for m, g in metrics.groupby("method")["accuracy"]}
+        yield Made(key, {"metrics.parquet": _parquet(metrics), **files[key]}, {**accuracy, "students": len(metrics)})
+
+
+def _reference_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[_Row], dict[str, bytes]]:
     from d3m_assets.evaluation.baselines import affordable_images, random_real
     from d3m_assets.evaluation.metrics import RANDOM_REAL
 
@@ -312,47 +405,41 @@ def _reference_metrics(pipeline: Pipeline, key: ArtefactKey, progress: Progress)
     shape = (scan.image_height, scan.image_width, scan.channels)
     count = affordable_images(pipeline.budget_bytes(_required(key.budget)), *shape)
     rows = image_table(pipeline, "train")
-    charged = count * int(np.prod(shape))
-    metrics = _metrics(
-        pipeline, key, RANDOM_REAL, lambda seed: labelled_images(pipeline, random_real(rows, count, seed), "train"), progress,
-        charged,
-    )  # fmt: skip
-    return _measured(key, metrics)
+    return [
+        _Row(
+            RANDOM_REAL, lambda seed: labelled_images(pipeline, random_real(rows, count, seed), "train"),
+            count * int(np.prod(shape)),
+        )
+    ], {}  # fmt: skip
 
 
-def _whole_dataset_metrics(pipeline: Pipeline, key: ArtefactKey, progress: Progress) -> Made:
+def _whole_dataset_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[_Row], dict[str, bytes]]:
     from d3m_assets.evaluation.metrics import WHOLE_TRAIN
 
     train = labelled_images(pipeline, image_table(pipeline, "train"), "train")
-    return _measured(key, _metrics(pipeline, key, WHOLE_TRAIN, lambda seed: train, progress))
+    return [_Row(WHOLE_TRAIN, lambda seed: train)], {}
 
 
-def _foundation_metrics(pipeline: Pipeline, key: ArtefactKey, progress: Progress) -> Made:
-    from d3m_assets.distillation.generation import generate
+def _foundation_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[_Row], dict[str, bytes]]:
     from d3m_assets.evaluation.metrics import CLASS_NAMES, RENDERED
     from d3m_assets.evaluation.students import LabelledImages
 
-    settings, tables, images = pipeline.settings, [], []
     prompts = [_stored_prompts(pipeline, c) for c in pipeline.catalog()["class_key"]]
-    for n, p in enumerate(prompts):
-        progress(ProgressEvent(key.asset, n, 2 * len(prompts), f"drawing {p.by_name()!r}"))
-        drawn, samples = generate(
-            pipeline.foundation(), p, settings.generation, settings.seed,
-            count=settings.generation.images_per_class, channels=pipeline.scan().channels,
-        )  # fmt: skip
-        tables.append(_pool_table(p, drawn, samples))
-        images.append(drawn)
-    labels = np.repeat(np.arange(len(images)), settings.generation.images_per_class)
+    drawn: list[Any] = [None] * len(prompts)
+    items = [_drawing(pipeline, p) for p in prompts]
+    for index, result in _share_out(pipeline, f"{key.asset}: pool", _drawing_work, items, [p.by_name() for p in prompts]):
+        if isinstance(result, D3MError):
+            raise result
+        drawn[index] = result
+    images = [images for images, _ in drawn]
+    labels = np.repeat(np.arange(len(images)), [len(i) for i in images])
     pool = LabelledImages(np.concatenate(images), labels, "synthetic")
-
-    def later(event: ProgressEvent) -> None:
-        progress(ProgressEvent(event.stage, event.total + event.done, 2 * event.total, event.detail))
-
-    metrics = [_metrics(pipeline, key, CLASS_NAMES, lambda seed: pool, later)]
+    rows = [_Row(CLASS_NAMES, lambda seed: pool)]
     names = [p.display_name for p in prompts]
     if pipeline.foundation_name == "embedded" and all(drawable(name) for name in names):
-        metrics.append(_metrics(pipeline, key, RENDERED, lambda seed: rendered_characters(pipeline, names, seed), later))
-    return _measured(key, pd.concat(metrics, ignore_index=True), {"pool.parquet": _parquet(pd.concat(tables))})
+        rows.append(_Row(RENDERED, lambda seed: rendered_characters(pipeline, names, seed)))
+    tables = [_pool_table(p, i, s) for p, (i, s) in zip(prompts, drawn, strict=True)]
+    return rows, {"pool.parquet": _parquet(pd.concat(tables, ignore_index=True))}
 
 
 def drawable(name: str) -> bool:
@@ -372,19 +459,25 @@ def rendered_characters(pipeline: Pipeline, names: Sequence[str], seed: int) -> 
     return LabelledImages(drawn, np.tile(np.arange(len(names)), count), "synthetic")
 
 
-def _student_metrics(pipeline: Pipeline, key: ArtefactKey, progress: Progress) -> Made:
+def _student_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[_Row], dict[str, bytes]]:
     from d3m_assets.evaluation.metrics import D3M
-    from d3m_assets.evaluation.students import LabelledImages
 
     budget = _required(key.budget)
-    images, labels, charged = [], [], 0
-    for position, class_key in enumerate(pipeline.catalog()["class_key"]):
-        pool = pool_images(read_table(pipeline, ArtefactKey("synthetic_pool", class_key, budget), "pool.parquet"))
-        images.append(pool)
-        labels.append(np.full(len(pool), position))
-        charged += pipeline.embedding_plan(class_key, budget).payload
-    train = LabelledImages(np.concatenate(images), np.concatenate(labels), "synthetic")
-    return _measured(key, _metrics(pipeline, key, D3M, lambda seed: train, progress, charged / len(images)))
+    plans = [pipeline.embedding_plan(class_key, budget) for class_key in pipeline.catalog()["class_key"]]
+    pool = synthetic_images(pipeline, budget)
+    return [_Row(D3M, lambda seed: pool, float(np.mean([plan.payload for plan in plans])))], {}
+
+
+def synthetic_images(pipeline: Pipeline, budget: str) -> LabelledImages:
+    """The synthetic pool of all classes at a budget, as a training set."""
+    from d3m_assets.evaluation.students import LabelledImages
+
+    images = [
+        pool_images(read_table(pipeline, ArtefactKey("synthetic_pool", class_key, budget), "pool.parquet"))
+        for class_key in pipeline.catalog()["class_key"]
+    ]
+    labels = np.repeat(np.arange(len(images)), [len(i) for i in images])
+    return LabelledImages(np.concatenate(images), labels, "synthetic")
 
 
 METRIC_ASSETS = ("student_metrics", "reference_metrics", "foundation_metrics", "whole_dataset_metrics")
@@ -398,7 +491,7 @@ def all_metrics(pipeline: Pipeline) -> pd.DataFrame:
     return pd.concat([read_table(pipeline, k, "metrics.parquet") for k in keys], ignore_index=True)
 
 
-def _distillation_report(pipeline: Pipeline, key: ArtefactKey, progress: Progress) -> Made:
+def _distillation_report(pipeline: Pipeline, key: ArtefactKey) -> Made:
     from d3m_assets.evaluation.report import render_report
 
     metrics = all_metrics(pipeline)

@@ -29,7 +29,7 @@ def environment(home, **more):
 def d3m(home, *arguments, check=True, **more):
     done = subprocess.run(
         [sys.executable, "-m", "d3m_assets.cli", *map(str, arguments)],
-        env=environment(home, **more), capture_output=True, text=True, timeout=250,
+        env=environment(home, **more), capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert not check or done.returncode == 0, done.stderr
     return done
@@ -74,7 +74,7 @@ def test_distill_status_metrics_inspect_regenerate(tmp_path, image_folder):
     assert np.array_equal(stored, np.asarray(Image.open(out / "7" / "00002.png")))
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_killed_at_many_moments_it_ends_with_the_same_bytes(tmp_path, image_folder):
     folder = image_folder()
     d3m(tmp_path / "undisturbed", "distill", "--dataset", folder)

@@ -17,7 +17,7 @@ from d3m_assets.store import ArtefactKey
 QUICK = {
     "budgets": ("ipc-1", "ipc-3"), "inversion.steps": 3, "inversion.samples_per_step": 4,
     "generation.images_per_class": 6, "generation.steps": 2, "generation.batch_size": 6,
-    "students.steps": 4, "students.width": 4, "students.batch_size": 8, "students.seeds": (0, 1),
+    "workers": 1, "students.steps": 4, "students.width": 4, "students.batch_size": 8, "students.seeds": (0, 1),
 }  # fmt: skip
 
 
@@ -211,20 +211,20 @@ def test_verify_finds_what_is_wrong(copy):
 
 
 def test_a_class_that_fails_does_not_take_the_others_with_it(tmp_path, image_folder, monkeypatch):
-    from d3m_assets.distillation import inversion
+    from d3m_assets import stages
 
     folder = image_folder()
     pipeline = open_pipeline(tmp_path, folder, budgets=("ipc-1",))
     for asset in ("class_catalog", "raw_dataset", "foundation_model", "class_prompts"):
         list(pipeline.materialise(asset, pipeline.keys(asset)))
-    real = inversion.invert
+    real = stages.invert
 
     def one_fails(foundation, tasks, *rest):
         if tasks[0].prompts.class_name == "1":
             raise StageError("diverged")
         return real(foundation, tasks, *rest)
 
-    monkeypatch.setattr(inversion, "invert", one_fails)
+    monkeypatch.setattr(stages, "invert", one_fails)
     outcomes = list(pipeline.materialise("inverted_embeddings", pipeline.keys("inverted_embeddings")))
     assert [(o.key.class_key, o.error is None) for o in outcomes] == [("0", True), ("1", False), ("7", True)]
     # What needs the failed one says so instead of working on half a dataset.

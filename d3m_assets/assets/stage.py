@@ -45,7 +45,6 @@ class Stages:
             partitions_def=self.partitions.definition(name),
             # One run takes all partitions asked for: 0.1 s a class instead of 7 to 35 with a run for each.
             backfill_policy=dg.BackfillPolicy.single_run() if info.partitioned_by else None,
-            dagster_type=dg.Nothing,
             pool=POOL if model else None,
             op_tags=device_request(self.device) if model else None,
             # For a step whose process was killed; failures of the work itself say that they are not to be retried.
@@ -53,8 +52,7 @@ class Stages:
         )
         def stage(
             context: dg.AssetExecutionContext, config: StageConfig, pipelines: dg.ResourceParam[PipelineResource]
-        ):  # type: ignore[no-untyped-def] # an annotation would be taken for the type of the asset's value
+        ) -> dg.Output[None]:
             return run_asset(context, config, pipelines, needs_device=model)
 
         return stage
-

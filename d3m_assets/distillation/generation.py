@@ -8,7 +8,6 @@ batch of another size.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from d3m_assets.distillation.budgets import EmbeddingPlan
 from d3m_assets.distillation.inversion import from_stored, random_stream
 from d3m_assets.distillation.prompts import ClassPrompts
+from d3m_assets.progress import Progress, ProgressEvent, silent
 
 if TYPE_CHECKING:
     import torch
@@ -89,6 +89,7 @@ def generate(
     vectors: np.ndarray | None = None,
     plan: EmbeddingPlan | None = None,
     channels: int = 3,
+    progress: Progress = silent,
 ) -> tuple[np.ndarray, list[Sample]]:
     """Draw images of one class.
 
@@ -101,6 +102,7 @@ def generate(
         vectors: Stored vectors ``[prompts, vectors, D]``; None draws from the class-name prompt.
         plan: How the vectors were planned; given with ``vectors``.
         channels: 1 turns the images grey, as a grey dataset's are.
+        progress: Told of every chunk.
 
     Returns:
         uint8 images ``[count, H, W, channels]`` at the foundation's size, and where each came from.
@@ -123,6 +125,7 @@ def generate(
         )
         text = states[[k % len(states) for k in indices]]
         images.append(_denoise(foundation, noise, text, empty, settings))
+        progress(ProgressEvent("generation", min(begin + settings.batch_size, count), count))
     pixels = torch.cat(images)[:count].permute(0, 2, 3, 1).cpu().numpy()
     if channels == 1:
         pixels = np.round(pixels.astype(np.float32).mean(-1, keepdims=True)).astype(np.uint8)

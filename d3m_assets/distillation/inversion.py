@@ -33,6 +33,9 @@ CODE_VERSION = "1"
 
 _Draw: TypeAlias = "tuple[torch.Tensor, torch.Tensor, torch.Tensor]"
 _FIXED_SAMPLES = 64
+_SAMPLES_PER_PROMPT = 4
+"""Least samples of a prompt in a step: with fewer, its gradient is mostly the noise of which timesteps were drawn."""
+
 _RECORD_EVERY = 10
 
 
@@ -139,7 +142,7 @@ def invert(
 
     Args:
         foundation: The frozen model.
-        tasks: The classes; each has at least as many images as prompts.
+        tasks: The classes, all of one plan; each has at least as many images as prompts.
         settings: Steps, samples and learning rate.
         seed: Root of the random streams.
         progress: Told of every step.
@@ -148,7 +151,7 @@ def invert(
         What was learned, in the order of the tasks.
 
     Raises:
-        StageError: The loss of a class is not finite.
+        StageError: The loss of a class is not finite, or the plans differ.
     """
     import torch
     import torch.nn.functional as F
@@ -157,6 +160,9 @@ def invert(
     from d3m_assets.distillation.text import encode, extended_table, learned_ids
 
     schedule = DDPMScheduler.from_config(foundation.scheduler_config)
+    if len({task.plan for task in tasks}) != 1:
+        raise StageError("classes inverted in one batch need one plan; invert those with fewer prompts in another")
+    samples = max(_SAMPLES_PER_PROMPT, math.ceil(settings.samples_per_step / tasks[0].plan.prompts))
     steps_of_noise = int(schedule.config.num_train_timesteps)
     device, dtype, norm = foundation.device, foundation.unet.dtype, foundation.norm
     latents, owner, rows, counts = [], [], [], []
@@ -221,8 +227,8 @@ def invert(
                 record(step)
             live = parameter.detach().requires_grad_(True)
             table.rows = live * norm
-            batch = [draw(t, step, settings.samples_per_step) for t in range(len(tasks))]
-            loss = errors(batch, templates[step % len(templates)], settings.samples_per_step)
+            batch = [draw(t, step, samples) for t in range(len(tasks))]
+            loss = errors(batch, templates[step % len(templates)], samples)
             (gradient,) = torch.autograd.grad(loss.sum(), live)
             if not torch.isfinite(gradient).all():
                 bad = [t.prompts.class_name for t, part in zip(tasks, loss.split(counts), strict=True)

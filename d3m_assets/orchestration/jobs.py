@@ -16,7 +16,7 @@ from d3m_assets.orchestration import checks, record
 from d3m_assets.orchestration.partitions import register_classes
 from d3m_assets.orchestration.resources import PipelineResource, device_request, log_progress
 from d3m_assets.orchestration.wishes import select
-from d3m_assets.pipeline import ASSETS, Outcome, Pipeline
+from d3m_assets.pipeline import ASSETS, Pipeline
 from d3m_assets.settings import Settings
 from d3m_assets.store import ArtefactKey
 
@@ -53,7 +53,7 @@ def distil(
     pipeline: Pipeline,
     *,
     limit: int | None = None,
-    heard: Callable[[Outcome], None] = lambda outcome: None,
+    say: Callable[[str], object] = lambda text: None,
 ) -> Distilled:
     """Work through what the plan lists, stage by stage; what does not depend on a failure goes on.
 
@@ -62,11 +62,11 @@ def distil(
         pipelines: For the lease of the device.
         pipeline: Makes the plan and does the work.
         limit: Most partitions of each asset, None for no limit.
-        heard: Called with each outcome after it is recorded.
+        say: Told when there is a wait for the device.
     """
     done = Distilled()
     register_classes(context.instance, pipeline.catalog()["class_key"])
-    with pipelines.device_lease(context.log):
+    with pipelines.device_lease(say):
         # The plan is made under the lease: another process may just have done all of it.
         plan = pipeline.plan()
         chosen = {entry.key for entry in select(plan.pending(), limit)}
@@ -75,7 +75,7 @@ def distil(
             pending = [entry.key for entry in plan.pending() if entry.key.asset == asset]
             ready = [key for key in pending if key in chosen and not unready & pipeline.spec(key).inputs.keys()]
             if ready:
-                result = record.work(context, pipeline, asset, ready, heard=heard)
+                result = record.work(context, pipeline, asset, ready)
                 done.made += result.made
                 done.failures += result.failures
                 unready -= {str(key) for key in result.made + result.unchanged}
@@ -83,7 +83,8 @@ def distil(
             for key in pending:
                 if key not in tried:
                     (done.blocked if _below_failure(key, pipeline, done) else done.deferred).append(key)
-        checks.evaluate(context, pipeline, list(ASSETS))
+        touched = {key.asset for key in [*done.made, *(failure.key for failure in done.failures)]}
+        checks.evaluate(context, pipeline, touched | {"distillation_report"})
     return done
 
 
@@ -95,15 +96,15 @@ def _below_failure(key: ArtefactKey, pipeline: Pipeline, done: Distilled) -> boo
 def build_distil(
     settings: Settings,
     *,
-    heard: Callable[[Outcome], None] = lambda outcome: None,
     finished: Callable[[Distilled], None] = lambda done: None,
+    say: Callable[[str], object] | None = None,
 ) -> dg.JobDefinition:
     """The job ``distil``; its run asks Ray and Kubernetes launchers for a GPU unless the device is the CPU.
 
     Args:
         settings: For the device.
-        heard: Called with each outcome, where the job runs in the caller's process.
         finished: Called with what was done, before failures are raised.
+        say: Told when there is a wait for the device; None: the run's log is.
     """
     tags = device_request(settings.device)
 
@@ -116,11 +117,11 @@ def build_distil(
         context: dg.OpExecutionContext, config: DistilConfig, pipelines: dg.ResourceParam[PipelineResource]
     ) -> None:
         pipeline = pipelines.of_run(context.run.run_id, log_progress(context.log))
-        done = distil(context, pipelines, pipeline, limit=config.limit, heard=heard)
+        done = distil(context, pipelines, pipeline, limit=config.limit, say=say or context.log.info)
         finished(done)
         context.log.info(
             "%d made, %d failed, %d blocked by a failure, %d left for another run",
-            *map(len, (done.made, done.failures, done.blocked, done.deferred)),
+            *(len(done.made), len(done.failures), len(done.blocked), len(done.deferred)),
         )
         if done.failures:
             raise record.failure(done.failures)

@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.resources
-import itertools
 import os
 import secrets
 import time
@@ -20,7 +19,7 @@ from d3m_assets.orchestration.jobs import Distilled, build_distil
 from d3m_assets.orchestration.partitions import register_classes
 from d3m_assets.orchestration.resources import PipelineResource, locks
 from d3m_assets.orchestration.wishes import UNFINISHED
-from d3m_assets.pipeline import Outcome, Pipeline
+from d3m_assets.pipeline import Pipeline
 from d3m_assets.progress import Progress, ProgressEvent, silent
 from d3m_assets.settings import Settings
 
@@ -102,7 +101,7 @@ def run_pending(
         settings: What to distil and how.
         instance: From :func:`open_instance`.
         pipeline: Used instead of a new one; it then has its own progress listener.
-        progress: Hears the pipeline, and an event of stage ``"distil"`` for each artefact that is finished.
+        progress: Hears the pipeline, and an event of stage ``"waiting"`` while another process has the device.
         limit: Most partitions of each asset, None for no limit.
 
     Returns:
@@ -118,16 +117,14 @@ def run_pending(
     if not pending:
         return Launched(None, Distilled(), time.monotonic() - started)
 
-    finished = itertools.count(1)
-
-    def heard(outcome: Outcome) -> None:
-        progress(ProgressEvent("distil", next(finished), len(pending), str(outcome.key)))
+    def say(text: str) -> None:
+        progress(ProgressEvent("waiting", 0, 0, text))
 
     done: list[Distilled] = []
     run_id = str(uuid.uuid4())
     # With failures the run ends in dagster.Failure, for the UI; the caller has them in the result.
     with _alive(settings) as tag, contextlib.suppress(dg.Failure):
-        build_distil(settings, heard=heard, finished=done.append).execute_in_process(
+        build_distil(settings, finished=done.append, say=say).execute_in_process(
             run_id=run_id,
             instance=instance,
             resources={"pipelines": PipelineResource(settings, pipeline)},

@@ -29,8 +29,7 @@ def describe(store: Store, key: ArtefactKey, manifest: Manifest, described: Mapp
             tables as DataFrames, ``rows`` for the number of rows.
 
     Returns:
-        Values by label; ``dagster/uri``, ``dagster/row_count``, bytes and fingerprint are always filled in the same
-        way, so that they can be plotted over partitions.
+        Values by label; those of every artefact have the same labels, so that they can be plotted over partitions.
     """
     metadata = {label.removesuffix("_png").removesuffix("_md"): value(label, v) for label, v in described.items()}
     rows = metadata.pop("rows", None)
@@ -39,8 +38,8 @@ def describe(store: Store, key: ArtefactKey, manifest: Manifest, described: Mapp
         metadata["dagster/partition_row_count" if partitioned else "dagster/row_count"] = rows
     return metadata | {
         "dagster/uri": store.uri(key),
-        "bytes": sum(record.bytes for record in manifest.files.values()),
-        "fingerprint": manifest.fingerprint,
+        "stored bytes": sum(record.bytes for record in manifest.files.values()),
+        "artefact fingerprint": manifest.fingerprint,
         "created": manifest.created,
     }
 
@@ -59,8 +58,10 @@ def value(label: str, content: Any) -> Any:
         return str(content)  # JSON has no word for it, and the UI fails on the whole event
     if isinstance(content, bool | int | float | str) or content is None:
         return content
-    if isinstance(content, Mapping | list | tuple):
-        return dg.MetadataValue.json(list(content) if isinstance(content, tuple) else dict(content) if isinstance(content, Mapping) else content)
+    if isinstance(content, Mapping):
+        return dg.MetadataValue.json(dict(content))
+    if isinstance(content, list | tuple):
+        return dg.MetadataValue.json(list(content))
     if isinstance(content, Path):
         return dg.MetadataValue.path(content)
     return str(content)

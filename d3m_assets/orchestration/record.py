@@ -8,7 +8,7 @@ below in the same run.
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import dagster as dg
@@ -16,7 +16,6 @@ from dagster._core.definitions.source_asset import (
     SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION as EVENTS_ALREADY_LOGGED,
 )
 
-from d3m_assets.errors import D3MError
 from d3m_assets.orchestration.metadata import describe
 from d3m_assets.orchestration.partitions import artefact_key, partition_key
 from d3m_assets.orchestration.resources import PipelineResource, log_progress
@@ -62,7 +61,7 @@ def run_asset(
     partitions = [None] if context.assets_def.partitions_def is None else context.partition_keys
     keys = [artefact_key(asset, partition) for partition in partitions]
     try:
-        with pipelines.device_lease(context.log) if needs_device else contextlib.nullcontext():
+        with pipelines.device_lease(context.log.info) if needs_device else contextlib.nullcontext():
             result = work(context, pipeline, asset, keys, force=config.force)
     except Exception as error:
         # The retry policy is there for killed processes; a defect would only fail the same way again.
@@ -79,7 +78,6 @@ def work(
     keys: Sequence[ArtefactKey],
     *,
     force: bool = False,
-    heard: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Result:
     """Make ``keys`` of ``asset`` and log one materialisation for each, also for those that were up to date.
 
@@ -89,7 +87,6 @@ def work(
         asset: Stage.
         keys: Artefacts of that stage.
         force: Make again what is up to date.
-        heard: Called with each outcome after it is recorded.
 
     Returns:
         What was made, what was not, and why.
@@ -107,7 +104,6 @@ def work(
         else:
             (result.unchanged if outcome.skipped else result.made).append(outcome.key)
             context.log_event(_materialisation(context, pipeline, outcome, inputs))
-        heard(outcome)
     return result
 
 
@@ -128,9 +124,9 @@ def _materialisation(
     assert manifest is not None
     try:
         described = pipeline.describe(key)
-    except (D3MError, OSError, ValueError) as error:
-        # The artefact is committed: a preview that fails must not make it look failed.
-        context.log.warning("no preview of %s: %s", key, error)
+    except Exception as error:
+        # The artefact is committed: a preview that fails, for whatever reason, must not make it look failed.
+        context.log.warning("no preview of %s: %r", key, error)
         described = {}
     metadata = describe(pipeline.store, key, manifest, described)
     metadata["state"] = "was up to date, nothing done" if outcome.skipped else "made by this run"

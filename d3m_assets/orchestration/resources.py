@@ -4,7 +4,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import filelock
@@ -18,8 +18,6 @@ SECONDS_BETWEEN_LINES = 10.0
 
 POOL = "gpu"
 """Assets that use a model queue in this Dagster pool, one at a time unless the instance says otherwise."""
-
-_log = logging.getLogger(__name__)
 
 
 class PipelineResource:
@@ -48,11 +46,13 @@ class PipelineResource:
             return self._given
         self._listener = listener
         if self._made is None or self._made[0] != run_id:
+            if self._made is not None:
+                self._made[1].workers.close()
             self._made = (run_id, Pipeline(self.settings, progress=lambda event: self._listener(event)))
         return self._made[1]
 
     @contextlib.contextmanager
-    def device_lease(self, log: logging.Logger = _log, *, timeout: float = -1) -> Iterator[None]:
+    def device_lease(self, say: Callable[[str], object], *, timeout: float = -1) -> Iterator[None]:
         """Hold the compute device: wait while another process of this home uses it.
 
         A Dagster pool does not do: it is a count that a killed process keeps, and a run started from a shell that
@@ -60,7 +60,7 @@ class PipelineResource:
         becomes of the process.
 
         Args:
-            log: Told when there is a wait.
+            say: Told when there is a wait.
             timeout: Seconds to wait at most; negative for ever.
 
         Raises:
@@ -72,7 +72,7 @@ class PipelineResource:
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            log.info("waiting for device %s, which another process of this home uses", self.settings.device)
+            say(f"waiting for device {self.settings.device}, which another process of this home uses")
             lock.acquire(timeout=timeout, poll_interval=0.5)
         try:
             yield

@@ -18,12 +18,13 @@ from d3m_assets.settings import Settings
 
 def build_sensor(job: dg.JobDefinition, settings: Settings) -> dg.SensorDefinition:
     """The sensor ``dataset_classes`` over ``job``."""
+    status = dg.DefaultSensorStatus.RUNNING if settings.automation.enabled else dg.DefaultSensorStatus.STOPPED
 
     @dg.sensor(
         name="dataset_classes",
         job=job,
         minimum_interval_seconds=60,
-        default_status=dg.DefaultSensorStatus.RUNNING if settings.automation.enabled else dg.DefaultSensorStatus.STOPPED,
+        default_status=status,
         description="Notices new, changed and vanished classes and has everything distilled that they touch.",
     )
     def dataset_classes(
@@ -56,7 +57,8 @@ def build_sensor(job: dg.JobDefinition, settings: Settings) -> dg.SensorDefiniti
             asked |= wish.parts
         else:
             requests = []
-            reason = f"{len(pending)} artefacts failed before; see the last run" if pending else "everything is up to date"
+            failed = f"{len(pending)} artefacts failed before; see the last run"
+            reason = failed if pending else "everything is up to date"
         return dg.SensorResult(
             run_requests=requests,
             skip_reason=reason,

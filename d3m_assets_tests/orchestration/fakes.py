@@ -42,9 +42,7 @@ def make_settings(folder: Path, classes: Sequence[str] = ("a", "b", "c"), **chan
     (foundation / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
     (foundation / "text_encoder" / "config.json").write_text(json.dumps({"hidden_size": 16}))
     given = {"budgets": ("ipc-1", "ipc-5"), "device": "cpu"} | changes
-    return load_settings(
-        dataset=str(folder / "dataset"), foundation=str(foundation), home=folder / "home", **given
-    )
+    return load_settings(dataset=str(folder / "dataset"), foundation=str(foundation), home=folder / "home", **given)
 
 
 class FakeStages(ModuleType):
@@ -77,7 +75,8 @@ class FakeStages(ModuleType):
 
     def verify(self, pipeline: Pipeline, asset: str) -> list[Problem]:
         """As in ``d3m_assets.stages``."""
-        return [Problem(k, f"{k} is not finite") for k in pipeline.store.keys(asset) if str(k) in self.damaged]
+        missing = [Problem(k, f"{k} is missing", "warning") for k in pipeline.keys(asset) if pipeline.store.intact(k)]
+        return missing + [Problem(k, f"{k} is not finite") for k in pipeline.keys(asset) if str(k) in self.damaged]
 
 
 def install() -> FakeStages:

@@ -1,6 +1,8 @@
 """Sensor and schedule, tick by tick, with real runs between the ticks."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import dagster as dg
 import pytest
@@ -8,10 +10,18 @@ import pytest
 from d3m_assets.definitions import build_definitions
 from d3m_assets.orchestration.launch import LAUNCHER_TAG
 from d3m_assets.orchestration.partitions import CLASSES
+from d3m_assets.orchestration.resources import PipelineResource
 from d3m_assets.pipeline import Pipeline
 from d3m_assets.settings import Settings
 from d3m_assets_tests.orchestration import fakes
 from d3m_assets_tests.orchestration.runs import launch
+
+
+class Tick(NamedTuple):
+    """What a tick came to."""
+
+    requests: list[dg.RunRequest]
+    reason: str | None
 
 
 class Automation:
@@ -19,16 +29,18 @@ class Automation:
 
     def __init__(self, settings: Settings, instance: dg.DagsterInstance) -> None:
         self.definitions = build_definitions(settings)
+        self.repository = self.definitions.get_repository_def()
+        self.resources = {"pipelines": PipelineResource(settings)}
         self.instance = instance
         self.dataset = Path(settings.dataset)
         self.cursor: str | None = None
 
-    def sensor_tick(self) -> dg.SensorResult:
+    def sensor_tick(self) -> Tick:
         """One tick of the sensor; partitions change at once, runs do not start."""
-        sensor = self.definitions.get_sensor_def("dataset_classes")
-        repository = self.definitions.get_repository_def()
-        context = dg.build_sensor_context(self.instance, cursor=self.cursor, repository_def=repository)
-        data = sensor.evaluate_tick(context)
+        with dg.build_sensor_context(
+            self.instance, cursor=self.cursor, repository_def=self.repository, resources=self.resources
+        ) as context:
+            data = self.repository.get_sensor_def("dataset_classes").evaluate_tick(context)
         self.cursor = data.cursor
         for request in data.dynamic_partitions_requests or []:
             if isinstance(request, dg.AddDynamicPartitionsRequest):
@@ -36,16 +48,15 @@ class Automation:
             else:
                 for key in request.partition_keys:
                     self.instance.delete_dynamic_partition(CLASSES, key)
-        return dg.SensorResult(run_requests=data.run_requests, skip_reason=data.skip_message, cursor=data.cursor)
+        return Tick(list(data.run_requests or []), data.skip_message)
 
-    def schedule_tick(self) -> tuple[list[dg.RunRequest], str | None]:
+    def schedule_tick(self) -> Tick:
         """One tick of the schedule: requests and the reason for none."""
-        schedule = self.definitions.resolve_schedule_def("nightly_distil")
         with dg.build_schedule_context(
-            self.instance, repository_def=self.definitions.get_repository_def()
+            self.instance, repository_def=self.repository, resources=self.resources
         ) as context:
-            data = schedule.evaluate_tick(context)
-        return list(data.run_requests or []), data.skip_message
+            data = self.repository.get_schedule_def("nightly_distil").evaluate_tick(context)
+        return Tick(list(data.run_requests or []), data.skip_message)
 
     def launch(self, request: dg.RunRequest) -> bool:
         """Run a request; a run key that was used before is dropped, as the daemon does."""
@@ -61,11 +72,10 @@ def automation(settings: Settings, instance: dg.DagsterInstance) -> Automation:
     return Automation(settings, instance)
 
 
-def only(requests: object) -> dg.RunRequest:
+def only(requests: Sequence[dg.RunRequest]) -> dg.RunRequest:
     """The single request of a tick."""
-    (request,) = requests  # type: ignore[misc]
-    assert isinstance(request, dg.RunRequest)
-    return request
+    assert len(requests) == 1
+    return requests[0]
 
 
 def test_the_sensor_follows_new_changed_and_vanished_classes(
@@ -73,12 +83,12 @@ def test_the_sensor_follows_new_changed_and_vanished_classes(
 ) -> None:
     first = automation.sensor_tick()
     assert instance.get_dynamic_partitions(CLASSES) == ["a", "b", "c"]
-    assert automation.launch(only(first.run_requests))
-    assert str(automation.sensor_tick().skip_reason) == "everything is up to date"
+    assert automation.launch(only(first.requests))
+    assert str(automation.sensor_tick().reason) == "everything is up to date"
 
     stages.made.clear()
     fakes.write_image(automation.dataset / "train" / "a" / "new.png", 77)
-    assert automation.launch(only(automation.sensor_tick().run_requests))
+    assert automation.launch(only(automation.sensor_tick().requests))
     assert "inverted_embeddings [a, ipc-1]" in stages.made
     assert "inverted_embeddings [b, ipc-1]" not in stages.made
 
@@ -87,9 +97,9 @@ def test_the_sensor_follows_new_changed_and_vanished_classes(
     last = automation.sensor_tick()
     assert instance.get_dynamic_partitions(CLASSES) == ["a", "b"]
     stages.made.clear()
-    assert automation.launch(only(last.run_requests))
+    assert automation.launch(only(last.requests))
     assert "student_metrics [ipc-1]" in stages.made
-    assert not automation.sensor_tick().run_requests
+    assert not automation.sensor_tick().requests
 
 
 def test_the_sensor_asks_once_for_what_fails_and_again_when_it_changes(
@@ -97,83 +107,77 @@ def test_the_sensor_asks_once_for_what_fails_and_again_when_it_changes(
 ) -> None:
     """Failure prevented: a condition that retries what failed launches a failing run at every tick, for ever."""
     stages.failing = {"inverted_embeddings [b, ipc-1]", "inverted_embeddings [b, ipc-5]"}
-    assert automation.launch(only(automation.sensor_tick().run_requests))
+    assert automation.launch(only(automation.sensor_tick().requests))
 
     for _ in range(2):
         tick = automation.sensor_tick()
-        assert not tick.run_requests
-        assert "failed before" in str(tick.skip_reason)
+        assert not tick.requests
+        assert "failed before" in str(tick.reason)
 
     stages.failing.clear()
     fakes.write_image(automation.dataset / "train" / "b" / "new.png", 77)
-    assert automation.launch(only(automation.sensor_tick().run_requests))
-    assert str(automation.sensor_tick().skip_reason) == "everything is up to date"
+    assert automation.launch(only(automation.sensor_tick().requests))
+    assert str(automation.sensor_tick().reason) == "everything is up to date"
 
 
 def test_the_sensor_waits_for_the_run_it_started(automation: Automation, instance: dg.DagsterInstance) -> None:
-    request = only(automation.sensor_tick().run_requests)
+    request = only(automation.sensor_tick().requests)
     job = automation.definitions.resolve_job_def("distil")
-    run = instance.create_run_for_job(job, tags=dict(request.tags), status=dg.DagsterRunStatus.QUEUED)
+    run = instance.create_run_for_job(job, tags=dict(request.tags), status=dg.DagsterRunStatus.STARTED)
 
     fakes.add_class(automation.dataset, "d", 9)
     tick = automation.sensor_tick()
-    assert f"run {run.run_id} is at it" in str(tick.skip_reason)
+    assert f"run {run.run_id} is at it" in str(tick.reason)
     assert instance.get_dynamic_partitions(CLASSES) == ["a", "b", "c", "d"]
 
     instance.report_run_failed(run, "killed")
-    assert only(automation.sensor_tick().run_requests), "the new class was not asked for yet"
+    assert only(automation.sensor_tick().requests), "the new class was not asked for yet"
 
 
-def test_a_dataset_that_is_being_copied_changes_nothing(
-    automation: Automation, instance: dg.DagsterInstance
-) -> None:
+def test_a_dataset_that_is_being_copied_changes_nothing(automation: Automation, instance: dg.DagsterInstance) -> None:
     automation.sensor_tick()
     cursor = automation.cursor
     (automation.dataset / "train" / "b" / "half.png").write_bytes(b"\x89PNG")
 
     tick = automation.sensor_tick()
 
-    assert "half.png" in str(tick.skip_reason)
+    assert "half.png" in str(tick.reason)
     assert automation.cursor == cursor
     assert instance.get_dynamic_partitions(CLASSES) == ["a", "b", "c"]
 
 
-def test_the_schedule_tries_again_what_failed_once_a_tick(
-    automation: Automation, stages: fakes.FakeStages
-) -> None:
+def test_the_schedule_tries_again_what_failed_once_a_tick(automation: Automation, stages: fakes.FakeStages) -> None:
     stages.failing = {"inverted_embeddings [b, ipc-1]"}
     keys = set()
     for _ in range(3):
-        request = only(automation.schedule_tick()[0])
+        request = only(automation.schedule_tick().requests)
         assert automation.launch(request), "a used run key would be dropped in silence"
         keys.add(request.run_key)
     assert len(keys) == 3
 
     stages.failing.clear()
-    assert automation.launch(only(automation.schedule_tick()[0]))
+    assert automation.launch(only(automation.schedule_tick().requests))
     assert automation.schedule_tick() == ([], "everything is up to date")
 
 
 def test_the_same_wish_is_not_launched_twice(automation: Automation) -> None:
-    first = only(automation.schedule_tick()[0])
-    second = only(automation.schedule_tick()[0])
+    first = only(automation.schedule_tick().requests)
+    second = only(automation.schedule_tick().requests)
 
     assert first.run_key == second.run_key
     assert automation.launch(first)
     assert not automation.launch(second)
 
 
-def test_the_schedule_does_not_wait_for_the_dead(
-    automation: Automation, instance: dg.DagsterInstance
-) -> None:
+def test_the_schedule_does_not_wait_for_the_dead(automation: Automation, instance: dg.DagsterInstance) -> None:
     job = automation.definitions.resolve_job_def("distil")
     started = dg.DagsterRunStatus.STARTED
     alive = instance.create_run_for_job(job, status=started)
-    assert automation.schedule_tick() == ([], f"run {alive.run_id} is at it; 33 artefacts pending")
+    assert automation.schedule_tick() == ([], f"run {alive.run_id} is at it; 29 artefacts pending")
     instance.report_run_failed(alive, "done")
 
     dead = instance.create_run_for_job(job, status=started, tags={LAUNCHER_TAG: "0123456789abcdef"})
-    assert automation.schedule_tick()[0]
+    assert automation.schedule_tick().requests
     found = instance.get_run_by_id(dead.run_id)
     assert found is not None
     assert found.status == dg.DagsterRunStatus.FAILURE
@@ -188,11 +192,11 @@ def test_a_tick_asks_for_no_more_than_the_limit(
     automation = Automation(limited, instance)
 
     rounds = 0
-    while requests := automation.sensor_tick().run_requests:
+    while requests := automation.sensor_tick().requests:
         stages.made.clear()
         assert automation.launch(only(requests))
         assert sum(made.startswith("inverted_embeddings") for made in stages.made) <= 2
         rounds += 1
 
-    assert rounds == 4
+    assert rounds == 3
     assert Pipeline(settings).plan().pending() == []

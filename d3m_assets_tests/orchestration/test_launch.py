@@ -15,7 +15,6 @@ from d3m_assets.orchestration.launch import ensure_instance_home, fail_abandoned
 from d3m_assets.orchestration.partitions import CLASSES
 from d3m_assets.orchestration.resources import PipelineResource
 from d3m_assets.pipeline import ASSETS, Pipeline
-from d3m_assets.progress import ProgressEvent
 from d3m_assets.settings import Settings
 from d3m_assets_tests.orchestration import fakes
 from d3m_assets_tests.orchestration.runs import counts
@@ -29,9 +28,7 @@ def dataset(settings: Settings) -> Path:
 def test_everything_is_made_and_recorded_in_one_run_and_nothing_the_second_time(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
-    heard: list[ProgressEvent] = []
-
-    first = run_pending(settings, instance, progress=heard.append)
+    first = run_pending(settings, instance)
     second = run_pending(settings, instance)
 
     assert first.done.failures == first.done.blocked == first.done.deferred == []
@@ -41,16 +38,11 @@ def test_everything_is_made_and_recorded_in_one_run_and_nothing_the_second_time(
         recorded = counts(instance, asset)
         assert len(recorded) == len(Pipeline(settings).keys(asset)), asset
         assert set(recorded.values()) == {1}, asset
-    steps = [event for event in heard if event.stage == "distil"]
-    assert [event.done for event in steps] == list(range(1, len(steps) + 1))
-    assert steps[-1].done == steps[-1].total == len(first.done.made)
     assert second.run_id is None
     second.raise_for_failures()
 
 
-def test_classes_come_change_and_go(
-    settings: Settings, instance: dg.DagsterInstance, stages: fakes.FakeStages
-) -> None:
+def test_classes_come_change_and_go(settings: Settings, instance: dg.DagsterInstance, stages: fakes.FakeStages) -> None:
     run_pending(settings, instance)
     assert instance.get_dynamic_partitions(CLASSES) == ["a", "b", "c"]
 
@@ -176,7 +168,7 @@ def test_a_killed_run_keeps_what_was_finished_and_is_carried_on(
     try:
         assert counts(instance, "inverted_embeddings") == {"ipc-1|a": 1, "ipc-1|b": 1}
         assert fail_abandoned_runs(instance, settings) == [], "it is alive"
-        with pytest.raises(TimeoutError), PipelineResource(settings).device_lease(timeout=0):
+        with pytest.raises(TimeoutError), PipelineResource(settings).device_lease(print, timeout=0):
             pytest.fail("the child holds the device")
     finally:
         child.kill()

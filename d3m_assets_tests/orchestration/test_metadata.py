@@ -82,8 +82,8 @@ def test_every_artefact_has_the_same_labels(tmp_path: Path, key: ArtefactKey, la
     assert found == {
         label: 4,
         "classes": 2,
-        "bytes": 8,
-        "fingerprint": manifest.fingerprint,
+        "stored bytes": 8,
+        "artefact fingerprint": manifest.fingerprint,
         "created": manifest.created,
         "dagster/uri": store.uri(key),
     }

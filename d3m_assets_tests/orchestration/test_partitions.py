@@ -38,9 +38,7 @@ UPSTREAM = {
 }
 
 
-def test_each_partition_is_made_from_those_the_pipeline_reads(
-    settings: Settings, instance: dg.DagsterInstance
-) -> None:
+def test_each_partition_is_made_from_those_the_pipeline_reads(settings: Settings, instance: dg.DagsterInstance) -> None:
     instance.add_dynamic_partitions(CLASSES, ["a", "b", "c"])
     graph = build_definitions(settings).resolve_asset_graph()
     with partition_loading_context(dynamic_partitions_store=instance):

@@ -103,8 +103,8 @@ def test_metadata_and_data_version_name_the_artefact(
     manifest = Pipeline(settings).store.manifest(key)
     assert manifest is not None
     assert event.tags is not None
-    assert event.tags["dagster/data_version"] == manifest.fingerprint == event.metadata["fingerprint"].value
-    assert event.metadata["bytes"].value == manifest.files["data.parquet"].bytes
+    assert event.tags["dagster/data_version"] == manifest.fingerprint == event.metadata["artefact fingerprint"].value
+    assert event.metadata["stored bytes"].value == manifest.files["data.parquet"].bytes
     assert event.metadata["dagster/partition_row_count"].value == 3
     assert str(event.metadata["dagster/uri"].value).endswith("inverted_embeddings/budget=ipc-1/class=a")
 
@@ -119,7 +119,7 @@ def test_a_preview_that_fails_does_not_fail_the_artefact(
 
     assert run_assets(definitions, instance, ["foundation_model"]).success
     (event,) = events(instance, "foundation_model")
-    assert "bytes" in event.metadata
+    assert "stored bytes" in event.metadata
     assert "loss" not in event.metadata
 
 
