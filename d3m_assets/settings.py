@@ -124,12 +124,12 @@ class PromptSettings(_Section):
 class InversionSettings(_Section):
     """How the embeddings of a class are fitted to its images."""
 
-    steps: Positive = Field(default=100, description="Optimiser steps.")
+    steps: Positive = Field(default=60, description="Optimiser steps.")
     samples_per_step: Positive = Field(
         default=16, description="Noised training images of each class in one step, at least 4 for each prompt."
     )
     learning_rate: float = Field(
-        default=0.1,
+        default=0.15,
         gt=0,
         description="Highest rate of the cosine schedule: the angle, in radians, that one step turns a vector by.",
     )

@@ -18,6 +18,7 @@ SETTINGS = {
     "D3M_BUDGETS": "ipc-1,ipc-2", "D3M_INVERSION__STEPS": "4", "D3M_INVERSION__SAMPLES_PER_STEP": "4",
     "D3M_GENERATION__IMAGES_PER_CLASS": "5", "D3M_GENERATION__STEPS": "2", "D3M_GENERATION__BATCH_SIZE": "5",
     "D3M_STUDENTS__STEPS": "5", "D3M_STUDENTS__WIDTH": "4", "D3M_STUDENTS__SEEDS": "0,1",
+    "D3M_WORKERS": "1",
 }  # fmt: skip
 
 
@@ -43,7 +44,7 @@ def bundles(home):
 
 def test_distill_status_metrics_inspect_regenerate(tmp_path, image_folder):
     folder, home = image_folder(), tmp_path / "home"
-    first = d3m(home, "distill", "--dataset", folder)
+    first = d3m(home, "distill", "--dataset", folder, D3M_WORKERS="2")
     assert "random real images" in first.stdout
     assert (home / "report.html").stat().st_size > 10_000
     assert "inverted_embeddings" in first.stderr  # progress

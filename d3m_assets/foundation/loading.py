@@ -214,7 +214,14 @@ def load_foundation(files: FoundationFiles, device: str = "auto") -> Foundation:
     """
     import torch
     from diffusers import StableDiffusionPipeline
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
 
+    # Their bars and notices (torchvision is not installed, and not needed) would break through our progress display.
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     where = choose_device(device)
     dtype = torch.float32 if where.type == "cpu" else torch.bfloat16
     try:

@@ -28,19 +28,20 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 def ensure_instance_home(settings: Settings) -> Path:
-    """Folder of the Dagster instance: ``$DAGSTER_HOME`` when set, else ``<home>/dagster`` with a ``dagster.yaml``.
+    """Folder of the Dagster instance: ``$DAGSTER_HOME`` when set, else ``<home>/dagster``.
 
-    An existing ``dagster.yaml`` is the user's and is left alone. The environment variable is set for this process
-    and those it starts, because Dagster finds the instance by it.
+    It gets a ``dagster.yaml`` and a ``workspace.yaml`` (for ``dagster dev -w``) when it has none; existing ones are
+    the user's and are left alone. The environment variable is set for this process and those it starts, because
+    Dagster finds the instance by it.
     """
     home = Path(os.environ.get("DAGSTER_HOME") or settings.home.absolute() / "dagster").absolute()
     home.mkdir(parents=True, exist_ok=True)
-    configuration = home / "dagster.yaml"
-    if not configuration.exists():
-        template = importlib.resources.files("d3m_assets.orchestration").joinpath("dagster.yaml")
-        temporary = home / f".dagster.yaml.{secrets.token_hex(4)}"
-        temporary.write_bytes(template.read_bytes())
-        temporary.replace(configuration)
+    for name in ("dagster.yaml", "workspace.yaml"):
+        if not (home / name).exists():
+            template = importlib.resources.files("d3m_assets.orchestration").joinpath(name)
+            temporary = home / f".{name}.{secrets.token_hex(4)}"
+            temporary.write_bytes(template.read_bytes())
+            temporary.replace(home / name)
     os.environ["DAGSTER_HOME"] = str(home)
     os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
     return home
@@ -109,6 +110,7 @@ def run_pending(
 
     Raises:
         D3MError: The dataset, settings or store cannot be used at all.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; what was finished is kept.
     """
     started = time.monotonic()
     pipeline = pipeline or Pipeline(settings, progress=progress)
@@ -124,13 +126,16 @@ def run_pending(
     run_id = str(uuid.uuid4())
     # With failures the run ends in dagster.Failure, for the UI; the caller has them in the result.
     with _alive(settings) as tag, contextlib.suppress(dg.Failure):
-        build_distil(settings, finished=done.append, say=say).execute_in_process(
-            run_id=run_id,
-            instance=instance,
-            resources={"pipelines": PipelineResource(settings, pipeline)},
-            run_config={"ops": {"distil_pending": {"config": {"limit": limit}}}, **QUIET},
-            tags={LAUNCHER_TAG: tag},
-        )
+        try:
+            build_distil(settings, finished=done.append, say=say).execute_in_process(
+                run_id=run_id,
+                instance=instance,
+                resources={"pipelines": PipelineResource(settings, pipeline)},
+                run_config={"ops": {"distil_pending": {"config": {"limit": limit}}}, **QUIET},
+                tags={LAUNCHER_TAG: tag},
+            )
+        except dg.DagsterExecutionInterruptedError:
+            raise KeyboardInterrupt from None
     return Launched(run_id, done[0], time.monotonic() - started)
 
 

@@ -40,7 +40,12 @@ def make_settings(folder: Path, classes: Sequence[str] = ("a", "b", "c"), **chan
         (foundation / part).mkdir(parents=True, exist_ok=True)
         (foundation / part / "model.safetensors").write_bytes(b"weights")
     (foundation / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
-    (foundation / "text_encoder" / "config.json").write_text(json.dumps({"hidden_size": 16}))
+    for part, config in {
+        "text_encoder": {"hidden_size": 16},
+        "vae": {"block_out_channels": [8, 8]},
+        "unet": {"sample_size": 16},
+    }.items():
+        (foundation / part / "config.json").write_text(json.dumps(config))
     given = {"budgets": ("ipc-1", "ipc-5"), "device": "cpu"} | changes
     return load_settings(dataset=str(folder / "dataset"), foundation=str(foundation), home=folder / "home", **given)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
 
 from d3m_assets.errors import DatasetError, StageError
 from d3m_assets.orchestration.launch import ensure_instance_home, fail_abandoned_runs, open_instance, run_pending
@@ -153,7 +154,7 @@ def start_child(settings: Settings) -> "subprocess.Popen[bytes]":
         [sys.executable, "-c", CHILD, str(settings.home.parent)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         env=environment,
     )
     assert child.stdout is not None
@@ -184,16 +185,19 @@ def test_a_killed_run_keeps_what_was_finished_and_is_carried_on(
     assert "inverted_embeddings [c, ipc-1]" in stages.made
 
 
-def test_ctrl_c_ends_the_run_at_once(settings: Settings, instance: dg.DagsterInstance) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_at_once(settings: Settings, instance: dg.DagsterInstance, stop: signal.Signals) -> None:
     """Failure prevented: waiting in a Dagster pool, a run in a shell answers neither Ctrl-C nor SIGTERM."""
     child = start_child(settings)
     started = time.monotonic()
-    child.send_signal(signal.SIGINT)
-    assert child.wait(timeout=60) != 0
+    child.send_signal(stop)
+    _, errors = child.communicate(timeout=60)
     assert time.monotonic() - started < 60
+    assert errors.decode().rstrip().endswith("KeyboardInterrupt"), "what shells and our command line know"
 
     (run,) = instance.get_runs()
     assert run.is_finished
+    assert counts(instance, "inverted_embeddings") == {"ipc-1|a": 1, "ipc-1|b": 1}
 
 
 def test_the_instance_is_made_once_and_then_the_users(
@@ -202,6 +206,11 @@ def test_the_instance_is_made_once_and_then_the_users(
     home = ensure_instance_home(settings)
     assert home == settings.home / "dagster"
     assert os.environ["DAGSTER_HOME"] == str(home)
+
+    root = Path(__file__).resolve().parents[2]
+    ours, shipped = (yaml.safe_load((folder / "workspace.yaml").read_text()) for folder in (root, home))
+    del ours["load_from"][0]["python_module"]["working_directory"]
+    assert shipped == ours
 
     (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     assert ensure_instance_home(settings) == home

@@ -1,11 +1,14 @@
 """Runs of assets: many partitions in one run, each recorded when it is finished."""
 
+from pathlib import Path
+
 import dagster as dg
 import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
 from d3m_assets.definitions import build_definitions
+from d3m_assets.orchestration.launch import open_instance
 from d3m_assets.orchestration.partitions import CLASSES
 from d3m_assets.pipeline import Pipeline
 from d3m_assets.settings import Settings
@@ -121,6 +124,22 @@ def test_a_preview_that_fails_does_not_fail_the_artefact(
     (event,) = events(instance, "foundation_model")
     assert "stored bytes" in event.metadata
     assert "loss" not in event.metadata
+
+
+def test_the_real_stages_leave_something_to_look_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stages that need no model, unfaked."""
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    settings = fakes.make_settings(tmp_path)
+    with open_instance(settings) as instance:
+        instance.add_dynamic_partitions(CLASSES, ["a", "b", "c"])
+        assert run_assets(build_definitions(settings), instance, ["class_catalog", "foundation_model"]).success
+        assert run_assets(build_definitions(settings), instance, ["raw_dataset", "class_prompts"], "a", "c").success
+
+        picture = events(instance, "raw_dataset")[0].metadata["real_images"]
+        assert isinstance(picture, dg.MarkdownMetadataValue)
+        assert str(picture.value).startswith("![real_images](data:image/png;base64,iVBOR")
+        assert events(instance, "class_catalog")[0].metadata["dagster/row_count"].value == 3
+        assert counts(instance, "class_prompts") == {"a": 1, "b": 1, "c": 1}
 
 
 def test_dagsters_staleness_agrees_with_the_plan(
