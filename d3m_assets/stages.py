@@ -422,7 +422,6 @@ def _whole_dataset_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[_Row
 
 def _foundation_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[_Row], dict[str, bytes]]:
     from d3m_assets.evaluation.metrics import CLASS_NAMES, RENDERED
-    from d3m_assets.evaluation.students import LabelledImages
 
     prompts = [_stored_prompts(pipeline, c) for c in pipeline.catalog()["class_key"]]
     drawn: list[Any] = [None] * len(prompts)
@@ -431,9 +430,7 @@ def _foundation_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[_Row], 
         if isinstance(result, D3MError):
             raise result
         drawn[index] = result
-    images = [images for images, _ in drawn]
-    labels = np.repeat(np.arange(len(images)), [len(i) for i in images])
-    pool = LabelledImages(np.concatenate(images), labels, "synthetic")
+    pool = _training_set([images for images, _ in drawn])
     rows = [_Row(CLASS_NAMES, lambda seed: pool)]
     names = [p.display_name for p in prompts]
     if pipeline.foundation_name == "embedded" and all(drawable(name) for name in names):
@@ -449,14 +446,13 @@ def drawable(name: str) -> bool:
 
 def rendered_characters(pipeline: Pipeline, names: Sequence[str], seed: int) -> LabelledImages:
     """As many drawn characters of each class as a pool has images, without the diffusion model."""
-    from d3m_assets.evaluation.students import LabelledImages
     from d3m_assets.foundation.characters import render
 
     count = pipeline.settings.generation.images_per_class
     drawn = render(count * len(names), 9_000_000 + seed, characters="".join(names)).images[..., None]
     if pipeline.scan().channels == 3:
         drawn = drawn.repeat(3, axis=-1)
-    return LabelledImages(drawn, np.tile(np.arange(len(names)), count), "synthetic")
+    return _training_set([drawn[k :: len(names)] for k in range(len(names))])
 
 
 def _student_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[_Row], dict[str, bytes]]:
@@ -470,12 +466,17 @@ def _student_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[_Row], dic
 
 def synthetic_images(pipeline: Pipeline, budget: str) -> LabelledImages:
     """The synthetic pool of all classes at a budget, as a training set."""
-    from d3m_assets.evaluation.students import LabelledImages
-
     images = [
         pool_images(read_table(pipeline, ArtefactKey("synthetic_pool", class_key, budget), "pool.parquet"))
         for class_key in pipeline.catalog()["class_key"]
     ]
+    return _training_set(images)
+
+
+def _training_set(images: Sequence[np.ndarray]) -> LabelledImages:
+    """A training set of drawn images, one array a class."""
+    from d3m_assets.evaluation.students import LabelledImages
+
     labels = np.repeat(np.arange(len(images)), [len(i) for i in images])
     return LabelledImages(np.concatenate(images), labels, "synthetic")
 

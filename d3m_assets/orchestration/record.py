@@ -15,6 +15,7 @@ import dagster as dg
 from dagster._core.definitions.source_asset import (
     SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION as EVENTS_ALREADY_LOGGED,
 )
+from pydantic import Field
 
 from d3m_assets.orchestration.metadata import describe
 from d3m_assets.orchestration.partitions import artefact_key, partition_key
@@ -28,7 +29,7 @@ Context = dg.AssetExecutionContext | dg.OpExecutionContext
 class StageConfig(dg.Config):
     """Run configuration of every asset; the defaults are right for automation."""
 
-    force: bool = False
+    force: bool = Field(False, description="Make again what is up to date.")
 
 
 @dataclass(frozen=True)

@@ -45,20 +45,20 @@ def build_sensor(job: dg.JobDefinition, settings: Settings) -> dg.SensorDefiniti
             changes.append(classes.build_delete_request(vanished))
 
         pending = plan.pending()
+        limit = settings.automation.max_partitions_per_tick
+        wish = Wish.of(pipeline, select(pending, limit))
         asked = set(json.loads(context.cursor)) if context.cursor else set()
         asked &= Wish.of(pipeline, pending).parts
-        limit = settings.automation.max_partitions_per_tick
-        wish = Wish.of(pipeline, select([e for e in pending if not Wish.of(pipeline, [e]).parts & asked], limit))
         fail_abandoned_runs(context.instance, settings)
         if running := unfinished_run(context.instance, job.name):
             requests, reason = [], f"run {running} is at it; {len(pending)} artefacts pending"
-        elif wish.parts:
+        elif wish.parts - asked:
             requests, reason = [wish.request(job.name, context.instance, limit)], None
             asked |= wish.parts
         else:
             requests = []
-            failed = f"{len(pending)} artefacts failed before; see the last run"
-            reason = failed if pending else "everything is up to date"
+            behind = f"{len(pending)} artefacts failed before, or wait for one that did; see the last run"
+            reason = behind if pending else "everything is up to date"
         return dg.SensorResult(
             run_requests=requests,
             skip_reason=reason,

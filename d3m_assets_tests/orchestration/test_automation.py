@@ -200,3 +200,22 @@ def test_a_tick_asks_for_no_more_than_the_limit(
 
     assert rounds == 3
     assert Pipeline(settings).plan().pending() == []
+
+
+def test_what_a_failure_kept_from_being_tried_is_asked_for_at_the_next_tick(
+    settings: Settings, instance: dg.DagsterInstance, stages: fakes.FakeStages
+) -> None:
+    """Failure prevented: a failed partition takes a place under the limit, and what it displaced is forgotten."""
+    limited = settings.model_copy(
+        update={"automation": settings.automation.model_copy(update={"max_partitions_per_tick": 2})}
+    )
+    automation = Automation(limited, instance)
+    stages.failing = {"inverted_embeddings [a, ipc-1]"}
+
+    for _ in range(12):
+        if not (requests := automation.sensor_tick().requests):
+            break
+        assert automation.launch(only(requests))
+
+    made = {made for made in stages.made if made.startswith("inverted_embeddings")}
+    assert len(made) == 5
