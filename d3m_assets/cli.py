@@ -25,7 +25,9 @@ foundation_app = typer.Typer(no_args_is_help=True, help="The embedded text-to-im
 app.add_typer(foundation_app, name="foundation")
 
 Dataset = Annotated[str | None, typer.Option(help="'digits', or path or URL of an image folder (train/ and test/).")]
-FoundationOption = Annotated[str | None, typer.Option(help="'embedded', or path of a diffusers text-to-image pipeline.")]
+FoundationOption = Annotated[
+    str | None, typer.Option(help="'embedded', or path of a diffusers text-to-image pipeline.")
+]
 Budget = Annotated[list[str] | None, typer.Option(help="Bytes per class: ipc-10, 640B, 4KiB. Repeatable.")]
 Storage = Annotated[str | None, typer.Option(help="Path or fsspec URL of the artefact store.")]
 Seed = Annotated[int | None, typer.Option(help="Root of every random number.")]
@@ -235,7 +237,9 @@ def inspect(bundle: BundleArgument, as_json: AsJson = False) -> None:
         print(f"{name:24} {value}")
     first = loaded.classes[0].plan
     print(f"{'classes':24} {len(loaded.classes)}: {', '.join(c.prompts.class_name for c in loaded.classes[:20])}")
-    print(f"{'vectors of a class':24} {first.prompts} prompts x {first.vectors} vectors x {first.width} {first.storage_type}")
+    print(
+        f"{'vectors of a class':24} {first.prompts} prompts x {first.vectors} vectors x {first.width} {first.storage_type}"
+    )
     print("\nLedger, bytes of all classes together\n")
     print(ledger.to_string(index=False))
 

@@ -54,7 +54,10 @@ def recognition(foundation: Foundation, settings: Settings, progress: Progress =
     train = _by_name(render(12_000, _SEED))
     recogniser = train_student(train, _RECOGNISER, n_classes=len(NAMES), seed=0, progress=progress)
     out = {}
-    for name, drawn in (("renders", render(2000, _SEED + 1)), ("renders, held-out fonts", render(2000, _SEED + 2, held_out=True))):
+    for name, drawn in (
+        ("renders", render(2000, _SEED + 1)),
+        ("renders, held-out fonts", render(2000, _SEED + 2, held_out=True)),
+    ):
         data = _by_name(drawn)
         right = evaluate(recogniser, data) == data.labels
         out[f"{name}, digits"] = float(right[data.labels < 10].mean())
@@ -73,9 +76,7 @@ def recognition(foundation: Foundation, settings: Settings, progress: Progress =
 
 
 def _named(name: str) -> ClassPrompts:
-    return ClassPrompts.of(
-        0, "class", name, templates=("a photo of a {}",), initializer=None, keep_class_name=True
-    )
+    return ClassPrompts.of(0, "class", name, templates=("a photo of a {}",), initializer=None, keep_class_name=True)
 
 
 def samples(foundation: Foundation, settings: Settings, subjects: Sequence[str], columns: int = 12) -> bytes:
@@ -98,7 +99,7 @@ def student_accuracy(pipeline: Pipeline) -> dict[str, tuple[float, float]]:
                 raise outcome.error
     stored = pipeline.store.read(ArtefactKey("foundation_metrics"), "metrics.parquet")
     summary = summarise(pd.read_parquet(BytesIO(stored)))
-    return {row.method: (row.mean, row.half_width) for row in summary.itertuples()}
+    return {str(r["method"]): (float(r["mean"]), float(r["half_width"])) for r in summary.to_dict("records")}
 
 
 def write_card(path: Path, settings: Settings, progress: Progress = silent) -> None:
@@ -124,7 +125,18 @@ def write_card(path: Path, settings: Settings, progress: Progress = silent) -> N
         chosen = chosen.model_copy(update={"foundation": "embedded"})
     accuracy = student_accuracy(Pipeline(chosen, progress=progress))
     (path / "samples.png").write_bytes(samples(foundation, settings, list("0123456789"), 12))
-    words = ["7", "thin 7", "bold 7", "heavy 7", "backslanted 7", "slanted 7", "narrow 7", "wide 7", "black 7", "barred 7"]
+    words = [
+        "7",
+        "thin 7",
+        "bold 7",
+        "heavy 7",
+        "backslanted 7",
+        "slanted 7",
+        "narrow 7",
+        "wide 7",
+        "black 7",
+        "barred 7",
+    ]
     (path / "control.png").write_bytes(samples(foundation, settings, words))
     parts = {
         part: sum(p.numel() for p in getattr(foundation, part).parameters()) / 1e6

@@ -239,8 +239,7 @@ class Pipeline:
         Raises:
             BudgetError: The budget cannot hold one vector.
         """
-        row = self.catalog().set_index("class_key").loc[class_key]
-        images = int(row["n_train"])
+        images = int(self._row(class_key)["n_train"])
         if (budget, images) not in self._plans:
             settings, files = self.settings.inversion, self.foundation_files
             self._plans[(budget, images)] = plan_embeddings(
@@ -250,10 +249,13 @@ class Pipeline:
             )  # fmt: skip
         return self._plans[(budget, images)]
 
+    def _row(self, class_key: str) -> dict[Any, Any]:
+        catalog = self.catalog()
+        return catalog[catalog["class_key"] == class_key].iloc[0].to_dict()
+
     def prompts(self, class_key: str) -> ClassPrompts:
         """How a class is put into words."""
-        row = self.catalog().set_index("class_key").loc[class_key]
-        settings = self.settings.prompts
+        row, settings = self._row(class_key), self.settings.prompts
         return ClassPrompts.of(
             int(row["class_id"]), class_key, str(row["class_name"]), templates=settings.templates,
             initializer=settings.initializer, keep_class_name=settings.keep_class_name,

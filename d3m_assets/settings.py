@@ -150,16 +150,10 @@ class InversionSettings(_Section):
 class GenerationSettings(_Section):
     """How the synthetic pool is drawn from the embeddings."""
 
-    images_per_class: Positive = Field(
-        default=100, description="Images regenerated for each class and budget."
-    )
+    images_per_class: Positive = Field(default=100, description="Images regenerated for each class and budget.")
     steps: Positive = Field(default=10, description="Denoising steps of one image.")
-    guidance_scale: float = Field(
-        default=2.0, ge=0, description="Classifier-free guidance; 1 switches it off."
-    )
-    batch_size: Positive = Field(
-        default=50, description="Images denoised together; changes speed and memory only."
-    )
+    guidance_scale: float = Field(default=2.0, ge=0, description="Classifier-free guidance; 1 switches it off.")
+    batch_size: Positive = Field(default=50, description="Images denoised together; changes speed and memory only.")
     scheduler: Literal["dpmsolver++", "ddim"] = Field(
         default="dpmsolver++", description="Sampler of the diffusion model."
     )
@@ -172,31 +166,23 @@ class StudentSettings(_Section):
     width: Positive = Field(default=32, description="Channels of each convolution.")
     steps: Positive = Field(default=300, description="Optimiser steps, the same for every training set.")
     batch_size: Positive = Field(default=32, description="Images in one step.")
-    learning_rate: float = Field(
-        default=5e-3, gt=0, description="Highest learning rate of the cosine schedule."
-    )
+    learning_rate: float = Field(default=5e-3, gt=0, description="Highest learning rate of the cosine schedule.")
     weight_decay: float = Field(default=5e-4, ge=0, description="Decoupled weight decay.")
     image_size: Annotated[int, Field(ge=8)] | None = Field(
         default=None, description="Side of the square input in pixels; none: derived from the dataset."
     )
     flip: bool = Field(default=False, description="Mirror images at random; wrong for digits and letters.")
-    seeds: Seeds = Field(
-        default=(0, 1, 2), description="One student is trained for each seed; intervals need three."
-    )
+    seeds: Seeds = Field(default=(0, 1, 2), description="One student is trained for each seed; intervals need three.")
 
 
 class AutomationSettings(_Section):
     """What Dagster starts by itself."""
 
-    enabled: bool = Field(
-        default=False, description="Whether schedules and sensors are running when first loaded."
-    )
+    enabled: bool = Field(default=False, description="Whether schedules and sensors are running when first loaded.")
     cron: Annotated[str, AfterValidator(_cron)] = Field(
         default="0 2 * * *", description="When the schedule looks for work."
     )
-    max_partitions_per_tick: Positive = Field(
-        default=50, description="Most partitions that one tick requests."
-    )
+    max_partitions_per_tick: Positive = Field(default=50, description="Most partitions that one tick requests.")
 
 
 class Settings(BaseSettings):
@@ -220,9 +206,7 @@ class Settings(BaseSettings):
         min_length=1,
         description='"embedded", or path or hub id of a diffusers text-to-image pipeline.',
     )
-    foundation_revision: str | None = Field(
-        default=None, min_length=1, description="Commit or tag of a hub model."
-    )
+    foundation_revision: str | None = Field(default=None, min_length=1, description="Commit or tag of a hub model.")
     budgets: Budgets = Field(
         default=("ipc-1", "ipc-5", "ipc-10"),
         description="Bytes per class: ipc-N, NB or NKiB. In the environment: comma separated or JSON.",
@@ -231,12 +215,8 @@ class Settings(BaseSettings):
         default=Path("data/home"),
         description="Folder of the Dagster instance, caches, digits and reports.",
     )
-    storage: str = Field(
-        default="", description="Path or fsspec URL of the artefact store; empty: <home>/store."
-    )
-    seed: int = Field(
-        default=0, ge=0, lt=2**63, description="Root of every random number but the students' seeds."
-    )
+    storage: str = Field(default="", description="Path or fsspec URL of the artefact store; empty: <home>/store.")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Root of every random number but the students' seeds.")
     device: Annotated[str, AfterValidator(_device)] = Field(
         default="auto", description="auto, cpu, mps, cuda or cuda:N."
     )
@@ -250,18 +230,10 @@ class Settings(BaseSettings):
         description="Part of the train split set aside for choices, by hash of the image.",
     )
     prompts: PromptSettings = Field(default=PromptSettings(), description="How a class is put into words.")
-    inversion: InversionSettings = Field(
-        default=InversionSettings(), description="How embeddings are fitted."
-    )
-    generation: GenerationSettings = Field(
-        default=GenerationSettings(), description="How the synthetic pool is drawn."
-    )
-    students: StudentSettings = Field(
-        default=StudentSettings(), description="How training sets are measured."
-    )
-    automation: AutomationSettings = Field(
-        default=AutomationSettings(), description="What Dagster starts by itself."
-    )
+    inversion: InversionSettings = Field(default=InversionSettings(), description="How embeddings are fitted.")
+    generation: GenerationSettings = Field(default=GenerationSettings(), description="How the synthetic pool is drawn.")
+    students: StudentSettings = Field(default=StudentSettings(), description="How training sets are measured.")
+    automation: AutomationSettings = Field(default=AutomationSettings(), description="What Dagster starts by itself.")
 
     @property
     def storage_url(self) -> str:
@@ -290,9 +262,7 @@ def settings_file() -> Path | None:
     """
     if named := os.environ.get(FILE_VARIABLE):
         if not Path(named).is_file():
-            raise SettingsError(
-                f"${FILE_VARIABLE} names {named}, which is no file. Correct or unset the variable."
-            )
+            raise SettingsError(f"${FILE_VARIABLE} names {named}, which is no file. Correct or unset the variable.")
         return Path(named)
     return Path(FILE_NAME) if Path(FILE_NAME).is_file() else None
 
@@ -358,9 +328,7 @@ def _refuse_unknown_variables() -> None:
             section = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")[0]
             if section not in Settings.model_fields:
                 wanted = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
-                raise SettingsError(
-                    f"unknown environment variable {variable}{_close(wanted, as_variable=True)}"
-                )
+                raise SettingsError(f"unknown environment variable {variable}{_close(wanted, as_variable=True)}")
 
 
 def _close(name: str, *, as_variable: bool = False) -> str:

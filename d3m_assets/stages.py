@@ -369,9 +369,7 @@ def _metrics(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
     for key in keys:
         try:
             rows, files[key] = rows_of[key.asset](pipeline, key)
-            test = test_split(
-                lambda: labelled_images(pipeline, image_table(pipeline, "test"), "test"), reader=str(key)
-            )
+            test = test_split(lambda: labelled_images(pipeline, image_table(pipeline, "test"), "test"), reader=str(key))
             for row in rows:
                 for seed in settings.seeds:
                     alone = settings.model_copy(update={"seeds": (seed,)})
@@ -426,7 +424,9 @@ def _foundation_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[_Row], 
     prompts = [_stored_prompts(pipeline, c) for c in pipeline.catalog()["class_key"]]
     drawn: list[Any] = [None] * len(prompts)
     items = [_drawing(pipeline, p) for p in prompts]
-    for index, result in _share_out(pipeline, f"{key.asset}: pool", _drawing_work, items, [p.by_name() for p in prompts]):
+    for index, result in _share_out(
+        pipeline, f"{key.asset}: pool", _drawing_work, items, [p.by_name() for p in prompts]
+    ):
         if isinstance(result, D3MError):
             raise result
         drawn[index] = result

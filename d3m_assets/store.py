@@ -173,9 +173,7 @@ class Store:
             raise StoreError(f"cannot open the store {url}: {error}") from error
         return store
 
-    def write(
-        self, key: ArtefactKey, spec: Spec, files: Mapping[str, bytes], metrics: Mapping[str, Any]
-    ) -> Manifest:
+    def write(self, key: ArtefactKey, spec: Spec, files: Mapping[str, bytes], metrics: Mapping[str, Any]) -> Manifest:
         """Store a new version of ``key``; until the commit, readers see the previous one.
 
         Args:
@@ -255,9 +253,7 @@ class Store:
                     continue
                 missing = isinstance(error, FileNotFoundError)
                 reason = "is missing" if missing else f"cannot be read: {error}"
-                raise StoreError(
-                    f"{self._shown(path)} of {key} {reason}; `d3m distill` will rebuild it"
-                ) from error
+                raise StoreError(f"{self._shown(path)} of {key} {reason}; `d3m distill` will rebuild it") from error
             if hashlib.sha256(data).hexdigest() != record.sha256:
                 raise StoreError(
                     f"{self._shown(path)} of {key} is damaged (its hash is not the one in the manifest); "
@@ -290,9 +286,7 @@ class Store:
         root = self._folder(ArtefactKey(asset))
         self._fs.invalidate_cache(root)
         paths = [path.removeprefix(self._root + "/") for path in self._fs.find(root)]
-        found = [
-            ArtefactKey.from_path(p.removesuffix(f"/{MANIFEST}")) for p in paths if p.endswith(f"/{MANIFEST}")
-        ]
+        found = [ArtefactKey.from_path(p.removesuffix(f"/{MANIFEST}")) for p in paths if p.endswith(f"/{MANIFEST}")]
         return sorted((key for key in found if key), key=lambda k: (k.budget or "", k.class_key or ""))
 
     def delete(self, key: ArtefactKey) -> None:
@@ -305,11 +299,7 @@ class Store:
         manifest = self._manifest_or_none(key)
         listing = self._listing(folder)
         # A readable manifest tells which files are its own; others may belong to a write in progress.
-        own = (
-            {record.path for record in manifest.files.values()}
-            if manifest
-            else {_name(path) for path in listing}
-        )
+        own = {record.path for record in manifest.files.values()} if manifest else {_name(path) for path in listing}
         try:
             # The manifest goes first: readers then see no artefact rather than a damaged one.
             self._remove(f"{folder}/{MANIFEST}")
@@ -364,9 +354,7 @@ class Store:
 
     def _file(self, key: ArtefactKey, manifest: Manifest, name: str) -> FileRecord:
         if name not in manifest.files:
-            raise StoreError(
-                f"{key} has no file {name}; it has {', '.join(sorted(manifest.files)) or 'none'}"
-            )
+            raise StoreError(f"{key} has no file {name}; it has {', '.join(sorted(manifest.files)) or 'none'}")
         return manifest.files[name]
 
     def _parse(self, path: str, content: bytes) -> Manifest:
@@ -504,9 +492,7 @@ def _differences(kind: str, old: Mapping[str, Any], new: Mapping[str, Any], *, v
         if name not in old or name not in new:
             reasons.append(f"{kind} {name} {'added' if name in new else 'removed'}")
         elif old[name] != new[name]:
-            reasons.append(
-                f"{kind} {name} " + (f"{_short(old[name])} -> {_short(new[name])}" if values else "changed")
-            )
+            reasons.append(f"{kind} {name} " + (f"{_short(old[name])} -> {_short(new[name])}" if values else "changed"))
     return reasons
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from typing import Any
 
 from d3m_assets.errors import D3MError, StageError
@@ -57,7 +58,7 @@ class Workers:
         if self.count == 1 or len(items) < 2:
             with _one_thread():
                 for index, item in enumerate(items):
-                    yield index, _caught(work, item, lambda event, index=index: progress(index, event))
+                    yield index, _caught(work, item, partial(progress, index))
             return
         pool = self._start()
         futures: dict[Future[Any], int] = {pool.submit(_remote, work, i, item): i for i, item in enumerate(items)}

@@ -37,9 +37,7 @@ def d3m(home, *arguments, check=True, **more):
 
 
 def bundles(home):
-    return {
-        p.parent.name: p.read_bytes() for p in (home / "store" / "distilled_bundle").rglob("*.safetensors")
-    }
+    return {p.parent.name: p.read_bytes() for p in (home / "store" / "distilled_bundle").rglob("*.safetensors")}
 
 
 def test_distill_status_metrics_inspect_regenerate(tmp_path, image_folder):

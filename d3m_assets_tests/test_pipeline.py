@@ -120,7 +120,9 @@ def test_new_and_vanished_classes(copy, characters):
     table = pipeline.full_catalog().set_index("class_name")
     assert table["class_id"].to_dict() == {"0": 0, "1": 1, "7": 2, "b": 3}  # never reused
     assert not table.loc["1", "active"]
-    bundle = Bundle.from_bytes(pipeline.store.read(ArtefactKey("distilled_bundle", None, "ipc-1"), "bundle.safetensors"))
+    bundle = Bundle.from_bytes(
+        pipeline.store.read(ArtefactKey("distilled_bundle", None, "ipc-1"), "bundle.safetensors")
+    )
     assert [c.prompts.class_name for c in bundle.classes] == ["0", "7", "b"]
 
 

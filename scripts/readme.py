@@ -27,7 +27,9 @@ def table(pipeline: Pipeline) -> str:
     for row in summarise(metrics).itertuples():
         size = "" if np.isnan(row.bytes_per_class) else f"{row.bytes_per_class:,.0f}"
         lines.append(f"| {row.method} | {row.budget} | {size} | {percent(row.mean, row.half_width)} |")
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     students = summarise(metrics)["n"].max()
     note = (
         f"500 real test digits, hard labels, ConvNet-3, last epoch, mean of {students} students and 95 % interval; "

@@ -89,9 +89,7 @@ def class_keys(class_names: Iterable[str], taken: Mapping[str, str] | None = Non
     used = set(keys.values())
     wanted = [normalised(name) for name in class_names]
     if twice := sorted(name for name, count in Counter(wanted).items() if count > 1):
-        raise DatasetError(
-            f"classes with the same name up to Unicode spelling: {', '.join(twice)}; merge them"
-        )
+        raise DatasetError(f"classes with the same name up to Unicode spelling: {', '.join(twice)}; merge them")
     for name in sorted(wanted, key=natural):
         if name not in keys:
             candidates = chain([class_key(name)], (_hashed_key(name, length) for length in (6, 12, 24, 48)))
@@ -140,9 +138,7 @@ def _identities(previous: pd.DataFrame | None) -> dict[str, tuple[int, str]]:
     wrong = [f"lacks {name}" for name in needed if name not in previous.columns]
     wrong = wrong or [f"repeats a {name}" for name in needed if previous[name].duplicated().any()]
     if wrong:
-        raise DatasetError(
-            f"the previous class catalog {', '.join(wrong)}; delete class_catalog and rebuild it"
-        )
+        raise DatasetError(f"the previous class catalog {', '.join(wrong)}; delete class_catalog and rebuild it")
     ids, keys, names = (previous[column].tolist() for column in needed)
     return {str(name): (int(i), str(key)) for i, key, name in zip(ids, keys, names, strict=True)}
 

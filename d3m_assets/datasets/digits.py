@@ -42,9 +42,7 @@ def ensure_digits(folder: Path) -> Path:
     except OSError as error:
         if (folder / "train").is_dir() and (folder / "test").is_dir():  # another process was quicker
             return folder
-        raise DatasetError(
-            f"cannot write the digits to {folder}: {error}. Empty it, or set `home`."
-        ) from error
+        raise DatasetError(f"cannot write the digits to {folder}: {error}. Empty it, or set `home`.") from error
     return folder
 
 

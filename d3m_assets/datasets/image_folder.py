@@ -118,9 +118,7 @@ class ImageFolder:
             raise DatasetError(f"cannot open the dataset {self.url}: {error}. Check `dataset`.") from error
         if not kind:
             here = f" (looked in {Path.cwd()})" if "://" not in self.url else ""
-            raise DatasetError(
-                f"the dataset {self.url} does not exist{here}. Set `dataset` to a folder. {LAYOUT}"
-            )
+            raise DatasetError(f"the dataset {self.url} does not exist{here}. Set `dataset` to a folder. {LAYOUT}")
         if kind == "file":
             raise DatasetError(f"the dataset {self.url} is a file. Set `dataset` to a folder. {LAYOUT}")
         return fs, root.rstrip("/")
@@ -148,17 +146,13 @@ class ImageFolder:
             if not any(s == split for s, _ in tree):
                 raise DatasetError(f"{self.url} has no class folder in {split}/. {LAYOUT}")
         for split, other in (("train", "test"), ("test", "train")):
-            lacking = sorted(
-                {n for s, n in tree if s == split} - {n for s, n in tree if s == other}, key=natural
-            )
+            lacking = sorted({n for s, n in tree if s == split} - {n for s, n in tree if s == other}, key=natural)
             if lacking:
                 raise DatasetError(
                     f"{self.url}: {_shown(lacking)} in {split}/ but not in {other}/. "
                     f"Add {other}/<class>/ with images, or remove the class from {split}/."
                 )
-        if empty := [
-            f"{split}/{folders[split, name]}" for (split, name), images in tree.items() if not images
-        ]:
+        if empty := [f"{split}/{folders[split, name]}" for (split, name), images in tree.items() if not images]:
             raise DatasetError(
                 f"{self.url}: no images in {_shown(empty)} (looked for {', '.join(sorted(SUFFIXES))}). "
                 "Add images, or remove the class from train/ and test/."
@@ -204,8 +198,7 @@ class ImageFolder:
         if all(aside):
             aside = [False] * len(images)
         return [
-            _record(image, facts, "validation" if out else "train")
-            for image, out in zip(images, aside, strict=True)
+            _record(image, facts, "validation" if out else "train") for image, out in zip(images, aside, strict=True)
         ]
 
     def _index_path(self) -> Path | None:

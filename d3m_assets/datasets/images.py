@@ -40,9 +40,7 @@ def decode_image(data: bytes) -> tuple[Image.Image, str]:
         raise ValueError("is not an image") from None
     except Image.DecompressionBombError as error:
         raise ValueError(f"is too large: {error}") from None
-    except (
-        Exception
-    ) as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, zlib.error and more
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, zlib.error and more
         raise ValueError(f"cannot be decoded: {error}") from None
     return _eight_bit(upright, file.mode), file.mode
 
@@ -83,9 +81,7 @@ def load_images(uris: Sequence[str], *, size: int | tuple[int, int], channels: L
         try:
             image, _ = decode_image(read_bytes(uris[index]))
         except (OSError, ValueError) as error:
-            raise DatasetError(
-                f"image {uris[index]} cannot be used: {error}. Scan the dataset again."
-            ) from error
+            raise DatasetError(f"image {uris[index]} cannot be used: {error}. Scan the dataset again.") from error
         image = image.convert("L" if channels == 1 else "RGB")
         if image.size != (width, height):
             image = ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)

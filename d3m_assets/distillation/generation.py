@@ -158,5 +158,3 @@ def _denoise(
                 predicted = without + settings.guidance_scale * (with_text - without)
             latents = scheduler.step(predicted, t, latents).prev_sample
         return foundation.decode_latents(latents)
-
-

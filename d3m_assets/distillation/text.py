@@ -69,7 +69,9 @@ def learned_ids(
         text = prompts.learned(prompt, template)
         before, after = text.split(placeholder_token(prompts.class_id, prompt))
         rows = [size + first_row + prompt * vectors + v for v in range(vectors)]
-        words = [tokenizer(part, add_special_tokens=False).input_ids if part.strip() else [] for part in (before, after)]
+        words = [
+            tokenizer(part, add_special_tokens=False).input_ids if part.strip() else [] for part in (before, after)
+        ]
         line = [tokenizer.bos_token_id, *words[0], *rows, *words[1]]
         if len(words[0]) + 2 + vectors > length:
             raise StageError(

@@ -256,7 +256,7 @@ def render(
     resolution[coarse < 0.35] = 2
     image = ink.unsqueeze(1)
     for side in (8, 10, 12, 16):
-        index = ((resolution == 2) & (torch.randint(0, 4, (count,), generator=generator) == (8, 10, 12, 16).index(side)))
+        index = (resolution == 2) & (torch.randint(0, 4, (count,), generator=generator) == (8, 10, 12, 16).index(side))
         index = index.nonzero().squeeze(1)
         if len(index):
             small = F.adaptive_avg_pool2d(image[index], side)

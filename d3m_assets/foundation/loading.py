@@ -176,7 +176,9 @@ class Foundation:
         import torch
 
         with torch.inference_mode():
-            parts = [self.vae.encode(part.to(self.device, self.vae.dtype)).latent_dist.mean for part in images.split(50)]
+            parts = [
+                self.vae.encode(part.to(self.device, self.vae.dtype)).latent_dist.mean for part in images.split(50)
+            ]
         return torch.cat(parts).float().clone() * self.vae.config.scaling_factor
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:

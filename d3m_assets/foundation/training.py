@@ -164,7 +164,9 @@ class CaptionBatch:
         words = {w for t in TEMPLATES for w in t.split()} | set(caption_words())
         self.ids = {w: vocabulary[w + "</w>"] for w in words}
 
-    def __call__(self, rendered: Rendered, indices: np.ndarray, rng: np.random.Generator) -> tuple[Any, list[list[int]]]:
+    def __call__(
+        self, rendered: Rendered, indices: np.ndarray, rng: np.random.Generator
+    ) -> tuple[Any, list[list[int]]]:
         """Captions of some images.
 
         Args:
@@ -346,7 +348,7 @@ def load_trained_autoencoder(settings: TrainingSettings, folder: Path) -> Autoen
         quant.weight[:4] /= std.view(4, 1, 1, 1)
         quant.bias[:4] = (quant.bias[:4] - mean) / std
         quant.bias[4:] -= 2 * std.log()
-        post.bias += (post.weight[:, :, 0, 0] @ mean)
+        post.bias += post.weight[:, :, 0, 0] @ mean
         post.weight *= std.view(1, 4, 1, 1)
     return vae
 
@@ -373,8 +375,10 @@ def _encode_shard(settings: TrainingSettings, folder: Path, shard: int, count: i
     part = file.with_suffix(".part")
     with part.open("wb") as out:
         np.save(out, torch.cat(latents).numpy(), allow_pickle=False)
-    meta = {"characters": rendered.characters, "attributes": rendered.attributes, "variants": np.array(rendered.variants)}
-    np.savez(folder / f"captions-{shard:03d}.npz", **meta)
+    np.savez(
+        folder / f"captions-{shard:03d}.npz",
+        characters=rendered.characters, attributes=rendered.attributes, variants=np.array(rendered.variants),
+    )  # fmt: skip
     part.replace(file)
 
 

@@ -254,9 +254,7 @@ def test_index_spares_unchanged_files_only(make_folder, tmp_path, monkeypatch):
     first = ImageFolder(root, cache=cache).scan()
     read = []
     real = module._read
-    monkeypatch.setattr(
-        module, "_read", lambda fs, image: read.append(image.relative_path) or real(fs, image)
-    )
+    monkeypatch.setattr(module, "_read", lambda fs, image: read.append(image.relative_path) or real(fs, image))
     assert ImageFolder(root, cache=cache).scan() == first
     assert read == []
     (root / "train/a/0.png").write_bytes(png(4242))

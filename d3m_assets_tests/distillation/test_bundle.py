@@ -51,7 +51,7 @@ def test_size_stays_near_the_payload(words, classes):
 def test_names_with_any_character_survive(words):
     from dataclasses import replace
 
-    made = bundle(words, names=["Åse ∕ ‘x’ \" \\", "日本 語_1"])
+    made = bundle(words, names=['Åse ∕ ‘x’ " \\', "日本 語_1"])
     changed = replace(made.classes[0].prompts, class_key="se-x-abcdef", display_name="se x")
     made = replace(made, classes=(replace(made.classes[0], prompts=changed), made.classes[1]))
     assert [c.prompts for c in Bundle.from_bytes(made.to_bytes()).classes] == [c.prompts for c in made.classes]
@@ -94,7 +94,11 @@ def test_regenerate_writes_what_generate_draws(foundation, words, tmp_path):
     made = bundle(words, foundation_fingerprint=foundation.files.fingerprint)
     seen = []
     count = regenerate(
-        Bundle.from_bytes(made.to_bytes()), foundation, tmp_path / "out", per_class=3, on_class=lambda *a: seen.append(a)
+        Bundle.from_bytes(made.to_bytes()),
+        foundation,
+        tmp_path / "out",
+        per_class=3,
+        on_class=lambda *a: seen.append(a),
     )
     assert count == 6
     assert seen == [("3", 1, 2), ("7", 2, 2)]

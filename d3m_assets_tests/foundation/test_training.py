@@ -11,8 +11,6 @@ from d3m_assets.foundation.training import CaptionBatch, TrainingSettings, build
 TINY = TrainingSettings(processes=1, vae_steps=3, vae_batch=4, images=12, steps=4, batch=4)
 
 
-
-
 def test_every_caption_word_is_one_token_and_any_text_is_tokens():
     tokenizer = build_tokenizer()
     assert [w for w in caption_words() if len(tokenizer.tokenize(w)) != 1] == []
