@@ -291,7 +291,8 @@ def ui(
     from d3m_assets.orchestration.launch import ensure_instance_home
 
     home = ensure_instance_home(load_settings())
-    command = [sys.executable, "-m", "dagster", "dev", "-m", "d3m_assets.definitions", "-h", host, "-p", str(port)]
+    workspace = str(home / "workspace.yaml")
+    command = [sys.executable, "-m", "dagster", "dev", "-w", workspace, "-h", host, "-p", str(port)]
     print(f"http://{host}:{port}  (instance in {home}; Ctrl-C stops it)", flush=True)
     environment = {**os.environ, "DAGSTER_DISABLE_TELEMETRY": "1"}
     raise SystemExit(subprocess.run(command, env=environment, check=False).returncode)
