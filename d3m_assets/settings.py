@@ -182,7 +182,9 @@ class AutomationSettings(_Section):
     cron: Annotated[str, AfterValidator(_cron)] = Field(
         default="0 2 * * *", description="When the schedule looks for work."
     )
-    max_partitions_per_tick: Positive = Field(default=50, description="Most partitions of each asset that one tick requests.")
+    max_partitions_per_tick: Positive = Field(
+        default=50, description="Most partitions of each asset that one tick requests."
+    )
 
 
 class Settings(BaseSettings):
