@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
 from typing import Any
@@ -18,9 +18,11 @@ import pandas as pd
 
 from d3m_assets.datasets.catalog import class_catalog
 from d3m_assets.datasets.source import Scan, open_dataset
+from d3m_assets.distillation import bundle, generation, inversion
 from d3m_assets.distillation.budgets import EmbeddingPlan, bytes_per_class, plan_embeddings
 from d3m_assets.distillation.prompts import ClassPrompts
-from d3m_assets.errors import D3MError, StageError
+from d3m_assets.errors import D3MError, StageError, StoreError
+from d3m_assets.evaluation import students
 from d3m_assets.foundation.loading import FoundationFiles, find_foundation
 from d3m_assets.progress import Progress, silent
 from d3m_assets.settings import Settings
@@ -100,6 +102,13 @@ ASSETS: dict[str, AssetInfo] = {
         ("html",),
     ),
 }  # fmt: skip
+_VERSIONS = {
+    "inverted_embeddings": inversion.CODE_VERSION, "synthetic_pool": generation.CODE_VERSION,
+    "distilled_bundle": bundle.CODE_VERSION, "reference_metrics": students.CODE_VERSION,
+    "whole_dataset_metrics": students.CODE_VERSION, "foundation_metrics": students.CODE_VERSION,
+    "student_metrics": students.CODE_VERSION,
+}  # fmt: skip
+ASSETS = {name: replace(info, code_version=_VERSIONS.get(name, info.code_version)) for name, info in ASSETS.items()}
 """The graph, in an order in which every asset follows what it is made from."""
 
 
@@ -193,7 +202,13 @@ class Pipeline:
         if self._catalog is None:
             key = ArtefactKey("class_catalog")
             stored = self.store.manifest(key)
-            previous = pd.read_parquet(BytesIO(self.store.read(key, "catalog.parquet"))) if stored else None
+            try:
+                previous = pd.read_parquet(BytesIO(self.store.read(key, "catalog.parquet"))) if stored else None
+            except (StoreError, OSError, ValueError) as error:
+                raise StoreError(
+                    f"the class catalog in {self.store.uri(key)} is damaged: {error}. It gives classes their permanent "
+                    "ids: restore it from a backup, or delete that folder and run `d3m distill` (ids are then given anew)"
+                ) from error
             self._catalog = class_catalog(self.scan(), previous)
         return self._catalog
 
@@ -266,6 +281,8 @@ class Pipeline:
         kind = ASSETS[asset].partitioned_by
         classes = list(self.catalog()["class_key"]) if "class" in kind else [None]
         budgets = list(self.settings.budgets) if "budget" in kind else [None]
+        if asset == "reference_metrics":  # a budget below one real image has nothing real of equal bytes beside it
+            budgets = [b for b in self.settings.budgets if self.budget_bytes(b) >= self.budget_bytes("ipc-1")]
         return [ArtefactKey(asset, c, b) for b in budgets for c in classes]
 
     def spec(self, key: ArtefactKey) -> Spec:

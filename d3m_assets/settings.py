@@ -153,7 +153,9 @@ class GenerationSettings(_Section):
     images_per_class: Positive = Field(default=100, description="Images regenerated for each class and budget.")
     steps: Positive = Field(default=10, description="Denoising steps of one image.")
     guidance_scale: float = Field(default=2.0, ge=0, description="Classifier-free guidance; 1 switches it off.")
-    batch_size: Positive = Field(default=50, description="Images denoised together; changes speed and memory only.")
+    batch_size: Positive = Field(
+        default=50, description="Images denoised together; part of an image's address, since it decides how sums round."
+    )
     scheduler: Literal["dpmsolver++", "ddim"] = Field(
         default="dpmsolver++", description="Sampler of the diffusion model."
     )

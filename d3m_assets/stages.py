@@ -143,6 +143,9 @@ def image_table(pipeline: Pipeline, split: str, class_key: str | None = None) ->
     """Rows of ``raw_dataset`` of one split, of one class or of all, by class id."""
     keys = [ArtefactKey("raw_dataset", class_key)] if class_key else pipeline.keys("raw_dataset")
     rows = pd.concat([read_table(pipeline, k, "images.parquet") for k in keys], ignore_index=True)
+    # Where an image is may change (a moved clone, another machine) while what it is does not: the scan knows the place.
+    places = {i.relative_path: i.uri for c in pipeline.scan().classes.values() for i in c.images}
+    rows["uri"] = [places.get(path, uri) for path, uri in zip(rows["relative_path"], rows["uri"], strict=True)]
     return rows[rows["split"] == split].reset_index(drop=True)
 
 

@@ -56,7 +56,7 @@ class Workers:
             StageError: A worker process was killed, most often for want of memory.
         """
         if self.count == 1 or len(items) < 2:
-            with _one_thread():
+            with one_thread():
                 for index, item in enumerate(items):
                     yield index, _caught(work, item, partial(progress, index))
             return
@@ -95,7 +95,7 @@ class Workers:
             self._pool = None
 
 
-class _one_thread:
+class one_thread:  # named as the function it is used as
     """PyTorch on one thread for the time of the context."""
 
     def __enter__(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from d3m_assets.distillation.bundle import Bundle
-from d3m_assets.errors import BudgetError, DatasetError, StageError
+from d3m_assets.errors import BudgetError, D3MError, DatasetError, StageError
 from d3m_assets.pipeline import ASSETS, Pipeline
 from d3m_assets.settings import load_settings
 from d3m_assets.store import ArtefactKey
@@ -265,3 +265,33 @@ def test_the_plan_is_json(finished):
     assert plan["extra"] == []
     assert {e["state"] for e in plan["entries"]} == {"up to date"}
     assert {e["asset"] for e in plan["entries"]} == set(ASSETS)
+
+
+def test_a_budget_below_one_image_has_no_real_images_beside_it(tmp_path, image_folder):
+    folder = image_folder()
+    for path in folder.rglob("*.png"):
+        Image.open(path).resize((16, 16)).save(path)
+    pipeline = open_pipeline(tmp_path, folder, budgets=("64B", "ipc-1"))
+    assert [k.budget for k in pipeline.keys("reference_metrics")] == ["ipc-1"]
+    run(pipeline)
+    assert pipeline.plan().pending() == []
+
+
+def test_a_damaged_catalog_says_what_to_delete(copy):
+    pipeline = open_pipeline(copy, copy / "images")
+    from pathlib import Path
+
+    Path(pipeline.store.uri(ArtefactKey("class_catalog"), "catalog.parquet")).write_bytes(b"x")
+    with pytest.raises(D3MError, match="delete that folder"):
+        open_pipeline(copy, copy / "images").plan()
+
+
+def test_a_moved_dataset_needs_no_work(finished, tmp_path):
+    import shutil
+
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    pipeline = open_pipeline(tmp_path, tmp_path / "images")
+    assert pipeline.plan().pending() == []
+    from d3m_assets.stages import image_table
+
+    assert all(str(tmp_path) in uri for uri in image_table(pipeline, "train")["uri"])

@@ -3,7 +3,6 @@
 Run: .venv/bin/python scripts/readme.py
 """
 
-import datetime
 import subprocess
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from d3m_assets.evaluation.statistics import compare_all, headline, percent, sum
 from d3m_assets.pipeline import Pipeline
 from d3m_assets.settings import load_settings
 from d3m_assets.stages import all_metrics, sample_grids
+from d3m_assets.store import ArtefactKey
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- begin: scripts/readme.py -->", "<!-- end -->"
@@ -30,10 +30,12 @@ def table(pipeline: Pipeline) -> str:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    students = summarise(metrics)["n"].max()
+    summary = summarise(metrics)
+    students, images = summary["n"].max(), summary["n_evaluated"].max()
+    report = pipeline.store.manifest(ArtefactKey("distillation_report"))
     note = (
-        f"500 real test digits, hard labels, ConvNet-3, last epoch, mean of {students} students and 95 % interval; "
-        f"`d3m distill` of {datetime.date.today()}, commit {commit.stdout.strip()}."
+        f"{images} real test images, hard labels, ConvNet-3, weights of the last step, mean of {students} students and 95 % interval; "
+        f"`d3m distill` of {report.created[:10]}, written at commit {commit.stdout.strip()}."
     )
     return "\n".join([*lines, "", note, "", headline(compare_all(metrics))])
 
@@ -58,6 +60,8 @@ def picture(pipeline: Pipeline) -> None:
 def main() -> None:
     """Rewrite README.md between the markers."""
     pipeline = Pipeline(load_settings())
+    if behind := pipeline.plan().pending():
+        raise SystemExit(f"{len(behind)} artefacts are not up to date; run `d3m distill` first")
     readme = ROOT / "README.md"
     text = readme.read_text()
     before, rest = text.split(BEGIN)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,10 +21,11 @@ import pandas as pd
 from d3m_assets.distillation.budgets import EmbeddingPlan
 from d3m_assets.distillation.prompts import ClassPrompts, placeholder_token
 from d3m_assets.errors import BundleError
+from d3m_assets.settings import GenerationSettings
+from d3m_assets.workers import one_thread
 
 if TYPE_CHECKING:
     from d3m_assets.foundation.loading import Foundation
-    from d3m_assets.settings import GenerationSettings
 
 FORMAT = "d3m-bundle-1"
 CODE_VERSION = "1"
@@ -149,9 +151,15 @@ class Bundle:
             rows = np.frombuffer(raw, _KINDS[kind]).reshape(-1, width)
             recipe["templates"] = tuple(recipe["templates"])
             parsed = Recipe(**recipe)
+            GenerationSettings(**parsed.generation)
+            if not parsed.templates or any(t.count("{}") != 1 for t in parsed.templates):
+                raise ValueError("templates without a place for the class")
             classes, at = [], 0
             for class_id, class_name, prompts, vectors, *extra in json.loads(metadata["classes"]):
                 other = extra[0] if extra else {}
+                # A bundle is what people exchange: a class named ../../x must not become a folder elsewhere.
+                if not isinstance(class_id, int) or class_name in ("", ".", "..") or re.search(r"[/\\\0]", class_name):
+                    raise ValueError(f"class {class_name!r} cannot name a folder")
                 words = ClassPrompts(
                     class_id, other.get("key", class_name), class_name, other.get("name", class_name),
                     other.get("init", class_name), parsed.templates, parsed.keep_class_name,
@@ -160,6 +168,8 @@ class Bundle:
                 part = rows[at : at + prompts * vectors].reshape(prompts, vectors, width)
                 classes.append(DistilledClass(words, plan, part))
                 at += prompts * vectors
+            if not classes:
+                raise ValueError("no classes")
             if at != len(rows):
                 raise BundleError(f"{name} is damaged: {len(rows)} vectors, but its classes name {at}; get it again")
         except (KeyError, TypeError, ValueError) as error:
@@ -211,8 +221,6 @@ class Bundle:
 
     def generation_settings(self) -> GenerationSettings:
         """The sampler settings of the recipe."""
-        from d3m_assets.settings import GenerationSettings
-
         return GenerationSettings(**self.recipe.generation)
 
 
@@ -263,10 +271,11 @@ def regenerate(
     wanted = [c for c in bundle.classes if class_names is None or c.prompts.class_name in class_names]
     settings, recipe = bundle.generation_settings(), bundle.recipe
     for done, c in enumerate(wanted, start=1):
-        images, _ = generate(
-            foundation, c.prompts, settings, recipe.seed, count=per_class, vectors=c.vectors, plan=c.plan,
-            channels=recipe.channels,
-        )  # fmt: skip
+        with one_thread():  # as the pool was drawn: the number of threads decides how sums round
+            images, _ = generate(
+                foundation, c.prompts, settings, recipe.seed, count=per_class, vectors=c.vectors, plan=c.plan,
+                channels=recipe.channels,
+            )  # fmt: skip
         folder = output / c.prompts.class_name
         folder.mkdir(parents=True)
         for k, image in enumerate(images):

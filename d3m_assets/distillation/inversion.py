@@ -93,7 +93,7 @@ def from_stored(vectors: np.ndarray, norm: float) -> np.ndarray:
     rows = vectors.astype(np.float32)
     length = np.linalg.norm(rows, axis=-1, keepdims=True)
     if not np.isfinite(length).all() or not (length > 0).all():
-        raise StageError("an embedding vector is zero or not finite; run `d3m distill --force` for its class")
+        raise StageError("an embedding vector is zero or not finite; delete its artefact and run `d3m distill`")
     return rows / length * np.float32(norm)
 
 
@@ -171,7 +171,9 @@ def invert(
         encoded = foundation.encode_images(pixels.expand(-1, 3, -1, -1)).cpu()
         assigned = cluster(encoded.numpy(), task.plan.prompts, seed)
         latents.append(encoded)
-        owner.append([np.flatnonzero(assigned == p) for p in range(task.plan.prompts)])
+        clusters = [np.flatnonzero(assigned == p) for p in range(task.plan.prompts)]
+        # With fewer distinct images than prompts some clusters are empty; their prompts learn the whole class.
+        owner.append([c if len(c) else np.arange(len(encoded)) for c in clusters])
         counts.append(task.plan.prompts)
         start = _initial_rows(foundation, task.prompts, task.plan.prompts, task.plan.vectors, seed)
         rows.append(start.flatten(0, 1))

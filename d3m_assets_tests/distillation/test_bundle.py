@@ -123,3 +123,15 @@ def test_regenerate_refuses_another_model_and_a_used_folder(foundation, words, t
     with pytest.raises(BundleError, match="no class 9"):
         regenerate(right, foundation, tmp_path / "out", per_class=1, class_names=["9"])
     assert (mine / "thesis.txt").read_text() == "keep"
+
+
+@pytest.mark.parametrize("name", ["../../x", "/abs", "..", "a\\b", ""])
+def test_a_class_name_that_leaves_the_folder_is_refused(words, name):
+    with pytest.raises(BundleError, match="cannot name a folder"):
+        Bundle.from_bytes(bundle(words, names=[name, "3"]).to_bytes())
+
+
+@pytest.mark.parametrize("changes", [{"templates": ()}, {"generation": {"steps": -1}}])
+def test_an_impossible_recipe_is_a_bundle_error(words, changes):
+    with pytest.raises(BundleError, match="damaged"):
+        Bundle.from_bytes(bundle(words, **changes).to_bytes())

@@ -117,3 +117,11 @@ def test_every_vector_reaches_the_text_encoder(foundation, words):
 def test_vectors_that_do_not_fit_are_refused(foundation, words):
     with pytest.raises(StageError, match="24 tokens"):
         learned_ids(foundation, words("3"), 1, 30, 0)
+
+
+def test_equal_images_leave_no_prompt_without_any(foundation, words, characters):
+    images = np.repeat(characters("2", 2), 2, axis=0)
+    plan = EmbeddingPlan(prompts=4, vectors=1, storage_type="int8", width=64)
+    (result,) = invert(foundation, [InversionTask(words("2"), images, plan)], QUICK, 0)
+    assert min(result.cluster_sizes) > 0
+    assert np.any(result.vectors, axis=-1).all()
