@@ -34,7 +34,8 @@ def table(pipeline: Pipeline) -> str:
     students, images = summary["n"].max(), summary["n_evaluated"].max()
     report = pipeline.store.manifest(ArtefactKey("distillation_report"))
     note = (
-        f"{images} real test images, hard labels, ConvNet-3, weights of the last step, mean of {students} students and 95 % interval; "
+        f"{images} real test images, hard labels, ConvNet-3, weights of the last step, mean of {students} students "
+        "and 95 % interval; "
         f"`d3m distill` of {report.created[:10]}, written at commit {commit.stdout.strip()}."
     )
     return "\n".join([*lines, "", note, "", headline(compare_all(metrics))])
