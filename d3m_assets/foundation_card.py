@@ -160,7 +160,8 @@ def write_card(path: Path, settings: Settings, progress: Progress = silent) -> N
         "",
         "## Data",
         "",
-        f"{s['images']:,} characters drawn by procedure (0-9, A-Z, a-z; {10 * s['digit_share']:.0f} in ten of those trained on are digits): three in four by a pen "
+        f"{s['images']:,} characters drawn by procedure (0-9, A-Z, a-z; {10 * s['digit_share']:.0f} in ten of those trained on "
+        "are digits): three in four by a pen "
         f"following hand-written or single-line (Hershey) skeletons, the rest in {len(FONTS)} fonts that matplotlib "
         f"ships. Captions name a random part of: {', '.join(ATTRIBUTES)}, and the shape's variant. No image of any "
         "dataset was used, and none of scikit-learn's digits. Kept out of training: the fonts "
@@ -177,7 +178,8 @@ def write_card(path: Path, settings: Settings, progress: Progress = silent) -> N
         f"{s['batch']} ({facts['seconds'] / 60:.0f} minutes), AdamW {s['learning_rate']:g} to 0, moving average "
         f"{s['ema']:g}, seed {s['seed']}. Loss {facts['losses'][0]:.3f} to {facts['losses'][-1]:.3f}. Trained on "
         f"{s['processes']} processor cores, no GPU; this card was measured on {os.cpu_count()} cores ({platform.machine()}).",
-        *([facts["notes"], ""] if facts.get("notes") else []),
+        *(["", facts["notes"]] if facts.get("notes") else []),
+        "",
         "## Measured",
         "",
         f"A classifier (ConvNet-3, 36 classes) trained on renders recognises of {PER_CLASS} class-name samples a class:",
