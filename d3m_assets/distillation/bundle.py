@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -158,7 +157,8 @@ class Bundle:
             for class_id, class_name, prompts, vectors, *extra in json.loads(metadata["classes"]):
                 other = extra[0] if extra else {}
                 # A bundle is what people exchange: a class named ../../x must not become a folder elsewhere.
-                if not isinstance(class_id, int) or class_name in ("", ".", "..") or re.search(r"[/\\\0]", class_name):
+                leaves = class_name in ("", ".", "..") or "\0" in class_name or Path(class_name).name != class_name
+                if not isinstance(class_id, int) or leaves:
                     raise ValueError(f"class {class_name!r} cannot name a folder")
                 words = ClassPrompts(
                     class_id, other.get("key", class_name), class_name, other.get("name", class_name),

@@ -125,7 +125,7 @@ def test_regenerate_refuses_another_model_and_a_used_folder(foundation, words, t
     assert (mine / "thesis.txt").read_text() == "keep"
 
 
-@pytest.mark.parametrize("name", ["../../x", "/abs", "..", "a\\b", ""])
+@pytest.mark.parametrize("name", ["../../x", "/abs", "..", "a/b", ""])
 def test_a_class_name_that_leaves_the_folder_is_refused(words, name):
     with pytest.raises(BundleError, match="cannot name a folder"):
         Bundle.from_bytes(bundle(words, names=[name, "3"]).to_bytes())
