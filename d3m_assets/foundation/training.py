@@ -509,12 +509,17 @@ def train(settings: TrainingSettings, folder: Path, output: Path, progress: Prog
         progress: Called about every 50 steps.
 
     Raises:
-        SettingsError: ``folder`` holds a training with other settings.
+        SettingsError: ``folder`` holds a training with other settings, or a batch cannot be divided among the processes.
     """
     import torch.multiprocessing as mp
 
     from d3m_assets.errors import SettingsError
 
+    for name in ("batch", "vae_batch"):
+        if getattr(settings, name) % settings.processes:
+            raise SettingsError(
+                f"{name}={getattr(settings, name)} cannot be divided among {settings.processes} processes; change --processes"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / "settings.json"
     wanted = json.dumps(asdict(settings), indent=1)

@@ -63,3 +63,10 @@ def test_checkpoints_of_other_settings_are_refused(tmp_path):
 
     with pytest.raises(SettingsError, match="--work"):
         train(replace(TINY, steps=5), tmp_path / "work", tmp_path / "model")
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(tmp_path):
+    from dataclasses import replace
+
+    with pytest.raises(SettingsError, match="--processes"):
+        train(replace(TINY, processes=3), tmp_path / "work", tmp_path / "model")
