@@ -34,12 +34,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("variants", nargs="*", default=[""])
     parser.add_argument("--baselines", action="store_true")
-    parser.add_argument("--store", type=Path, help="keep artefacts here; by default they are thrown away")
+    parser.add_argument("--store", type=Path, help="keep artefacts here; default: a new temporary folder")
     given = parser.parse_args()
     folder = given.store or Path(tempfile.mkdtemp(prefix="d3m-choose-"))
     for variant in given.variants:
         overrides = dict(item.split("=", 1) for item in variant.split())
-        pipeline = Pipeline(load_settings(home=folder, **overrides))
+        pipeline = Pipeline(load_settings(**{"home": folder, "storage": str(folder / "store"), **overrides}))
         begun = time.monotonic()
         for asset in MADE:
             for outcome in pipeline.materialise(asset, pipeline.keys(asset)):
