@@ -254,12 +254,15 @@ def foundation_train(
     batch: Annotated[int | None, typer.Option(min=1, help="Latents in one step.")] = None,
     processes: Annotated[int | None, typer.Option(min=1, help="Worker processes, one thread each.")] = None,
     seed: Annotated[int | None, typer.Option(help="Root of every random number.")] = None,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Compile the U-Net: faster steps, needs a C++ compiler.")
+    ] = False,
 ) -> None:
     """Train the embedded text-to-image model on drawn characters; stopped and started again, it goes on."""
     from d3m_assets.foundation.training import TrainingSettings, train
 
     given = {"steps": steps, "vae_steps": vae_steps, "images": images, "batch": batch, "processes": processes,
-             "seed": seed}  # fmt: skip
+             "seed": seed, "compile": compile_ or None}  # fmt: skip
     settings = TrainingSettings(**{k: v for k, v in given.items() if v is not None})
     folder = work or load_settings().home / "foundation-training"
     with _progress() as progress:

@@ -222,10 +222,10 @@ def render(
         return low + (high - low) * torch.rand(count, generator=generator)
 
     pen = torch.rand(count, generator=generator) < pen_share
-    thickness = uniform(0.07, 0.24)
+    thickness = uniform(0.07, 0.32)
     height = 1 - uniform(0, 0.42).square() * 0.95 - 0.02
     slant = torch.randn(count, generator=generator) * 0.22
-    stretch = torch.exp(uniform(-0.65, 0.30))
+    stretch = torch.exp(uniform(-0.85, 0.30))
     coarse = torch.rand(count, generator=generator)
     geometry = {
         "pen": thickness, "embolden": uniform(-0.025, 0.045), "height": height, "slant": slant, "stretch": stretch,
@@ -252,8 +252,8 @@ def render(
 
     # What the camera does: resolution, blur, contrast, polarity, noise.
     resolution = torch.zeros(count, dtype=torch.int64)
-    resolution[coarse < 0.55] = 1
-    resolution[coarse < 0.35] = 2
+    resolution[coarse < 0.58] = 1
+    resolution[coarse < 0.43] = 2
     image = ink.unsqueeze(1)
     for side in (8, 10, 12, 16):
         index = (resolution == 2) & (torch.randint(0, 4, (count,), generator=generator) == (8, 10, 12, 16).index(side))
@@ -276,13 +276,13 @@ def render(
     noisy = torch.rand(count, generator=generator) < 0.1
     image = image + noisy.view(-1, 1, 1, 1) * 0.09 * torch.randn(image.shape, generator=generator)
 
-    weight = torch.where(pen, torch.bucketize(thickness, torch.tensor([0.105, 0.155, 0.20])),
+    weight = torch.where(pen, torch.bucketize(thickness, torch.tensor([0.12, 0.18, 0.24])),
                          torch.bucketize(geometry["embolden"], torch.tensor([-0.01, 0.02, 0.038])))  # fmt: skip
     attributes = torch.stack(
         [
             weight,
             torch.bucketize(slant, torch.tensor([-0.12, 0.12])),
-            torch.bucketize(stretch, torch.tensor([0.72, 1.05])),
+            torch.bucketize(stretch, torch.tensor([0.65, 1.0])),
             (height > 0.93).long(),
             (~pen).long(),
             resolution,

@@ -13,7 +13,7 @@ class TokenTable(nn.Module):
     """Stands in for a text encoder's token embedding.
 
     Ids below the table's size give its rows; ids from there on give ``rows``, which are set before a forward pass:
-    the vectors being learned (textual inversion) or sums of words (training of the embedded model). A text encoder
+    the vectors being learned (textual inversion) or sums of words and images (training of the embedded model). A text encoder
     offers no way in for embeddings, so the embedding layer is what gets replaced.
 
     Args:
@@ -33,18 +33,24 @@ class TokenTable(nn.Module):
         """The table as it is used, float ``[V, D]``."""
         return self.table if self.norm is None else F.normalize(self.table, dim=-1) * self.norm
 
-    def merge(self, words: Sequence[Sequence[int]]) -> None:
-        """Set ``rows`` to normalised sums of table rows.
+    def merge(
+        self, words: Sequence[Sequence[int]], images: torch.Tensor | None = None, weights: torch.Tensor | None = None
+    ) -> None:
+        """Set ``rows`` to normalised sums of table rows and image embeddings.
 
         Args:
-            words: For each new row the ids of the words that it sums.
+            words: For each new row the ids of the words that it sums; may be none where an image is added.
+            images: float ``[len(words), D]``, added to the sums.
+            weights: float ``[len(words)]``, the weight of each image; 0 leaves it out.
         """
         if not words:
             self.rows = None
             return
-        flat = torch.tensor([i for group in words for i in group])
+        flat = torch.tensor([i for group in words for i in group], dtype=torch.int64)
         offsets = torch.tensor([0, *(len(group) for group in words[:-1])]).cumsum(0)
         total = F.embedding_bag(flat, self.weight, offsets, mode="sum")
+        if images is not None and weights is not None:
+            total = total + weights.unsqueeze(-1) * images
         self.rows = F.normalize(total, dim=-1) * (self.norm or 1.0)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:

@@ -4,8 +4,11 @@ Three stages, each resumable from the last checkpoint: an autoencoder on drawn c
 them, and a text encoder and U-Net trained together on these latents with captions. Gradients of the worker processes
 (one thread each: small convolutions gain nothing from a second) are averaged at every step.
 
-Part of the captions put several words into one vector, the normalised sum of their embeddings. That teaches the text
-encoder what textual inversion will do: one learned vector that names a character and a style at once.
+Captions prepare the text encoder for what textual inversion will do, one learned vector that says at once which
+character and in which style. Some put several words into one vector, the normalised sum of their embeddings. Others hold
+the embedding of the image itself, or the mean of it and images like it, computed by a small encoder that learns along
+(as the semantic encoder of Diffusion Autoencoders does, Preechakul et al. 2022, arXiv 2111.15640) and is thrown away
+afterwards: a vector there describes one drawing, or what a set of drawings has in common.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from d3m_assets.foundation.characters import IMAGE_SIZE, TEMPLATES, Rendered, caption, caption_words, render
+from d3m_assets.foundation.characters import ATTRIBUTES, IMAGE_SIZE, TEMPLATES, Rendered, caption, caption_words, render
 from d3m_assets.foundation.tokens import TokenTable
 from d3m_assets.progress import Progress, ProgressEvent, silent
 
@@ -34,6 +37,7 @@ TEXT_WIDTH = 64
 """Width of a token embedding: stored as int8 it is 64 bytes, one 8x8 grey image."""
 
 TEXT_LENGTH = 24
+_IMAGE_NOISE = 0.35
 LATENT_SIZE = 8
 
 
@@ -50,20 +54,25 @@ class TrainingSettings:
         steps: Steps of text encoder and U-Net.
         batch: Latents a step, over all processes.
         digit_share: Share of digits among the latents of a step; the rest are letters.
+        image_share: Share of captions that hold an image embedding.
         learning_rate: Peak rate of both stages; warm-up, then cosine to zero.
         ema: Decay of the moving average of the weights that is kept.
+        compile: Compile the U-Net with ``torch.compile``, which needs a C++ compiler: a third less time a step, and
+            weights that differ by rounding.
     """
 
     seed: int = 0
     processes: int = 2
-    vae_steps: int = 2000
+    vae_steps: int = 3_000
     vae_batch: int = 32
-    images: int = 60_000
-    steps: int = 8_000
+    images: int = 80_000
+    steps: int = 14_000
     batch: int = 64
-    digit_share: float = 0.8
+    digit_share: float = 0.7
+    image_share: float = 0.5
     learning_rate: float = 2e-3
     ema: float = 0.999
+    compile: bool = False
 
 
 def _apply_merges(word: str, merges: dict[tuple[str, str], None]) -> list[str]:
@@ -143,6 +152,16 @@ def build_unet() -> UNet2DConditionModel:
     )  # fmt: skip
 
 
+def build_image_encoder() -> torch.nn.Module:
+    """Latents ``[N, 4, 8, 8]`` to image embeddings ``[N, 64]``; used in training only."""
+    from torch import nn
+
+    return nn.Sequential(
+        nn.Conv2d(4, 32, 3, padding=1), nn.SiLU(), nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.SiLU(),
+        nn.Conv2d(64, 64, 3, padding=1), nn.SiLU(), nn.Flatten(), nn.Linear(64 * 16, TEXT_WIDTH),
+    )  # fmt: skip
+
+
 NOISE = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
 """Cosine schedule (Nichol and Dhariwal 2021): it ends in pure noise, so the prompt decides polarity, not the noise."""
 
@@ -154,49 +173,101 @@ def pixels_to_model(images: np.ndarray) -> torch.Tensor:
     return (torch.from_numpy(images).float() / 127.5 - 1).unsqueeze(1).expand(-1, 3, -1, -1).contiguous()
 
 
-class CaptionBatch:
-    """Draws captions and lays them out as token ids, with merged words as extra rows behind the table."""
+@dataclass
+class Captions:
+    """Captions as token ids.
 
-    def __init__(self, tokenizer: CLIPTokenizer) -> None:
+    Attributes:
+        ids: int64 ``[B, 24]``; ids from the table's size on are rows that sum words and images.
+        words: For each such row the ids of the words that it sums.
+        image_of: For each such row the position in the batch of the image whose embedding it adds, or -1.
+        weights: The weight of that embedding.
+    """
+
+    ids: torch.Tensor
+    words: list[list[int]]
+    image_of: list[int]
+    weights: list[float]
+
+
+class CaptionBatch:
+    """Draws captions and lays them out as token ids, with sums of words and images as extra rows behind the table.
+
+    Args:
+        tokenizer: Of the model.
+        image_share: Share of captions that hold an image embedding.
+    """
+
+    def __init__(self, tokenizer: CLIPTokenizer, image_share: float = 0.5) -> None:
         vocabulary = tokenizer.get_vocab()
         self.size = len(vocabulary)
+        self.image_share = image_share
         self.begin, self.end = tokenizer.bos_token_id, tokenizer.eos_token_id
         words = {w for t in TEMPLATES for w in t.split()} | set(caption_words())
         self.ids = {w: vocabulary[w + "</w>"] for w in words}
 
-    def __call__(
-        self, rendered: Rendered, indices: np.ndarray, rng: np.random.Generator
-    ) -> tuple[Any, list[list[int]]]:
+    def __call__(self, rendered: Rendered, indices: np.ndarray, rng: np.random.Generator) -> Captions:
         """Captions of some images.
 
         Args:
             rendered: The images.
             indices: int64 ``[B]``, which of them.
             rng: Source of randomness.
-
-        Returns:
-            int64 tensor ``[B, 24]`` of ids, and for each id beyond the table the ids of the words it sums.
         """
         import torch
 
-        out = torch.full((len(indices), TEXT_LENGTH), self.end, dtype=torch.int64)
-        merged: list[list[int]] = []
-        for row, index in enumerate(indices):
+        out = Captions(torch.full((len(indices), TEXT_LENGTH), self.end, dtype=torch.int64), [], [], [])
+
+        def row(words: list[int], image: int = -1, weight: float = 0.0) -> int:
+            out.words.append([int(w) for w in words])
+            out.image_of.append(image)
+            out.weights.append(weight)
+            return self.size + len(out.words) - 1
+
+        for position, index in enumerate(indices):
             if rng.random() < 0.1:  # no caption at all, for classifier-free guidance
-                out[row, 0] = self.begin
+                out.ids[position, 0] = self.begin
                 continue
             opening, words = caption(rendered, index, rng)
             ids = [self.ids[w] for w in words]
-            kind = rng.random()
-            if kind < 0.6 and len(ids) > 1:
-                groups = 1 if kind < 0.4 else int(rng.integers(2, min(4, len(ids)) + 1))
+            kind, form = rng.random(), rng.random()
+            if kind < self.image_share:
+                if form < 0.5:  # as a learned prompt that keeps the class name
+                    ids = [row([], position, 1.0), ids[-1]]
+                elif form < 0.75:  # as one that does not
+                    ids = [row([], position, 1.0)]
+                else:  # a vector between words and an image: how exact it is shows in how far it is from the words
+                    ids = [row(ids, position, rng.uniform(0.3, 2.0))]
+            elif form < 0.6 and len(ids) > 1:
+                groups = 1 if form < 0.4 else int(rng.integers(2, min(4, len(ids)) + 1))
                 cuts = sorted(rng.choice(np.arange(1, len(ids)), groups - 1, replace=False)) if groups > 1 else []
-                parts = [list(p) for p in np.split(np.array(ids), cuts)]
-                ids = [self.size + len(merged) + i for i in range(len(parts))]
-                merged += [[int(i) for i in p] for p in parts]
+                ids = [row(part.tolist()) for part in np.split(np.array(ids), cuts)]
             line = [self.begin, *(self.ids[w] for w in opening.split()), *ids][: TEXT_LENGTH - 1]
-            out[row, : len(line)] = torch.tensor(line)
-        return out, merged
+            out.ids[position, : len(line)] = torch.tensor(line)
+        return out
+
+
+class ImageSets:
+    """Finds images like a given one: the same character, polarity and resolution.
+
+    Args:
+        rendered: The images.
+    """
+
+    sizes, shares = (1, 2, 4, 8), (0.5, 0.2, 0.2, 0.1)
+
+    def __init__(self, rendered: Rendered) -> None:
+        names = list(ATTRIBUTES)
+        codes = rendered.attributes[:, [names.index("polarity"), names.index("resolution")]].astype(np.int64)
+        self.key = (rendered.characters * 4 + codes[:, 0]) * 4 + codes[:, 1]
+        self.order = np.argsort(self.key, kind="stable")
+        self.sorted = self.key[self.order]
+
+    def __call__(self, index: int, rng: np.random.Generator) -> np.ndarray:
+        """``index`` first, then 0, 1, 3 or 7 random images like it."""
+        count = rng.choice(self.sizes, p=self.shares) - 1
+        low, high = np.searchsorted(self.sorted, (self.key[index], self.key[index] + 1))
+        return np.concatenate([[index], self.order[rng.integers(low, high, count)]])
 
 
 def _rate(step: int, steps: int, peak: float) -> float:
@@ -391,6 +462,7 @@ def _load_shards(folder: Path) -> tuple[np.ndarray, Rendered]:
 
 def _train_diffusion(rank: int, settings: TrainingSettings, folder: Path, progress: Progress) -> None:
     import torch
+    import torch.nn.functional as F
     from diffusers import DDPMScheduler
 
     torch.manual_seed(settings.seed)
@@ -398,12 +470,15 @@ def _train_diffusion(rank: int, settings: TrainingSettings, folder: Path, progre
     text, unet = build_text_encoder(tokenizer), build_unet()
     table = TokenTable(text.get_input_embeddings().weight, norm=1.0, trainable=True)
     text.set_input_embeddings(table)
-    trainer = _Trainer({"text": text, "unet": unet}, settings, settings.steps, folder / "diffusion.safetensors")
+    encoder = build_image_encoder()
+    modules = {"text": text, "unet": unet, "encoder": encoder}
+    trainer = _Trainer(modules, settings, settings.steps, folder / "diffusion.safetensors")
     latents, rendered = _load_shards(folder)
     kinds = [k for k in (np.flatnonzero(rendered.characters < 10), np.flatnonzero(rendered.characters >= 10)) if len(k)]
-    captions = CaptionBatch(tokenizer)
+    captions, sets = CaptionBatch(tokenizer, settings.image_share), ImageSets(rendered)
     schedule = DDPMScheduler(**NOISE)
     share = settings.batch // settings.processes
+    denoise = torch.compile(unet) if settings.compile else unet
 
     def loss(step: int) -> torch.Tensor:
         rng = np.random.default_rng(np.random.SeedSequence([settings.seed, 3, step, rank]))
@@ -411,14 +486,24 @@ def _train_diffusion(rank: int, settings: TrainingSettings, folder: Path, progre
         is_digit = rng.random(share) < settings.digit_share
         chosen = np.where(is_digit, rng.choice(kinds[0], share), rng.choice(kinds[-1], share))
         clean = torch.from_numpy(latents[chosen]).float()
-        ids, merged = captions(rendered, chosen, rng)
-        table.merge(merged)
+        drawn = captions(rendered, chosen, rng)
+        # Always one image, so that every parameter has a gradient in every process.
+        members = [sets(chosen[max(i, 0)], rng) if i >= 0 else chosen[:0] for i in drawn.image_of]
+        members.append(chosen[:1])
+        flat = torch.from_numpy(latents[np.concatenate(members)]).float()
+        each = F.normalize(encoder(flat), dim=-1)
+        offsets = torch.tensor([0, *(len(m) for m in members[:-1])]).cumsum(0)
+        mean = F.embedding_bag(torch.arange(len(each)), each, offsets, mode="mean")[:-1]
+        # Noise of a third of the vector's length leaves neighbouring vectors neighbouring drawings.
+        noise = torch.randn(mean.shape, generator=generator) * (_IMAGE_NOISE / math.sqrt(TEXT_WIDTH))
+        table.merge(drawn.words, F.normalize(mean, dim=-1) + noise, torch.tensor(drawn.weights))
         noise = torch.randn(clean.shape, generator=generator)
         # In equal strata, so that the loss of a batch depends less on which were drawn; and more of the noisy ones, where
         # it is decided which character is drawn.
         uniform = (torch.arange(share) + torch.rand(share, generator=generator)) / share
         times = (1000 * uniform**0.7).long().clamp(max=999)[torch.randperm(share, generator=generator)]
-        predicted = unet(schedule.add_noise(clean, noise, times), times, text(ids).last_hidden_state).sample
+        states = text(drawn.ids).last_hidden_state
+        predicted = denoise(schedule.add_noise(clean, noise, times), times, states, return_dict=False)[0]
         return (predicted - schedule.get_velocity(clean, noise, times)).square().mean()
 
     _loop(trainer, "text encoder and U-Net", rank, loss, progress)
@@ -470,7 +555,8 @@ def export(settings: TrainingSettings, folder: Path, output: Path) -> None:
     plain = text.get_input_embeddings()
     table = TokenTable(plain.weight, norm=1.0, trainable=True)
     text.set_input_embeddings(table)
-    trainer = _Trainer({"text": text, "unet": unet}, settings, settings.steps, folder / "diffusion.safetensors")
+    modules = {"text": text, "unet": unet, "encoder": build_image_encoder()}
+    trainer = _Trainer(modules, settings, settings.steps, folder / "diffusion.safetensors")
     trainer.apply_average()
     with torch.no_grad():
         plain.weight.copy_(table.weight)

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 from d3m_assets.errors import SettingsError
 from d3m_assets.foundation.characters import caption_words, render
 from d3m_assets.foundation.tokens import TokenTable
-from d3m_assets.foundation.training import CaptionBatch, TrainingSettings, build_tokenizer, train
+from d3m_assets.foundation.training import CaptionBatch, ImageSets, TrainingSettings, build_tokenizer, train
 
 TINY = TrainingSettings(processes=1, vae_steps=3, vae_batch=4, images=12, steps=4, batch=4)
 
@@ -18,26 +18,53 @@ def test_every_caption_word_is_one_token_and_any_text_is_tokens():
     assert tokenizer.eos_token_id == len(tokenizer) - 1
 
 
-def test_merged_words_are_sums_at_the_norm_of_the_table():
+def test_rows_are_sums_of_words_and_images_at_the_norm_of_the_table():
     table = TokenTable(torch.randn(10, 8), norm=2.0)
-    table.merge([[1], [2, 3]])
-    out = table(torch.tensor([1, 10, 11]))
+    images = torch.nn.functional.normalize(torch.randn(4, 8), dim=-1)
+    table.merge([[1], [2, 3], [], [4]], images, torch.tensor([0.0, 0.0, 1.0, 0.5]))
+    out = table(torch.tensor([1, 10, 11, 12, 13]))
     assert torch.allclose(out[0], out[1], atol=1e-6)
     total = table.weight[2] + table.weight[3]
     assert torch.allclose(out[2], 2 * total / total.norm(), atol=1e-5)
+    assert torch.allclose(out[3], 2 * images[2], atol=1e-5)
+    total = table.weight[4] + 0.5 * images[3]
+    assert torch.allclose(out[4], 2 * total / total.norm(), atol=1e-5)
 
 
-def test_captions_become_ids_that_point_at_words_or_sums():
+@pytest.mark.parametrize("image_share", [0.0, 0.5, 1.0])
+def test_captions_become_ids_that_point_at_words_sums_and_images(image_share):
     tokenizer = build_tokenizer()
-    captions = CaptionBatch(tokenizer)
-    drawn = render(60, 0)
-    ids, merged = captions(drawn, np.arange(60), np.random.default_rng(0))
-    assert ids.shape == (60, 24)
-    assert ids.max() < len(tokenizer) + len(merged)
-    assert merged
-    assert all(0 <= i < len(tokenizer) for group in merged for i in group)
-    unconditional = (ids[:, 1:] == tokenizer.eos_token_id).all(1).sum()
+    captions = CaptionBatch(tokenizer, image_share)
+    drawn = captions(render(60, 0), np.arange(60), np.random.default_rng(0))
+    assert drawn.ids.shape == (60, 24)
+    rows = len(drawn.words)
+    assert rows == len(drawn.image_of) == len(drawn.weights)
+    used = drawn.ids[drawn.ids >= len(tokenizer)]
+    assert sorted(used.tolist()) == list(range(len(tokenizer), len(tokenizer) + rows))
+    assert all(0 <= i < len(tokenizer) for group in drawn.words for i in group)
+    # A row holds words, an image or both; the image is the one that the caption describes.
+    for row, (words, image, weight) in enumerate(zip(drawn.words, drawn.image_of, drawn.weights, strict=True)):
+        assert (image >= 0) == (weight > 0)
+        assert words or image >= 0
+        if image >= 0:
+            assert (drawn.ids[image] == len(tokenizer) + row).any()
+    unconditional = (drawn.ids[:, 1:] == tokenizer.eos_token_id).all(1).sum()
     assert 0 < unconditional < 20
+    with_image = sum(i >= 0 for i in drawn.image_of)
+    assert with_image == 0 if image_share == 0 else with_image >= 0.3 * (60 - unconditional)
+
+
+def test_image_sets_hold_like_images_and_the_image_itself():
+    drawn = render(500, 0)
+    sets, rng = ImageSets(drawn), np.random.default_rng(0)
+    lengths = set()
+    for index in range(100):
+        members = sets(index, rng)
+        lengths.add(len(members))
+        assert members[0] == index
+        assert (drawn.characters[members] == drawn.characters[index]).all()
+        assert (drawn.attributes[members][:, [5, 7]] == drawn.attributes[index, [5, 7]]).all()
+    assert lengths == {1, 2, 4, 8}
 
 
 def test_a_stopped_training_goes_on_and_writes_a_pipeline(tmp_path):
