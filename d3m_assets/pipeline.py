@@ -184,6 +184,9 @@ class Pipeline:
         """Forget what was read of the dataset, so that the next question looks again."""
         self._scanned: Scan | None = None
         self._catalog: pd.DataFrame | None = None
+        self._rows: dict[str, dict[Any, Any]] | None = None
+        self._places: dict[str, str] | None = None
+        self._keys: dict[str, dict[ArtefactKey, None]] = {}
         self._specs: dict[ArtefactKey, Spec] = {}
         self._plans: dict[tuple[str, int], EmbeddingPlan] = {}
 
@@ -197,6 +200,12 @@ class Pipeline:
             self._scanned = open_dataset(self.settings).scan(self.progress)
         return self._scanned
 
+    def place(self, relative_path: str) -> str | None:
+        """Where an image of the dataset is now, by its path below the dataset."""
+        if self._places is None:
+            self._places = {i.relative_path: i.uri for c in self.scan().classes.values() for i in c.images}
+        return self._places.get(relative_path)
+
     def full_catalog(self) -> pd.DataFrame:
         """Catalog of all classes ever seen; ids are never given twice, so the stored catalog is looked at first."""
         if self._catalog is None:
@@ -209,8 +218,22 @@ class Pipeline:
                     f"the class catalog in {self.store.uri(key)} is damaged: {error}. It gives classes their permanent "
                     "ids: restore it from a backup, or delete that folder and run `d3m distill` (ids are then given anew)"
                 ) from error
+            self._refuse_another_dataset(previous)
             self._catalog = class_catalog(self.scan(), previous)
         return self._catalog
+
+    def _refuse_another_dataset(self, previous: pd.DataFrame | None) -> None:
+        # A dataset of the same name elsewhere would retire every class of this one.
+        if previous is None or not previous["active"].any():
+            return
+        known = sorted(previous.loc[previous["active"], "class_name"])
+        if set(known) & set(self.scan().classes):
+            return
+        shown = ", ".join(known[:5]) + (", …" if len(known) > 5 else "")
+        raise StoreError(
+            f"{self.store.url} holds another dataset (classes {shown}), of which {self.settings.dataset} has no class. "
+            "Give one of them another name with the setting `name` (D3M_NAME), or another place with --storage"
+        )
 
     def catalog(self) -> pd.DataFrame:
         """Catalog of the classes that exist now, by class id."""
@@ -265,8 +288,9 @@ class Pipeline:
         return self._plans[(budget, images)]
 
     def _row(self, class_key: str) -> dict[Any, Any]:
-        catalog = self.catalog()
-        return catalog[catalog["class_key"] == class_key].iloc[0].to_dict()
+        if self._rows is None:
+            self._rows = {row["class_key"]: row for row in self.catalog().to_dict("records")}
+        return self._rows[class_key]
 
     def prompts(self, class_key: str) -> ClassPrompts:
         """How a class is put into words."""
@@ -278,12 +302,17 @@ class Pipeline:
 
     def keys(self, asset: str) -> list[ArtefactKey]:
         """Every artefact of an asset that should exist now."""
-        kind = ASSETS[asset].partitioned_by
-        classes = list(self.catalog()["class_key"]) if "class" in kind else [None]
-        budgets = list(self.settings.budgets) if "budget" in kind else [None]
-        if asset == "reference_metrics":  # a budget below one real image has nothing real of equal bytes beside it
-            budgets = [b for b in self.settings.budgets if self.budget_bytes(b) >= self.budget_bytes("ipc-1")]
-        return [ArtefactKey(asset, c, b) for b in budgets for c in classes]
+        return list(self._known(asset))
+
+    def _known(self, asset: str) -> dict[ArtefactKey, None]:
+        if asset not in self._keys:
+            kind = ASSETS[asset].partitioned_by
+            classes = list(self.catalog()["class_key"]) if "class" in kind else [None]
+            budgets = list(self.settings.budgets) if "budget" in kind else [None]
+            if asset == "reference_metrics":  # a budget below one real image has nothing real of equal bytes beside it
+                budgets = [b for b in self.settings.budgets if self.budget_bytes(b) >= self.budget_bytes("ipc-1")]
+            self._keys[asset] = {ArtefactKey(asset, c, b): None for b in budgets for c in classes}
+        return self._keys[asset]
 
     def spec(self, key: ArtefactKey) -> Spec:
         """Everything that determines an artefact, known before anything is made.
@@ -292,7 +321,7 @@ class Pipeline:
             StageError: The key is none of this dataset's and settings'.
         """
         if key not in self._specs:
-            if key not in self.keys(key.asset):
+            if key not in self._known(key.asset):
                 raise StageError(f"{key} is not part of the dataset and settings; `d3m status` lists what is")
             inputs = {str(k): self.spec(k).fingerprint for k in self._inputs(key)}
             self._specs[key] = Spec(inputs, self._settings_of(key), ASSETS[key.asset].code_version)
@@ -308,11 +337,11 @@ class Pipeline:
             return []
         found = []
         for dep in ASSETS[key.asset].deps:
-            for k in self.keys(dep):
-                same_class = None in (key.class_key, k.class_key) or key.class_key == k.class_key
-                same_budget = None in (key.budget, k.budget) or key.budget == k.budget
-                if same_class and same_budget:
-                    found.append(k)
+            by = ASSETS[dep].partitioned_by
+            classes = [None] if "class" not in by else [key.class_key] if key.class_key else self.catalog()["class_key"]
+            budgets = [None] if "budget" not in by else [key.budget] if key.budget else self.settings.budgets
+            wanted = (ArtefactKey(dep, c, b) for b in budgets for c in classes)
+            found += [k for k in wanted if k in self._known(dep)]
         return found
 
     def _settings_of(self, key: ArtefactKey) -> dict[str, Any]:
@@ -358,8 +387,8 @@ class Pipeline:
 
     @property
     def dataset_name(self) -> str:
-        """Last part of the dataset's path."""
-        return self.settings.dataset.rstrip("/").rsplit("/", 1)[-1]
+        """What the dataset is called."""
+        return self.settings.dataset_name
 
     @property
     def foundation_name(self) -> str:

@@ -140,8 +140,13 @@ class InversionSettings(_Section):
         default="auto", description="Number format of stored vectors; auto: chosen by the budget planner."
     )
     classes_per_batch: Positive | None = Field(
-        default=None, description="Classes inverted together; none: 1 on a CPU, 32 on a GPU."
+        default=None, description="Classes inverted together; none: 1 on a CPU, 32 on a GPU (fewer if memory runs out)."
     )
+    check_every: Positive = Field(default=10, description="Steps between two looks at the loss on fixed inputs.")
+    patience: Positive | None = Field(
+        default=None, description="Looks without progress after which a class is finished early; none: all its steps."
+    )
+    flip: bool = Field(default=False, description="Also learn from mirrored images; wrong for digits and letters.")
     max_prompts: Annotated[int, Field(ge=1, le=676)] = Field(
         default=32, description="Most prompts of a class; beyond it a budget buys more vectors in each."
     )
@@ -205,6 +210,9 @@ class Settings(BaseSettings):
     dataset: str = Field(
         default="digits", min_length=1, description='"digits", or path or fsspec URL of an image folder.'
     )
+    name: str = Field(
+        default="", description="Name of the dataset in store, bundles and report; empty: last part of its path."
+    )
     foundation: str = Field(
         default="embedded",
         min_length=1,
@@ -219,13 +227,16 @@ class Settings(BaseSettings):
         default=Path("data/home"),
         description="Folder of the Dagster instance, caches, digits and reports.",
     )
-    storage: str = Field(default="", description="Path or fsspec URL of the artefact store; empty: <home>/store.")
+    storage: str = Field(default="", description="Path or fsspec URL of the artefact stores; empty: <home>/store.")
     seed: int = Field(default=0, ge=0, lt=2**63, description="Root of every random number but the students' seeds.")
     device: Annotated[str, AfterValidator(_device)] = Field(
         default="auto", description="auto, cpu, mps, cuda or cuda:N."
     )
     workers: Positive | None = Field(
         default=None, description="Processes that share the work on a CPU; none: one for each core."
+    )
+    latent_cache_gib: float = Field(
+        default=4.0, ge=0, description="Most disk that cached latents of training images take, in GiB; 0: none."
     )
     validation_fraction: float = Field(
         default=0.1,
@@ -240,9 +251,20 @@ class Settings(BaseSettings):
     automation: AutomationSettings = Field(default=AutomationSettings(), description="What Dagster starts by itself.")
 
     @property
+    def dataset_name(self) -> str:
+        """``name``, or last part of the dataset's path."""
+        if self.name or self.dataset == "digits":
+            return self.name or self.dataset
+        path = self.dataset if "://" in self.dataset else str(Path(self.dataset).expanduser().absolute())
+        return path.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1] or "dataset"
+
+    @property
     def storage_url(self) -> str:
-        """Where artefacts are kept: ``storage``, or the folder ``store`` in ``home``."""
-        return self.storage or str(self.home.absolute() / "store")
+        """Where the artefacts of this dataset are kept: a folder of its own in ``storage``, or in ``home/store``."""
+        from d3m_assets.datasets.catalog import class_key
+
+        root = self.storage or str(self.home.absolute() / "store")
+        return f"{root.rstrip('/')}/{class_key(self.dataset_name)}"
 
     @classmethod
     def settings_customise_sources(

@@ -25,6 +25,7 @@ from d3m_assets.distillation.budgets import EmbeddingPlan
 from d3m_assets.distillation.bundle import Bundle, DistilledClass, Recipe
 from d3m_assets.distillation.generation import Sample, generate
 from d3m_assets.distillation.inversion import InversionTask, InvertedClass, invert
+from d3m_assets.distillation.latents import ImageFiles, LatentCache
 from d3m_assets.distillation.prompts import ClassPrompts, placeholder_token
 from d3m_assets.errors import D3MError, StageError
 from d3m_assets.foundation.loading import Foundation, FoundationFiles, load_foundation
@@ -144,9 +145,9 @@ def image_table(pipeline: Pipeline, split: str, class_key: str | None = None) ->
     keys = [ArtefactKey("raw_dataset", class_key)] if class_key else pipeline.keys("raw_dataset")
     rows = pd.concat([read_table(pipeline, k, "images.parquet") for k in keys], ignore_index=True)
     # Where an image is may change (a moved clone, another machine) while what it is does not: the scan knows the place.
-    places = {i.relative_path: i.uri for c in pipeline.scan().classes.values() for i in c.images}
-    rows["uri"] = [places.get(path, uri) for path, uri in zip(rows["relative_path"], rows["uri"], strict=True)]
-    return rows[rows["split"] == split].reset_index(drop=True)
+    rows = rows[rows["split"] == split].reset_index(drop=True)
+    found = zip(rows["relative_path"], rows["uri"], strict=True)
+    return rows.assign(uri=[pipeline.place(path) or uri for path, uri in found])
 
 
 def labelled_images(pipeline: Pipeline, rows: pd.DataFrame, split: Any) -> LabelledImages:
@@ -186,55 +187,77 @@ def _stored_prompts(pipeline: Pipeline, class_key: str) -> ClassPrompts:
     return ClassPrompts.from_json(json.loads(stored))
 
 
-def _inversion_work(item: tuple[Any, ...], progress: Progress) -> list[InvertedClass]:
-    files, device, tasks, settings, seed = item
-    return invert(_loaded(files, device), tasks, settings, seed, progress)
+def _inversion_work(item: tuple[Any, ...], progress: Progress) -> list[tuple[int, InvertedClass | D3MError]]:
+    files, device, tasks, settings, seed, cache, states = item
+    foundation = _loaded(files, device)
+    return list(invert(foundation, tasks, settings, seed, progress, classes_per_batch=len(tasks), cache=cache,
+                       states=states))  # fmt: skip
 
 
 def _inverted_embeddings(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
-    from safetensors.numpy import save
+    settings, home = pipeline.settings, pipeline.settings.home.absolute()
+    tasks: dict[ArtefactKey, InversionTask] = {}
+    for key in keys:
+        try:
+            tasks[key] = _inversion_task(pipeline, key)
+        except D3MError as error:
+            yield Made(key, error=error)
+    # The longest first, so that no worker is left with a long one at the end.
+    ordered = sorted(tasks, key=lambda k: -tasks[k].plan.prompts)
+    cache = LatentCache(home / "cache" / "latents", int(settings.latent_cache_gib * 2**30))
+    states = home / "cache" / "inversion"
+    for position, result in _inverted(pipeline, [tasks[k] for k in ordered], cache, states):
+        key = ordered[position]
+        yield Made(key, error=result) if isinstance(result, D3MError) else _embeddings(key, tasks[key], result)
 
-    settings, files = pipeline.settings, pipeline.foundation_files
+
+def _inverted(
+    pipeline: Pipeline, tasks: Sequence[InversionTask], cache: LatentCache, states: Path
+) -> Iterator[tuple[int, InvertedClass | D3MError]]:
+    """Invert classes: on a processor few at a time in every worker, on a GPU in one batch that is kept full."""
+    settings, files = pipeline.settings.inversion, pipeline.foundation_files
+    device, seed = pipeline.settings.device, pipeline.settings.seed
+    if not pipeline.on_cpu:
+
+        def report(event: ProgressEvent) -> None:
+            pipeline.progress(ProgressEvent("inverted_embeddings", event.done, event.total, event.detail))
+
+        report(ProgressEvent("", 0, len(tasks) * settings.steps, "loading the foundation model"))
+        yield from invert(
+            _loaded(files, device), tasks, settings, seed, report, classes_per_batch=settings.classes_per_batch or 32,
+            cache=cache, states=states,
+        )  # fmt: skip
+        return
     # On a processor one class fills a core already, and its result must not depend, to the last bit, on which classes it
     # shares a batch with: a killed run finishes the rest and ends with the same bytes.
-    group = settings.inversion.classes_per_batch or (1 if pipeline.on_cpu else 32)
-    batches: list[list[ArtefactKey]] = []
-    for key in keys:
-        same = batches and _plan_of(pipeline, batches[-1][0]) == _plan_of(pipeline, key)
-        if same and batches[-1][0].budget == key.budget and len(batches[-1]) < group:
-            batches[-1].append(key)
+    group = settings.classes_per_batch or 1
+    begins = range(0, len(tasks), group)
+    items = [(files, device, tasks[i : i + group], settings, seed, cache, states) for i in begins]
+    names = [", ".join(f"class {t.prompts.class_name}" for t in tasks[i : i + group][:5]) for i in begins]
+    for index, found in _share_out(pipeline, "inverted_embeddings", _inversion_work, items, names):
+        begin = begins[index]
+        if isinstance(found, D3MError):
+            yield from ((begin + k, found) for k in range(len(items[index][2])))
         else:
-            batches.append([key])
-    # The longest first, so that no worker is left with a long one at the end.
-    batches.sort(key=lambda b: -_plan_of(pipeline, b[0]).prompts)
-    items, ready = [], []
-    for batch in batches:
-        try:
-            tasks = [_inversion_task(pipeline, key) for key in batch]
-        except D3MError as error:
-            yield from (Made(key, error=error) for key in batch)
-            continue
-        items.append((files, settings.device, tasks, settings.inversion, settings.seed))
-        ready.append(batch)
-    names = [f"{b[0].budget} class {', '.join(_required(k.class_key) for k in b[:5])}" for b in ready]
-    for index, result in _share_out(pipeline, "inverted_embeddings", _inversion_work, items, names):
-        for position, key in enumerate(ready[index]):
-            if isinstance(result, D3MError):
-                yield Made(key, error=result)
-                continue
-            task, learned = items[index][2][position], result[position]
-            plan = task.plan
-            tensors = {placeholder_token(task.prompts.class_id, p): v for p, v in enumerate(learned.vectors)}
-            record = {
-                "plan": asdict(plan), "steps": settings.inversion.steps, "stop_reason": "step limit",
-                "losses": learned.losses, "cluster_sizes": learned.cluster_sizes,
-                "prompts": [task.prompts.learned(p) for p in range(plan.prompts)],
-            }  # fmt: skip
-            metrics = {
-                "payload_bytes": plan.payload, "prompts": plan.prompts, "vectors": plan.vectors,
-                "loss_begin": learned.losses[0][1], "loss_end": learned.losses[-1][1],
-            }  # fmt: skip
-            yield Made(key, {"embeddings.safetensors": save(tensors), "training.json": _json(record)}, metrics)
+            yield from ((begin + k, result) for k, result in found)
+
+
+def _embeddings(key: ArtefactKey, task: InversionTask, learned: InvertedClass) -> Made:
+    from safetensors.numpy import save
+
+    plan = task.plan
+    tensors = {placeholder_token(task.prompts.class_id, p): v for p, v in enumerate(learned.vectors)}
+    record = {
+        "plan": asdict(plan), "steps": learned.losses[-1][0], "best_step": learned.best_step,
+        "stop_reason": learned.stop_reason, "losses": learned.losses, "cluster_sizes": learned.cluster_sizes,
+        "prompts": [task.prompts.learned(p) for p in range(plan.prompts)],
+    }  # fmt: skip
+    metrics = {
+        "payload_bytes": plan.payload, "prompts": plan.prompts, "vectors": plan.vectors,
+        "loss_begin": learned.losses[0][1], "loss_best": min(loss for _, loss in learned.losses),
+        "stop_reason": learned.stop_reason,
+    }  # fmt: skip
+    return Made(key, {"embeddings.safetensors": save(tensors), "training.json": _json(record)}, metrics)
 
 
 def _plan_of(pipeline: Pipeline, key: ArtefactKey) -> EmbeddingPlan:
@@ -244,9 +267,10 @@ def _plan_of(pipeline: Pipeline, key: ArtefactKey) -> EmbeddingPlan:
 def _inversion_task(pipeline: Pipeline, key: ArtefactKey) -> InversionTask:
     class_key = _required(key.class_key)
     rows = image_table(pipeline, "train", class_key)
-    size = pipeline.foundation_files.image_size
-    images = load_images(list(rows["uri"]), size=size, channels=pipeline.scan().channels)
-    return InversionTask(_stored_prompts(pipeline, class_key), images, _plan_of(pipeline, key))
+    files = ImageFiles(
+        tuple(rows["uri"]), tuple(rows["sha256"]), pipeline.scan().channels, pipeline.settings.inversion.flip
+    )
+    return InversionTask(_stored_prompts(pipeline, class_key), files, _plan_of(pipeline, key))
 
 
 def read_vectors(pipeline: Pipeline, key: ArtefactKey) -> np.ndarray:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -61,8 +62,11 @@ class Workers:
                     yield index, _caught(work, item, partial(progress, index))
             return
         pool = self._start()
-        futures: dict[Future[Any], int] = {pool.submit(_remote, work, i, item): i for i, item in enumerate(items)}
+        while not self._events.empty():  # of an earlier run that was given up
+            self._events.get()
+        futures: dict[Future[Any], int] = {}
         try:
+            futures |= {pool.submit(_remote, work, i, item): i for i, item in enumerate(items)}
             while futures:
                 done, _ = wait(futures, timeout=0.2, return_when=FIRST_COMPLETED)
                 while not self._events.empty():
@@ -95,19 +99,17 @@ class Workers:
             self._pool = None
 
 
-class one_thread:  # named as the function it is used as
+@contextmanager
+def one_thread() -> Iterator[None]:
     """PyTorch on one thread for the time of the context."""
+    import torch
 
-    def __enter__(self) -> None:
-        import torch
-
-        self._threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-
-    def __exit__(self, *exc: object) -> None:
-        import torch
-
-        torch.set_num_threads(self._threads)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _begin(events: Any, parent: int) -> None:

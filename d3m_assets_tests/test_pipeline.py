@@ -145,14 +145,14 @@ def test_lineage_reaches_down_to_the_image(finished):
 
 
 def test_training_sees_no_validation_or_test_image(finished, monkeypatch):
-    from d3m_assets import stages
+    from d3m_assets.distillation import latents
 
-    pipeline = open_pipeline(finished, finished / "images")
+    pipeline = open_pipeline(finished, finished / "images", latent_cache_gib=0)
     rows = pd.concat([pipeline.scan().classes[c].table(0) for c in ("0", "1", "7")])
     allowed = set(rows[rows["split"] == "train"]["uri"])
     seen = []
-    real = stages.load_images
-    monkeypatch.setattr(stages, "load_images", lambda uris, **k: seen.extend(uris) or real(uris, **k))
+    real = latents.load_images
+    monkeypatch.setattr(latents, "load_images", lambda uris, **k: seen.extend(uris) or real(uris, **k))
     keys = pipeline.keys("inverted_embeddings")
     assert all(o.error is None for o in pipeline.materialise("inverted_embeddings", keys, force=True))
     assert seen
@@ -295,3 +295,11 @@ def test_a_moved_dataset_needs_no_work(finished, tmp_path):
     from d3m_assets.stages import image_table
 
     assert all(str(tmp_path) in uri for uri in image_table(pipeline, "train")["uri"])
+
+
+def test_another_dataset_of_the_same_name_does_not_retire_the_first(copy, image_folder):
+    other = image_folder(("cat", "dog"), train=4, test=2, folder=copy / "elsewhere" / "images")
+    with pytest.raises(D3MError, match="0, 1, 7.*setting `name`"):
+        open_pipeline(copy, other).plan()
+    assert open_pipeline(copy, copy / "images").plan().pending() == []
+    assert len(open_pipeline(copy, other, name="pets").plan().pending()) > 20

@@ -142,9 +142,27 @@ def test_broken_file_is_named(content):
 
 
 def test_storage_defaults_to_home(tmp_path):
-    assert load_settings(home=tmp_path).storage_url == str(tmp_path / "store")
-    assert load_settings(home="data").storage_url == str(tmp_path / "data" / "store")
-    assert load_settings(storage="s3://bucket/d3m").storage_url == "s3://bucket/d3m"
+    assert load_settings(home=tmp_path).storage_url == str(tmp_path / "store" / "digits")
+    assert load_settings(home="data").storage_url == str(tmp_path / "data" / "store" / "digits")
+    assert load_settings(storage="s3://bucket/d3m").storage_url == "s3://bucket/d3m/digits"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name", "expected"),
+    [
+        ("digits", "", "digits"), ("pets", "", "pets"), ("/a/b/pets/", "", "pets"), ("s3://bucket/cars", "", "cars"),
+        ("/a/b/pets", "my pets", "my pets"),
+    ],
+)  # fmt: skip
+def test_a_dataset_is_called_by_its_folder_or_as_asked(dataset, name, expected):
+    assert load_settings(dataset=dataset, name=name).dataset_name == expected
+
+
+def test_every_dataset_has_a_store_of_its_own():
+    urls = {load_settings(dataset=d, storage="s3://b/d3m").storage_url for d in ("digits", "/a/Pets", "/a/pets", "/")}
+    assert len(urls) == 4
+    assert all(url.startswith("s3://b/d3m/") for url in urls)
+    assert load_settings(dataset=".").dataset_name == Path.cwd().name
 
 
 def test_settings_are_frozen_and_travel_between_processes(monkeypatch):

@@ -3,40 +3,54 @@
 The latents of a class are encoded once; only the new rows are parameters; all prompts of the classes in a batch are
 learned in one forward pass. The loss is the mean over a prompt's samples and the sum over prompts, so that fused classes
 learn exactly what separate runs would. Every random number is drawn from a stream of its own (seed, class, step): which
-classes share a batch changes nothing. The optimiser moves directions: a row keeps the norm of the token table
-(Directional Textual Inversion, arXiv 2512.13672), and is stored as a direction.
+classes share a batch changes nothing, and a run that was stopped goes on as if it had not been. The optimiser moves
+directions: a row keeps the norm of the token table (Directional Textual Inversion, arXiv 2512.13672), and is stored as a
+direction.
+
+A loss on fixed latents, noise and timesteps is looked at every few steps. The best rows by it are kept; a class whose
+loss has settled leaves the batch, and the next one that waits takes its place.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from d3m_assets.distillation.budgets import EmbeddingPlan
+from d3m_assets.distillation.latents import ImageFiles, LatentCache
+from d3m_assets.distillation.latents import encode as encode_latents
 from d3m_assets.distillation.prompts import ClassPrompts
-from d3m_assets.errors import StageError
+from d3m_assets.errors import D3MError, StageError
 from d3m_assets.progress import Progress, ProgressEvent, silent
 
 if TYPE_CHECKING:
     import torch
 
     from d3m_assets.foundation.loading import Foundation
+    from d3m_assets.foundation.tokens import TokenTable
     from d3m_assets.settings import InversionSettings
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 """Raised whenever a change here changes the embeddings of a class."""
 
 _Draw: TypeAlias = "tuple[torch.Tensor, torch.Tensor, torch.Tensor]"
+_log = logging.getLogger(__name__)
 _FIXED_SAMPLES = 64
 _SAMPLES_PER_PROMPT = 4
 """Least samples of a prompt in a step: with fewer, its gradient is mostly the noise of which timesteps were drawn."""
 
-_RECORD_EVERY = 10
+_SETTLED = 1e-3
+"""Share of the best loss by which a later one must be lower to count as progress."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +59,13 @@ class InversionTask:
 
     Attributes:
         prompts: What it is called.
-        images: uint8 ``[N, H, W, C]`` training images at the foundation's size.
+        images: Training images, uint8 ``[N, H, W, C]`` at the foundation's size, or files that are read when the class's
+            turn comes.
         plan: Prompts and vectors to learn.
     """
 
     prompts: ClassPrompts
-    images: np.ndarray
+    images: np.ndarray | ImageFiles
     plan: EmbeddingPlan
 
 
@@ -62,11 +77,15 @@ class InvertedClass:
         vectors: The stored vectors, int8 or float16 ``[prompts, vectors, D]``: directions.
         losses: Loss on fixed latents, noise and timesteps as ``(step, loss)``; comparable between steps.
         cluster_sizes: Training images of each prompt.
+        best_step: Step whose vectors these are, that of the lowest loss.
+        stop_reason: "step limit" or "loss settled".
     """
 
     vectors: np.ndarray
     losses: list[tuple[int, float]]
     cluster_sizes: list[int]
+    best_step: int
+    stop_reason: str
 
 
 def random_stream(*parts: object) -> torch.Generator:
@@ -110,11 +129,17 @@ def cluster(latents: np.ndarray, clusters: int, seed: int) -> np.ndarray:
     """
     if clusters == 1:
         return np.zeros(len(latents), np.int64)
+    import warnings
+
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
     flat = latents.reshape(len(latents), -1).astype(np.float64)
-    with threadpool_limits(1):  # the order of additions, and so the result, would depend on the number of threads
+    with threadpool_limits(1), warnings.catch_warnings():
+        # One thread: the order of additions, and so the result, would depend on how many there are. And with fewer
+        # distinct images than clusters some stay empty, which is dealt with.
+        warnings.simplefilter("ignore", ConvergenceWarning)
         labels = KMeans(clusters, n_init=4, random_state=seed % 2**32).fit_predict(flat)
     order = np.argsort(-np.bincount(labels, minlength=clusters), kind="stable")
     return np.argsort(order)[labels]
@@ -128,7 +153,214 @@ def _initial_rows(foundation: Foundation, prompts: ClassPrompts, count: int, vec
     table = foundation.table.detach().float().cpu()
     word = torch.nn.functional.normalize(table[ids].sum(0), dim=0)
     noise = torch.randn(count, vectors, table.shape[1], generator=random_stream(seed, prompts.class_key, "start"))
-    return word + 0.3 * torch.nn.functional.normalize(noise, dim=-1)
+    rows = word + 0.3 * torch.nn.functional.normalize(noise, dim=-1)
+    return torch.nn.functional.normalize(rows, dim=-1).flatten(0, 1)
+
+
+@dataclass
+class _ClassState:
+    """A class while it is learned: directions, AdamW's moments of each, and the record of its losses."""
+
+    position: int
+    task: InversionTask
+    latents: torch.Tensor
+    owner: list[np.ndarray]
+    ids: list[torch.Tensor]
+    rows: torch.Tensor
+    first: torch.Tensor
+    second: torch.Tensor
+    best: torch.Tensor
+    file: Path | None
+    step: int = 0
+    best_step: int = 0
+    checks_without_progress: int = 0
+    losses: list[tuple[int, float]] = field(default_factory=list)
+
+    @property
+    def prompts(self) -> int:
+        return self.task.plan.prompts
+
+    def samples(self, in_all: int) -> int:
+        """Samples of each prompt."""
+        return max(_SAMPLES_PER_PROMPT, math.ceil(in_all / self.prompts))
+
+    def draw(self, seed: int, name: object, samples: int, steps_of_noise: int) -> _Draw:
+        """Latents, noise and timesteps of ``samples`` samples for each prompt."""
+        import torch
+
+        generator = random_stream(seed, self.task.prompts.class_key, name)
+        chosen, times = [], []
+        for images in self.owner:
+            pick = torch.randint(0, len(images), (samples,), generator=generator)
+            chosen.append(torch.from_numpy(images)[pick])
+            # Stratified: the loss depends far more on the timestep than on anything else.
+            stratum = (torch.arange(samples) + torch.rand(samples, generator=generator)) / samples
+            times.append((stratum * steps_of_noise).long().clamp(max=steps_of_noise - 1))
+        clean = self.latents[torch.cat(chosen)].float()
+        return clean, torch.randn(clean.shape, generator=generator), torch.cat(times)
+
+    def record(self, loss: float) -> None:
+        """Note the loss on fixed inputs at this step."""
+        lowest = min((known for _, known in self.losses), default=math.inf)
+        self.losses.append((self.step, loss))
+        self.checks_without_progress = 0 if loss < lowest * (1 - _SETTLED) else self.checks_without_progress + 1
+        if loss < lowest:
+            self.best, self.best_step = self.rows.clone(), self.step
+
+    def save(self) -> None:
+        """Keep what is needed to go on after a stop: a few kilobytes."""
+        from safetensors.torch import save_file
+
+        if self.file is None:
+            return
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {n: getattr(self, n).detach().cpu().contiguous() for n in ("rows", "first", "second", "best")}
+        counters = {"step": self.step, "best_step": self.best_step, "losses": self.losses,
+                    "checks_without_progress": self.checks_without_progress}  # fmt: skip
+        part = self.file.with_suffix(".part")
+        save_file(tensors, part, metadata={"state": json.dumps(counters)})
+        part.replace(self.file)
+
+    def restore(self) -> None:
+        """Go on from :meth:`save`, if there is something; a damaged file is passed over."""
+        from safetensors import SafetensorError, safe_open
+
+        if self.file is None or not self.file.exists():
+            return
+        try:
+            with safe_open(self.file, "pt") as stored:
+                counters = json.loads(stored.metadata()["state"])
+                found = {n: stored.get_tensor(n).to(self.rows) for n in ("rows", "first", "second", "best")}
+            losses = [(int(step), float(loss)) for step, loss in counters["losses"]]
+            step, best_step = int(counters["step"]), int(counters["best_step"])
+            checks = int(counters["checks_without_progress"])
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            _log.warning("the state of class %s in %s is damaged (%s); it begins anew",
+                         self.task.prompts.class_name, self.file, error)  # fmt: skip
+            return
+        self.rows, self.first, self.second, self.best = (found[n] for n in ("rows", "first", "second", "best"))
+        self.step, self.best_step, self.losses, self.checks_without_progress = step, best_step, losses, checks
+
+    def result(self, reason: str) -> InvertedClass:
+        if self.file is not None:
+            self.file.unlink(missing_ok=True)
+        plan = self.task.plan
+        rows = self.best.cpu().view(plan.prompts, plan.vectors, -1).numpy()
+        sizes = [len(images) for images in self.owner]
+        return InvertedClass(to_stored(rows, plan), self.losses, sizes, self.best_step, reason)
+
+
+class _Engine:
+    """The frozen model and how its error is measured."""
+
+    def __init__(self, foundation: Foundation, settings: InversionSettings, seed: int) -> None:
+        from diffusers import DDPMScheduler
+
+        self.foundation, self.settings, self.seed = foundation, settings, seed
+        self.schedule = DDPMScheduler.from_config(foundation.scheduler_config)
+        self.steps_of_noise = int(self.schedule.config.num_train_timesteps)
+        kind = str(self.schedule.config.prediction_type)
+        if kind not in ("epsilon", "v_prediction"):
+            raise StageError(f"{foundation.files.name} predicts {kind!r}; inversion knows epsilon and v_prediction")
+        self.velocity = kind == "v_prediction"
+
+    def begin(self, position: int, task: InversionTask, cache: LatentCache | None, states: Path | None) -> _ClassState:
+        """Encode a class and lay out its prompts; what a stopped run left is taken up."""
+        import torch
+
+        from d3m_assets.distillation.text import learned_ids
+
+        plan, foundation = task.plan, self.foundation
+        if isinstance(task.images, ImageFiles):
+            keep_nothing = LatentCache(Path(), 0)
+            latents = (cache or keep_nothing).get(foundation, task.images)
+        else:
+            latents = encode_latents(foundation, task.images)
+        assigned = cluster(latents.astype(np.float32), plan.prompts, self.seed)
+        clusters = [np.flatnonzero(assigned == p) for p in range(plan.prompts)]
+        rows = _initial_rows(foundation, task.prompts, plan.prompts, plan.vectors, self.seed).to(foundation.device)
+        file = None
+        if states is not None:
+            made_from = [foundation.files.fingerprint, task.prompts.to_json(), asdict(plan), self.seed,
+                         self.settings.model_dump(mode="json"), hashlib.sha256(latents.tobytes()).hexdigest(),
+                         CODE_VERSION]  # fmt: skip
+            digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+            file = states / f"{digest[:32]}.safetensors"
+        state = _ClassState(
+            position, task, torch.from_numpy(latents),
+            # With fewer distinct images than prompts some clusters are empty; their prompts learn the whole class.
+            [c if len(c) else np.arange(len(latents)) for c in clusters],
+            [learned_ids(foundation, task.prompts, plan.prompts, plan.vectors, t)
+             for t in range(len(task.prompts.templates))],
+            rows, torch.zeros_like(rows), torch.zeros_like(rows), rows, file,
+        )  # fmt: skip
+        state.restore()
+        return state
+
+    def errors(self, states: Sequence[_ClassState], draws: Sequence[_Draw], samples: Sequence[int],
+               templates: Sequence[int]) -> list[torch.Tensor]:  # fmt: skip
+        """Squared error of every prompt, ``[prompts]`` for each class: the mean over its samples."""
+        import torch
+
+        from d3m_assets.distillation.text import encode
+
+        foundation, device = self.foundation, self.foundation.device
+        size, offset, ids = len(foundation.table), 0, []
+        for state, template in zip(states, templates, strict=True):
+            own = state.ids[template % len(state.ids)]
+            ids.append(torch.where(own >= size, own + offset, own))
+            offset += len(state.rows)
+        counts = [n for state, n in zip(states, samples, strict=True) for _ in range(state.prompts)]
+        text = encode(foundation, torch.cat(ids))
+        text = text.repeat_interleave(torch.tensor(counts, device=device), 0)
+        clean, noise, times = (torch.cat(part).to(device) for part in zip(*draws, strict=True))
+        noisy = self.schedule.add_noise(clean, noise, times).to(foundation.unet.dtype)
+        predicted = foundation.unet(noisy, times, text.to(foundation.unet.dtype)).sample.float()
+        target = self.schedule.get_velocity(clean, noise, times) if self.velocity else noise
+        error = (predicted - target).square().flatten(1).mean(1)
+        parts = error.split([state.prompts * n for state, n in zip(states, samples, strict=True)])
+        return [part.view(-1, n).mean(1) for part, n in zip(parts, samples, strict=True)]
+
+    def fixed_loss(self, state: _ClassState, table: TokenTable) -> float:
+        """Loss of a class on the same latents, noise and timesteps at every call."""
+        import torch
+
+        samples = max(1, math.ceil(_FIXED_SAMPLES / state.prompts))
+        draw = state.draw(self.seed, "fixed", samples, self.steps_of_noise)
+        table.rows = state.rows * self.foundation.norm
+        with torch.inference_mode():
+            return float(self.errors([state], [draw], [samples], [0])[0].mean())
+
+    def gradients(self, states: Sequence[_ClassState], table: TokenTable) -> list[tuple[float, torch.Tensor]]:
+        """Loss and gradient of the rows of each class, at its own step; nothing of a class depends on the others."""
+        import torch
+
+        live = torch.cat([state.rows for state in states]).detach().requires_grad_(True)
+        table.rows = live * self.foundation.norm
+        samples = [state.samples(self.settings.samples_per_step) for state in states]
+        draws = [s.draw(self.seed, s.step, n, self.steps_of_noise) for s, n in zip(states, samples, strict=True)]
+        losses = self.errors(states, draws, samples, [state.step for state in states])
+        (gradient,) = torch.autograd.grad(torch.cat(losses).sum(), live)
+        parts = gradient.split([len(state.rows) for state in states])
+        return [(float(loss.detach().mean()), part) for loss, part in zip(losses, parts, strict=True)]
+
+    def update(self, state: _ClassState, gradient: torch.Tensor) -> None:
+        """One step of Adam on the sphere."""
+        import torch
+        import torch.nn.functional as F
+
+        with torch.no_grad():
+            rows, step = state.rows, state.step
+            gradient = gradient - (gradient * rows).sum(-1, keepdim=True) * rows  # along the sphere only
+            state.first = state.first.lerp(gradient, 0.1)
+            # One second moment for a row: Adam's per-number scaling would turn the direction towards the axes.
+            state.second = state.second.lerp(gradient.square().mean(-1, keepdim=True).expand_as(gradient), 0.01)
+            update = (state.first / (1 - 0.9 ** (step + 1))) / (
+                (state.second / (1 - 0.99 ** (step + 1))).sqrt() + 1e-12
+            )
+            rate = self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / self.settings.steps))
+            state.rows = F.normalize(rows - rate * update / math.sqrt(rows.shape[1]), dim=-1)
+            state.step += 1
 
 
 def invert(
@@ -137,123 +369,98 @@ def invert(
     settings: InversionSettings,
     seed: int,
     progress: Progress = silent,
-) -> list[InvertedClass]:
-    """Learn the prompts of several classes in one batch.
+    *,
+    classes_per_batch: int = 1,
+    cache: LatentCache | None = None,
+    states: Path | None = None,
+    save_every: float = 30.0,
+) -> Iterator[tuple[int, InvertedClass | D3MError]]:
+    """Learn the prompts of classes, several in one batch.
 
     Args:
         foundation: The frozen model.
-        tasks: The classes, all of one plan; each has at least as many images as prompts.
-        settings: Steps, samples and learning rate.
+        tasks: The classes; each has at least as many images as prompts.
+        settings: Steps, samples, learning rate and when to stop.
         seed: Root of the random streams.
         progress: Told of every step.
+        classes_per_batch: Classes learned at a time. Halved when the device runs out of memory.
+        cache: Where latents of image files are kept.
+        states: Folder where the state of unfinished classes is kept, so that a stopped run goes on where it was.
+        save_every: Seconds between two such saves.
 
-    Returns:
-        What was learned, in the order of the tasks.
-
-    Raises:
-        StageError: The loss of a class is not finite, or the plans differ.
+    Yields:
+        Position of a class in ``tasks`` and what was learned, as each finishes; or why it could not be: its images cannot
+        be read, its loss is not finite, or it alone does not fit into the device's memory. The others go on.
     """
     import torch
-    import torch.nn.functional as F
-    from diffusers import DDPMScheduler
 
-    from d3m_assets.distillation.text import encode, extended_table, learned_ids
+    from d3m_assets.distillation.text import extended_table
 
-    schedule = DDPMScheduler.from_config(foundation.scheduler_config)
-    if len({task.plan for task in tasks}) != 1:
-        raise StageError("classes inverted in one batch need one plan; invert those with fewer prompts in another")
-    samples = max(_SAMPLES_PER_PROMPT, math.ceil(settings.samples_per_step / tasks[0].plan.prompts))
-    steps_of_noise = int(schedule.config.num_train_timesteps)
-    device, dtype, norm = foundation.device, foundation.unet.dtype, foundation.norm
-    latents, owner, rows, counts = [], [], [], []
-    for task in tasks:
-        pixels = torch.from_numpy(task.images).permute(0, 3, 1, 2).float() / 127.5 - 1
-        encoded = foundation.encode_images(pixels.expand(-1, 3, -1, -1)).cpu()
-        assigned = cluster(encoded.numpy(), task.plan.prompts, seed)
-        latents.append(encoded)
-        clusters = [np.flatnonzero(assigned == p) for p in range(task.plan.prompts)]
-        # With fewer distinct images than prompts some clusters are empty; their prompts learn the whole class.
-        owner.append([c if len(c) else np.arange(len(encoded)) for c in clusters])
-        counts.append(task.plan.prompts)
-        start = _initial_rows(foundation, task.prompts, task.plan.prompts, task.plan.vectors, seed)
-        rows.append(start.flatten(0, 1))
-    parameter = F.normalize(torch.cat(rows), dim=-1).to(device)
-    first, second = torch.zeros_like(parameter), torch.zeros_like(parameter)
-    records: list[list[tuple[int, float]]] = [[] for _ in tasks]
-
-    def ids_of(template: int) -> torch.Tensor:
-        out, row = [], 0
-        for task in tasks:
-            plan = task.plan
-            out.append(learned_ids(foundation, task.prompts, plan.prompts, plan.vectors, template, row))
-            row += plan.prompts * plan.vectors
-        return torch.cat(out)
-
-    templates = [ids_of(t) for t in range(len(tasks[0].prompts.templates))]
-
-    def draw(task: int, name: object, samples: int) -> _Draw:
-        """Latents, noise and timesteps of ``samples`` samples for each prompt of a class."""
-        generator = random_stream(seed, tasks[task].prompts.class_key, name)
-        chosen, times = [], []
-        for images in owner[task]:
-            pick = torch.randint(0, len(images), (samples,), generator=generator)
-            chosen.append(torch.from_numpy(images)[pick])
-            # Stratified: the loss depends far more on the timestep than on anything else.
-            stratum = (torch.arange(samples) + torch.rand(samples, generator=generator)) / samples
-            times.append((stratum * steps_of_noise).long().clamp(max=steps_of_noise - 1))
-        clean = latents[task][torch.cat(chosen)]
-        return clean, torch.randn(clean.shape, generator=generator), torch.cat(times)
-
-    def errors(draws: Sequence[_Draw], ids: torch.Tensor, samples: int) -> torch.Tensor:
-        """Squared error of every prompt, ``[prompts]``: the mean over its samples."""
-        clean, noise, times = (torch.cat(part).to(device) for part in zip(*draws, strict=True))
-        states = encode(foundation, ids).repeat_interleave(samples, 0)
-        noisy = schedule.add_noise(clean, noise, times).to(dtype)
-        predicted = foundation.unet(noisy, times, states.to(dtype)).sample.float()
-        velocity = schedule.config.prediction_type == "v_prediction"
-        target = schedule.get_velocity(clean, noise, times) if velocity else noise
-        return (predicted - target).square().flatten(1).mean(1).view(-1, samples).mean(1)
-
-    fixed_samples = [max(1, math.ceil(_FIXED_SAMPLES / c)) for c in counts]
-    fixed = [draw(t, "fixed", n) for t, n in enumerate(fixed_samples)]
+    engine = _Engine(foundation, settings, seed)
+    waiting = deque(enumerate(tasks))
+    active: list[_ClassState] = []
+    set_aside: deque[_ClassState] = deque()
+    finished, saved = 0, time.monotonic()
     with extended_table(foundation) as table:
-
-        def record(step: int) -> None:
-            table.rows = parameter * norm
-            with torch.inference_mode():
-                for t, (ids, samples) in enumerate(zip(templates[0].split(counts), fixed_samples, strict=True)):
-                    records[t].append((step, float(errors([fixed[t]], ids, samples).mean())))
-
-        for step in range(settings.steps):
-            if step % max(_RECORD_EVERY, settings.steps // 10) == 0:
-                record(step)
-            live = parameter.detach().requires_grad_(True)
-            table.rows = live * norm
-            batch = [draw(t, step, samples) for t in range(len(tasks))]
-            loss = errors(batch, templates[step % len(templates)], samples)
-            (gradient,) = torch.autograd.grad(loss.sum(), live)
-            if not torch.isfinite(gradient).all():
-                bad = [t.prompts.class_name for t, part in zip(tasks, loss.split(counts), strict=True)
-                       if not torch.isfinite(part).all()]  # fmt: skip
-                raise StageError(
-                    f"the inversion of {', '.join(bad) or 'a class'} diverged at step {step} (not a finite loss); "
-                    "lower inversion.learning_rate, or look for a broken image in that class"
-                )
-            with torch.no_grad():
-                gradient -= (gradient * parameter).sum(-1, keepdim=True) * parameter  # along the sphere only
-                first.lerp_(gradient, 0.1)
-                # One second moment for a row: Adam's per-number scaling would turn the direction towards the axes.
-                second.lerp_(gradient.square().mean(-1, keepdim=True).expand_as(gradient), 0.01)
-                update = (first / (1 - 0.9 ** (step + 1))) / ((second / (1 - 0.99 ** (step + 1))).sqrt() + 1e-12)
-                rate = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
-                parameter = F.normalize(parameter - rate * update / math.sqrt(parameter.shape[1]), dim=-1)
-            progress(ProgressEvent("inversion", step + 1, settings.steps, f"loss {float(loss.detach().mean()):.3f}"))
-        record(settings.steps)
+        while waiting or active or set_aside:
+            while len(active) < classes_per_batch and (set_aside or waiting):
+                if set_aside:
+                    active.append(set_aside.popleft())
+                    continue
+                position, task = waiting.popleft()
+                try:
+                    active.append(engine.begin(position, task, cache, states))
+                except D3MError as error:
+                    finished += 1
+                    yield position, error
+            for state in list(active):
+                if state.step % settings.check_every == 0 or state.step >= settings.steps:
+                    if not state.losses or state.losses[-1][0] != state.step:
+                        state.record(engine.fixed_loss(state, table))
+                    settled = settings.patience is not None and state.checks_without_progress >= settings.patience
+                    if settled or state.step >= settings.steps:
+                        active.remove(state)
+                        finished += 1
+                        yield state.position, state.result("loss settled" if settled else "step limit")
+            if not active:
+                continue
+            try:
+                found = engine.gradients(active, table)
+            except torch.OutOfMemoryError as error:
+                if len(active) == 1:
+                    name = active[0].task.prompts.class_name
+                    finished += 1
+                    yield (
+                        active.pop().position,
+                        StageError(
+                            f"class {name} alone does not fit into the memory of {foundation.device}: {error}. Lower "
+                            "inversion.samples_per_step or inversion.max_prompts"
+                        ),
+                    )
+                    continue
+                classes_per_batch = len(active) // 2
+                _log.warning("out of memory: %d classes a batch from here on", classes_per_batch)
+                set_aside.extendleft(reversed(active[classes_per_batch:]))
+                del active[classes_per_batch:]
+                continue
+            for state, (loss, gradient) in zip(list(active), found, strict=True):
+                if not math.isfinite(loss) or not torch.isfinite(gradient).all():
+                    active.remove(state)
+                    finished += 1
+                    yield (
+                        state.position,
+                        StageError(
+                            f"the inversion of {state.task.prompts.class_name} diverged at step {state.step} (not a finite "
+                            "loss); lower inversion.learning_rate, or look for a broken image in that class"
+                        ),
+                    )
+                    continue
+                engine.update(state, gradient)
+            if states is not None and time.monotonic() - saved > save_every:
+                for state in active:
+                    state.save()
+                saved = time.monotonic()
+            done = finished * settings.steps + sum(state.step for state in (*active, *set_aside))
+            detail = f"{len(active)} classes at a time, " if len(tasks) > 1 else ""
+            progress(ProgressEvent("inversion", done, len(tasks) * settings.steps, f"{detail}loss {found[0][0]:.3f}"))
         table.rows = None
-
-    out = []
-    sizes = [t.plan.prompts * t.plan.vectors for t in tasks]
-    for task, part, images, curve in zip(tasks, parameter.cpu().split(sizes), owner, records, strict=True):
-        shaped = part.view(task.plan.prompts, task.plan.vectors, -1).numpy()
-        out.append(InvertedClass(to_stored(shaped, task.plan), curve, [len(i) for i in images]))
-    return out

@@ -66,7 +66,7 @@ class TrainingSettings:
     vae_steps: int = 3_000
     vae_batch: int = 32
     images: int = 80_000
-    steps: int = 14_000
+    steps: int = 9_000
     batch: int = 64
     digit_share: float = 0.7
     image_share: float = 0.5
@@ -282,7 +282,7 @@ class _Trainer:
         import torch
 
         self.parameters = {f"{m}.{n}": p for m, mod in modules.items() for n, p in mod.named_parameters()}
-        self.optimizer = torch.optim.AdamW(self.parameters.values(), betas=(0.9, 0.99), weight_decay=1e-3)
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
         self.average = {n: p.detach().clone() for n, p in self.parameters.items()}
         self.settings, self.steps, self.file, self.step = settings, steps, file, 0
         self.seconds = 0.0

@@ -3,7 +3,15 @@ import pytest
 import torch
 
 from d3m_assets.distillation.budgets import EmbeddingPlan, plan_embeddings
-from d3m_assets.distillation.inversion import InversionTask, cluster, from_stored, invert, random_stream, to_stored
+from d3m_assets.distillation.inversion import (
+    InversionTask,
+    InvertedClass,
+    cluster,
+    from_stored,
+    invert,
+    random_stream,
+    to_stored,
+)
 from d3m_assets.distillation.text import encode, extended_table, learned_ids
 from d3m_assets.errors import StageError
 from d3m_assets.settings import InversionSettings
@@ -15,21 +23,27 @@ def task(words, characters, name, plan, **changes):
     return InversionTask(words(name, **changes), characters(name, 12), plan)
 
 
+def learned(foundation, tasks, settings=QUICK, seed=0, **options):
+    found = dict(invert(foundation, tasks, settings, seed, **options))
+    assert all(isinstance(f, InvertedClass) for f in found.values()), found
+    return [found[i] for i in range(len(tasks))]
+
+
 def test_fused_classes_learn_what_separate_runs_learn(foundation, words, characters):
     plan = plan_embeddings("ipc-2", 256, width=64, storage_type="fp16")
     tasks = [task(words, characters, name, plan) for name in "358"]
-    fused = invert(foundation, tasks, QUICK, 0)
+    fused = learned(foundation, tasks, classes_per_batch=3)
     for t, together in zip(tasks, fused, strict=True):
-        (alone,) = invert(foundation, [t], QUICK, 0)
+        (alone,) = learned(foundation, [t])
         assert np.abs(alone.vectors.astype(float) - together.vectors.astype(float)).max() < 2e-3  # one unit of fp16
         np.testing.assert_allclose([x for _, x in alone.losses], [x for _, x in together.losses], atol=1e-5)
 
 
 def test_a_class_alone_is_the_same_to_the_last_bit(foundation, words, characters):
     plan = plan_embeddings("ipc-1", 64, width=64)
-    first, again = (invert(foundation, [task(words, characters, "4", plan)], QUICK, 0)[0] for _ in range(2))
+    first, again = (learned(foundation, [task(words, characters, "4", plan)])[0] for _ in range(2))
     assert first.vectors.tobytes() == again.vectors.tobytes()
-    (other,) = invert(foundation, [task(words, characters, "4", plan)], QUICK, 1)
+    (other,) = learned(foundation, [task(words, characters, "4", plan)], seed=1)
     assert first.vectors.tobytes() != other.vectors.tobytes()
 
 
@@ -38,7 +52,7 @@ def test_learning_lowers_the_loss_on_fixed_inputs(foundation, words, characters)
     settings = InversionSettings(steps=40, samples_per_step=16)
     # Starts from another digit's word, so that there is something to learn.
     wrong = task(words, characters, "1", plan, initializer="8", keep_class_name=False)
-    (result,) = invert(foundation, [wrong], settings, 0)
+    (result,) = learned(foundation, [wrong], settings)
     assert result.losses[-1][1] < result.losses[0][1] - 0.005
     assert [s for s, _ in result.losses][0] == 0
     assert [s for s, _ in result.losses][-1] == 40
@@ -46,7 +60,7 @@ def test_learning_lowers_the_loss_on_fixed_inputs(foundation, words, characters)
 
 def test_the_foundation_model_is_left_as_it_was(foundation, words, characters):
     before = {n: p.clone() for n, p in foundation.text_encoder.state_dict().items()}
-    invert(foundation, [task(words, characters, "2", plan_embeddings("ipc-1", 64, width=64))], QUICK, 0)
+    learned(foundation, [task(words, characters, "2", plan_embeddings("ipc-1", 64, width=64))])
     after = foundation.text_encoder.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[n], after[n]) for n in before)
@@ -54,7 +68,7 @@ def test_the_foundation_model_is_left_as_it_was(foundation, words, characters):
 
 def test_several_prompts_learn_clusters(foundation, words, characters):
     plan = EmbeddingPlan(prompts=3, vectors=2, storage_type="int8", width=64)
-    (result,) = invert(foundation, [task(words, characters, "7", plan)], QUICK, 0)
+    (result,) = learned(foundation, [task(words, characters, "7", plan)])
     assert result.vectors.shape == (3, 2, 64)
     assert sum(result.cluster_sizes) == 12
     assert min(result.cluster_sizes) >= 1
@@ -67,11 +81,116 @@ def test_clusters_are_numbered_from_the_largest():
     assert cluster(points, 1, 0).tolist() == [0] * 12
 
 
-def test_a_class_that_diverges_is_named(foundation, words, characters, monkeypatch):
-    broken = foundation.encode_images
-    monkeypatch.setattr(foundation, "encode_images", lambda images: broken(images) * float("nan"))
-    with pytest.raises(StageError, match="5.*learning_rate"):
-        invert(foundation, [task(words, characters, "5", plan_embeddings("ipc-1", 64, width=64))], QUICK, 0)
+def test_a_class_that_diverges_is_named_and_the_others_go_on(foundation, words, characters, monkeypatch):
+    plan = plan_embeddings("ipc-1", 64, width=64)
+    tasks = [task(words, characters, name, plan) for name in "358"]
+    (alone,) = learned(foundation, tasks[:1])
+    encode_images = foundation.encode_images
+
+    def poisoned(images):
+        # The second class's images give latents that are not numbers.
+        calls.append(1)
+        return encode_images(images) * (float("nan") if len(calls) == 2 else 1.0)
+
+    calls = []
+    monkeypatch.setattr(foundation, "encode_images", poisoned)
+    found = dict(invert(foundation, tasks, QUICK, 0, classes_per_batch=3))
+    assert isinstance(found[1], StageError)
+    assert "5" in str(found[1])
+    assert "learning_rate" in str(found[1])
+    assert np.abs(found[0].vectors.astype(int) - alone.vectors.astype(int)).max() <= 1
+    assert isinstance(found[2], InvertedClass)
+
+
+def test_a_stopped_run_goes_on_where_it_was(foundation, words, characters, tmp_path):
+    plan = plan_embeddings("ipc-2", 128, width=64)
+    tasks = [task(words, characters, name, plan) for name in "47"]
+    settings = InversionSettings(steps=12, samples_per_step=8, check_every=4)
+    undisturbed = learned(foundation, tasks, settings, states=tmp_path / "a", classes_per_batch=2)
+
+    class Stop(Exception):
+        pass
+
+    for stop_at in (1, 5, 8, 11):
+        folder = tmp_path / str(stop_at)
+        seen = []
+
+        def stopping(event, stop_at=stop_at, seen=seen):
+            seen.append(event.done)
+            if len(seen) == stop_at:
+                raise Stop
+
+        with pytest.raises(Stop):
+            list(invert(foundation, tasks, settings, 0, stopping, classes_per_batch=2, states=folder, save_every=0))
+        assert len(list(folder.glob("*.safetensors"))) == 2
+        steps = []
+        again = learned(foundation, tasks, settings, states=folder, classes_per_batch=2,
+                        progress=lambda e, steps=steps: steps.append(e.done))  # fmt: skip
+        assert len(steps) == 12 - stop_at
+        for a, b in zip(undisturbed, again, strict=True):
+            assert a.vectors.tobytes() == b.vectors.tobytes()
+            assert a.losses == b.losses
+        assert not list(folder.glob("*"))
+
+
+def test_a_damaged_state_is_begun_anew(foundation, words, characters, tmp_path):
+    plan = plan_embeddings("ipc-1", 64, width=64)
+    work = [task(words, characters, "4", plan)]
+    (undisturbed,) = learned(foundation, work)
+
+    def stop(event):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(invert(foundation, work, QUICK, 0, stop, states=tmp_path, save_every=0))
+    (state,) = tmp_path.glob("*")
+    state.write_bytes(state.read_bytes()[:-40])
+    (again,) = learned(foundation, work, states=tmp_path)
+    assert again.vectors.tobytes() == undisturbed.vectors.tobytes()
+
+
+def test_a_class_whose_loss_has_settled_makes_room_for_the_next(foundation, words, characters):
+    plan = plan_embeddings("ipc-1", 64, width=64)
+    # Steps too small to change anything: every look after the first is one without progress.
+    settings = InversionSettings(steps=40, samples_per_step=4, check_every=2, patience=2, learning_rate=1e-6)
+    at_a_time = []
+    found = learned(foundation, [task(words, characters, name, plan) for name in "123"], settings, classes_per_batch=2,
+                    progress=lambda e: at_a_time.append(int(e.detail.split()[0])))  # fmt: skip
+    assert [f.stop_reason for f in found] == ["loss settled"] * 3
+    assert [f.losses[-1][0] for f in found] == [4, 4, 4]
+    assert at_a_time == [2, 2, 2, 2, 1, 1, 1, 1]
+
+
+def test_the_best_rows_are_kept(foundation, words, characters):
+    plan = plan_embeddings("ipc-1", 64, width=64)
+    # A rate that throws the rows about.
+    settings = InversionSettings(steps=8, samples_per_step=4, check_every=1, learning_rate=3.0)
+    (found,) = learned(foundation, [task(words, characters, "3", plan)], settings)
+    best = min(found.losses, key=lambda record: record[1])
+    assert found.best_step == best[0] < 8
+    assert len(found.losses) == 9
+
+
+def test_running_out_of_memory_halves_the_batch_and_changes_nothing(foundation, words, characters, monkeypatch, caplog):
+    plan = plan_embeddings("ipc-1", 64, width=64)
+    tasks = [task(words, characters, name, plan) for name in "01234"]
+    calm = learned(foundation, tasks, classes_per_batch=5)
+    forward = foundation.unet.forward
+
+    def small(sample, *args, **kwargs):
+        if len(sample) > 8 and torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("simulated")
+        return forward(sample, *args, **kwargs)
+
+    monkeypatch.setattr(foundation.unet, "forward", small)
+    found = learned(foundation, tasks, classes_per_batch=5)
+    for a, b in zip(calm, found, strict=True):
+        assert np.abs(a.vectors.astype(int) - b.vectors.astype(int)).max() <= 1
+    assert "2 classes a batch" in caplog.text
+    big = InversionSettings(steps=2, samples_per_step=16)
+    ((position, error),) = invert(foundation, tasks[:1], big, 0)
+    assert position == 0
+    assert "samples_per_step" in str(error)
 
 
 @pytest.mark.parametrize(("kind", "tolerance"), [("int8", 0.02), ("fp16", 0.001)])
@@ -122,6 +241,6 @@ def test_vectors_that_do_not_fit_are_refused(foundation, words):
 def test_equal_images_leave_no_prompt_without_any(foundation, words, characters):
     images = np.repeat(characters("2", 2), 2, axis=0)
     plan = EmbeddingPlan(prompts=4, vectors=1, storage_type="int8", width=64)
-    (result,) = invert(foundation, [InversionTask(words("2"), images, plan)], QUICK, 0)
+    (result,) = learned(foundation, [InversionTask(words("2"), images, plan)])
     assert min(result.cluster_sizes) > 0
     assert np.any(result.vectors, axis=-1).all()

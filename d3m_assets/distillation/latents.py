@@ -1,0 +1,139 @@
+"""Latents of a class's images: encoded once, kept on disk for every budget and every run."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from d3m_assets.datasets.images import load_images
+
+if TYPE_CHECKING:
+    from d3m_assets.foundation.loading import Foundation
+
+_log = logging.getLogger(__name__)
+
+
+def encode(foundation: Foundation, images: np.ndarray) -> np.ndarray:
+    """Latents of images.
+
+    Args:
+        foundation: Its autoencoder encodes.
+        images: uint8 ``[N, H, W, 1 or 3]`` at the foundation's size.
+
+    Returns:
+        float16 ``[N, C, h, w]``, scaled as the U-Net wants them; the posterior's mean.
+    """
+    import torch
+
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return foundation.encode_images(pixels.expand(-1, 3, -1, -1)).half().cpu().numpy()
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """The images of a class, not read yet.
+
+    Attributes:
+        uris: Local paths or fsspec URLs.
+        sha256: Hex digest of each file.
+        channels: 1 to read them as grey, 3 as RGB.
+        flip: Whether every image is also mirrored.
+    """
+
+    uris: tuple[str, ...]
+    sha256: tuple[str, ...]
+    channels: Literal[1, 3]
+    flip: bool = False
+
+    def load(self, size: int) -> np.ndarray:
+        """uint8 ``[N, size, size, channels]``; with ``flip`` the mirrored ones follow, 2 N in all.
+
+        Raises:
+            DatasetError: An image cannot be read.
+        """
+        images = load_images(self.uris, size=size, channels=self.channels)
+        return np.concatenate([images, images[:, :, ::-1]]) if self.flip else images
+
+
+@dataclass(frozen=True)
+class LatentCache:
+    """Latents on local disk, one safetensors file a class, addressed by what they were made from.
+
+    A damaged file is noticed by its hash and made again. When the folder outgrows ``max_bytes``, the files that were
+    used longest ago are removed.
+
+    Attributes:
+        folder: Where the files lie; made when needed.
+        max_bytes: 0 keeps nothing.
+    """
+
+    folder: Path
+    max_bytes: int
+
+    def get(self, foundation: Foundation, files: ImageFiles) -> np.ndarray:
+        """Latents of a class, float16 ``[N, C, h, w]``, from the cache or encoded now.
+
+        Raises:
+            DatasetError: An image cannot be read.
+        """
+        size = foundation.files.image_size
+        named = [foundation.files.fingerprint, str(foundation.vae.dtype), foundation.device.type, str(size),
+                 str(files.channels), str(files.flip), *files.sha256]  # fmt: skip
+        path = self.folder / f"{hashlib.sha256(' '.join(named).encode()).hexdigest()[:32]}.safetensors"
+        found = self._read(path)
+        if found is None:
+            found = encode(foundation, files.load(size))
+            self._write(path, found)
+        return found
+
+    def _read(self, path: Path) -> np.ndarray | None:
+        from safetensors import SafetensorError, safe_open
+
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, "np") as stored:
+                latents, wanted = stored.get_tensor("latents"), (stored.metadata() or {}).get("sha256")
+            if _digest(latents) == wanted:
+                os.utime(path)
+                return latents
+        except (OSError, SafetensorError):
+            pass
+        _log.warning("the cached latents %s are damaged; they are encoded again", path)
+        return None
+
+    def _write(self, path: Path, latents: np.ndarray) -> None:
+        from safetensors.numpy import save_file
+
+        if latents.nbytes > self.max_bytes:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        save_file({"latents": latents}, part, metadata={"sha256": _digest(latents)})
+        part.replace(path)
+        self._make_room(keep=path)
+
+    def _make_room(self, keep: Path) -> None:
+        sizes = {}
+        for file in self.folder.glob("*.safetensors"):
+            try:
+                sizes[file] = file.stat()
+            except FileNotFoundError:  # another process made room
+                continue
+        total = sum(s.st_size for s in sizes.values())
+        for file in sorted(sizes, key=lambda f: sizes[f].st_mtime_ns):
+            if total <= self.max_bytes:
+                return
+            if file != keep:
+                file.unlink(missing_ok=True)
+                total -= sizes[file].st_size
+
+
+def _digest(latents: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(latents).tobytes()).hexdigest()

@@ -1,0 +1,73 @@
+import hashlib
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from d3m_assets.distillation.latents import ImageFiles, LatentCache, encode
+from d3m_assets.errors import DatasetError
+
+
+@pytest.fixture
+def files(tmp_path, characters):
+    paths = []
+    for i, image in enumerate(characters("5", 6)):
+        path = tmp_path / f"{i}.png"
+        Image.fromarray(image[..., 0]).save(path)
+        paths.append(path)
+    prints = [hashlib.sha256(p.read_bytes()).hexdigest() for p in paths]
+    return ImageFiles(tuple(map(str, paths)), tuple(prints), 1)
+
+
+def test_latents_are_encoded_once(foundation, files, tmp_path, monkeypatch):
+    cache = LatentCache(tmp_path / "cache", 10**6)
+    first = cache.get(foundation, files)
+    assert first.dtype == np.float16
+    assert first.shape == (6, 4, 8, 8)
+    assert np.array_equal(first, encode(foundation, files.load(32)))
+    monkeypatch.setattr(foundation, "encode_images", None)
+    assert np.array_equal(cache.get(foundation, files), first)
+
+
+def test_a_changed_image_is_encoded_again(foundation, files, tmp_path):
+    cache = LatentCache(tmp_path / "cache", 10**6)
+    cache.get(foundation, files)
+    cache.get(foundation, ImageFiles(files.uris, ("0" * 64, *files.sha256[1:]), 1))
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_flipped_images_follow(foundation, files):
+    both = ImageFiles(files.uris, files.sha256, 1, flip=True).load(32)
+    assert len(both) == 12
+    assert np.array_equal(both[6:], both[:6, :, ::-1])
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b[:-9] + b"\x01" * 9, lambda b: b""])
+def test_a_damaged_file_is_noticed_and_made_again(foundation, files, tmp_path, damage, caplog):
+    cache = LatentCache(tmp_path / "cache", 10**6)
+    first = cache.get(foundation, files)
+    (path,) = (tmp_path / "cache").iterdir()
+    sound = path.read_bytes()
+    path.write_bytes(damage(sound))
+    assert np.array_equal(cache.get(foundation, files), first)
+    assert "damaged" in caplog.text
+    assert path.read_bytes() == sound
+
+
+def test_the_cache_keeps_within_its_bytes(foundation, files, tmp_path):
+    one = len(encode(foundation, files.load(32)).tobytes()) + 300
+    cache = LatentCache(tmp_path / "cache", 2 * one)
+    for i in range(4):
+        cache.get(foundation, ImageFiles(files.uris, (str(i) * 64, *files.sha256[1:]), 1))
+        for age, path in enumerate(sorted((tmp_path / "cache").iterdir(), key=lambda p: p.stat().st_mtime_ns)):
+            os.utime(path, ns=(age * 10**9, age * 10**9))
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    LatentCache(tmp_path / "none", 0).get(foundation, files)
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_image_that_cannot_be_read_is_named(foundation, files, tmp_path):
+    (tmp_path / "3.png").write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"3\.png"):
+        LatentCache(tmp_path / "cache", 10**6).get(foundation, files)
