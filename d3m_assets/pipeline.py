@@ -12,9 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from d3m_assets.datasets.catalog import class_catalog
 from d3m_assets.datasets.source import Scan, open_dataset
@@ -28,6 +26,9 @@ from d3m_assets.progress import Progress, silent
 from d3m_assets.settings import Settings
 from d3m_assets.store import ArtefactKey, Manifest, Spec, State, Store
 from d3m_assets.workers import Workers, cores
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,8 @@ class Pipeline:
     def full_catalog(self) -> pd.DataFrame:
         """Catalog of all classes ever seen; ids are never given twice, so the stored catalog is looked at first."""
         if self._catalog is None:
+            import pandas as pd
+
             key = ArtefactKey("class_catalog")
             stored = self.store.manifest(key)
             try:

@@ -55,7 +55,7 @@ class ArtefactKey:
             if part is not None and not SAFE.fullmatch(part):
                 raise StoreError(
                     f"{part!r} cannot name an artefact: use 1 to 64 ASCII letters, digits, _ - . and start "
-                    "with a letter or digit (d3m_assets.datasets.class_key makes one of any class name)"
+                    "with a letter or digit (d3m_assets.datasets.catalog.class_key makes one of any class name)"
                 )
 
     @property

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from d3m_assets.errors import DatasetError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from d3m_assets.datasets.source import Scan
 
 COLUMNS = {
@@ -119,6 +119,8 @@ def assign_class_ids(class_names: Iterable[str], previous: pd.DataFrame | None =
     Raises:
         DatasetError: ``previous`` is no catalog, or a name is unusable.
     """
+    import pandas as pd
+
     known = _identities(previous)
     names = [normalised(name) for name in class_names]
     keys = class_keys(names, {name: key for name, (_, key) in known.items()})

@@ -21,7 +21,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import fsspec
-import pandas as pd
 from fsspec.implementations.local import LocalFileSystem
 
 from d3m_assets.datasets.catalog import natural, normalised
@@ -211,6 +210,8 @@ class ImageFolder:
         path = self._index_path()
         if path is None or not path.exists():
             return {}
+        import pandas as pd
+
         try:
             columns = pd.read_parquet(path, columns=_INDEX_COLUMNS)
             rows = zip(*(columns[name].tolist() for name in _INDEX_COLUMNS), strict=True)
@@ -222,6 +223,8 @@ class ImageFolder:
         path = self._index_path()
         if path is None:
             return
+        import pandas as pd
+
         rows = [
             (i.relative_path, i.bytes, i.stamp, f.sha256, f.width, f.height, f.mode)
             for i in images

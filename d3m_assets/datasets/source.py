@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Protocol
 
-import pandas as pd
-
 from d3m_assets.progress import Progress, silent
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from d3m_assets.settings import Settings
 
 Split = Literal["train", "validation", "test"]
@@ -61,6 +61,8 @@ class ClassImages:
 
     def table(self, class_id: int) -> pd.DataFrame:
         """One row an image: the attributes of :class:`ImageRecord`, ``class_id`` and ``class_name``."""
+        import pandas as pd
+
         columns = list(ImageRecord.__slots__)
         rows = [[getattr(image, column) for column in columns] for image in self.images]
         return pd.DataFrame(rows, columns=columns).assign(class_id=class_id, class_name=self.class_name)

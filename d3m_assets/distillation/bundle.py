@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from d3m_assets.distillation.budgets import EmbeddingPlan
 from d3m_assets.distillation.prompts import ClassPrompts, placeholder_token
@@ -24,6 +23,8 @@ from d3m_assets.settings import GenerationSettings
 from d3m_assets.workers import one_thread
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from d3m_assets.foundation.loading import Foundation
 
 FORMAT = "d3m-bundle-1"
@@ -198,6 +199,8 @@ class Bundle:
 
         Bytes are those of all classes together.
         """
+        import pandas as pd
+
         size = len(self.to_bytes())
         rows = [
             ("embedding vectors", "class", "stored", self.payload),

@@ -7,12 +7,14 @@ import base64
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import pandas as pd
 
 from d3m_assets.store import ArtefactKey, Manifest, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MAX_PNG_BYTES = 30_000
 MAX_TABLE_ROWS = 50
@@ -46,6 +48,8 @@ def describe(store: Store, key: ArtefactKey, manifest: Manifest, described: Mapp
 
 def value(label: str, content: Any) -> Any:
     """One value as Dagster shows it best; what it cannot show becomes text."""
+    import pandas as pd
+
     if isinstance(content, bytes):
         return png(label, content)
     if label.endswith("_md"):
@@ -75,7 +79,7 @@ def png(label: str, content: bytes) -> dg.MetadataValue:
     return dg.MetadataValue.md(f"![{label.removesuffix('_png')}](data:image/png;base64,{encoded})")
 
 
-def table(frame: pd.DataFrame) -> dg.MetadataValue:
+def table(frame: "pd.DataFrame") -> dg.MetadataValue:
     """The first rows of a table; a last row says how many were left out."""
     head = frame.head(MAX_TABLE_ROWS)
     columns = [str(column) for column in frame.columns]

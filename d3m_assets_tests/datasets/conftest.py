@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from d3m_assets.datasets import encode_png, ensure_digits
+from d3m_assets.datasets.digits import ensure_digits
+from d3m_assets.datasets.images import encode_png
 
 
 def png(seed: int, height: int = 8, width: int = 8, channels: int = 1) -> bytes:

@@ -5,7 +5,9 @@ import unicodedata
 import pandas as pd
 import pytest
 
-from d3m_assets.datasets import ImageFolder, assign_class_ids, catalog, class_catalog, class_key, class_keys
+from d3m_assets.datasets import catalog
+from d3m_assets.datasets.catalog import assign_class_ids, class_catalog, class_key, class_keys
+from d3m_assets.datasets.image_folder import ImageFolder
 from d3m_assets.errors import DatasetError
 from d3m_assets.store import ArtefactKey
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from d3m_assets.datasets import decode_png, digits, ensure_digits
+from d3m_assets.datasets import digits
+from d3m_assets.datasets.digits import ensure_digits
+from d3m_assets.datasets.images import decode_png
 from d3m_assets.errors import DatasetError
 
 

@@ -10,8 +10,11 @@ import fsspec
 import pytest
 from PIL import Image
 
-from d3m_assets.datasets import ImageFolder, class_catalog, load_images, open_dataset
 from d3m_assets.datasets import image_folder as module
+from d3m_assets.datasets.catalog import class_catalog
+from d3m_assets.datasets.image_folder import ImageFolder
+from d3m_assets.datasets.images import load_images
+from d3m_assets.datasets.source import open_dataset
 from d3m_assets.errors import DatasetError
 from d3m_assets.settings import load_settings
 from d3m_assets_tests.datasets.conftest import png

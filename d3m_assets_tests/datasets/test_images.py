@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d3m_assets.datasets import contact_sheet, decode_image, decode_png, encode_png, load_images
+from d3m_assets.datasets.images import contact_sheet, decode_image, decode_png, encode_png, load_images
 from d3m_assets.errors import DatasetError
 from d3m_assets_tests.datasets.conftest import png
 
