@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -216,6 +216,32 @@ def regenerate(
             on_class=lambda name, done, total: progress(ProgressEvent("regenerate", done, total, f"class {name}")),
         )  # fmt: skip
     print(f"{count} images of {len(loaded.classes)} classes in {output}")
+
+
+@app.command()
+def export(
+    bundle: BundleArgument,
+    output: Annotated[Path, typer.Option(help="Folder to write; must be new or empty.")],
+    format_: Annotated[
+        Literal["diffusers", "a1111", "concept"],
+        typer.Option("--format", help="For diffusers, AUTOMATIC1111 and ComfyUI, or as the sd-concepts-library."),
+    ] = "diffusers",
+    foundation: FoundationOption = None,
+) -> None:
+    """Write a bundle's learned tokens as textual-inversion files for other programs."""
+    _offline()
+    from d3m_assets.distillation.bundle import Bundle
+    from d3m_assets.distillation.interchange import export_tokens
+    from d3m_assets.foundation.loading import find_foundation, load_foundation
+
+    loaded = Bundle.load(bundle)
+    settings = _settings(None, foundation, None, None, None, None)
+    files = find_foundation(settings)
+    loaded.check_foundation(files.fingerprint, files.name)
+    exported = export_tokens(loaded, load_foundation(files, "cpu").norm, output, format_)
+    print(
+        f"{len(exported)} tokens of {len(loaded.classes)} classes in {output}; tokens.json lists them with their prompts"
+    )
 
 
 @app.command()

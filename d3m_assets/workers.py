@@ -112,6 +112,17 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def end_with(parent: int) -> None:
+    """End this process when its parent ends: a worker whose parent was killed would go on, or wait for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _begin(events: Any, parent: int) -> None:
     global _queue
     import warnings
@@ -121,14 +132,7 @@ def _begin(events: Any, parent: int) -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     torch.set_num_threads(1)
     _queue = events
-
-    def watch() -> None:
-        # A worker whose parent was killed would wait for work for ever.
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    end_with(parent)
 
 
 def _remote(work: Work, index: int, item: Any) -> Any:

@@ -36,10 +36,14 @@ def d3m(home, *arguments, check=True, **more):
     return done
 
 
+def store_of(home):
+    """The store of a home's only dataset."""
+    (folder,) = (home / "store").iterdir()
+    return folder
+
+
 def bundles(home):
-    return {
-        p.parent.name: p.read_bytes() for p in (home / "store" / "digits" / "distilled_bundle").rglob("*.safetensors")
-    }
+    return {p.parent.name: p.read_bytes() for p in (store_of(home) / "distilled_bundle").rglob("*.safetensors")}
 
 
 def test_distill_status_metrics_inspect_regenerate(tmp_path, image_folder):
@@ -62,7 +66,7 @@ def test_distill_status_metrics_inspect_regenerate(tmp_path, image_folder):
     rows = json.loads(d3m(home, "metrics", "--dataset", folder, "--json").stdout)
     assert {r["method"] for r in rows} >= {"D3M", "random real images", "class-name prompts", "whole train split"}
 
-    bundle = next((home / "store" / "digits" / "distilled_bundle" / "budget=ipc-1").glob("*.safetensors"))
+    bundle = next((store_of(home) / "distilled_bundle" / "budget=ipc-1").glob("*.safetensors"))
     facts = json.loads(d3m(tmp_path / "else", "inspect", bundle, "--json").stdout)
     assert [c["class_name"] for c in facts["classes"]] == ["0", "1", "7"]
     out = tmp_path / "regenerated"
@@ -70,9 +74,7 @@ def test_distill_status_metrics_inspect_regenerate(tmp_path, image_folder):
     assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*.png")) == [
         f"{c}/{k:05d}.png" for c in "017" for k in range(3)
     ]
-    pool = pd.read_parquet(
-        next((home / "store" / "digits" / "synthetic_pool" / "budget=ipc-1" / "class=7").glob("pool*.parquet"))
-    )
+    pool = pd.read_parquet(next((store_of(home) / "synthetic_pool" / "budget=ipc-1" / "class=7").glob("pool*.parquet")))
     stored = np.asarray(Image.open(BytesIO(pool["image"][2]["bytes"])))
     assert np.array_equal(stored, np.asarray(Image.open(out / "7" / "00002.png")))
 
@@ -85,7 +87,7 @@ def test_killed_at_many_moments_it_ends_with_the_same_bytes(tmp_path, image_fold
     assert len(wanted) == 2
 
     home = tmp_path / "killed"
-    embeddings = home / "store" / "digits" / "inverted_embeddings"
+    embeddings = store_of(home) / "inverted_embeddings"
     finished: dict[str, bytes] = {}
     for after in (2, 3, 4, 5):  # so many new artefacts, then kill -9
         process = subprocess.Popen(
@@ -138,7 +140,7 @@ def test_a_bundle_for_another_model_is_refused(tmp_path, image_folder):
 
     folder, home = image_folder(), tmp_path / "home"
     d3m(home, "distill", "--dataset", folder, "--budget", "ipc-1")
-    bundle = next((home / "store" / "digits" / "distilled_bundle").rglob("*.safetensors"))
+    bundle = next((store_of(home) / "distilled_bundle").rglob("*.safetensors"))
     other = tmp_path / "other"
     shutil.copytree(embedded_path(), other)
     config = other / "scheduler" / "scheduler_config.json"
