@@ -280,6 +280,8 @@ def foundation_train(
     batch: Annotated[int | None, typer.Option(min=1, help="Latents in one step.")] = None,
     processes: Annotated[int | None, typer.Option(min=1, help="Worker processes, one thread each.")] = None,
     seed: Annotated[int | None, typer.Option(help="Root of every random number.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0, help="Peak learning rate.")] = None,
+    start: Annotated[Path | None, typer.Option(help="Pipeline directory of an embedded model to go on from.")] = None,
     compile_: Annotated[
         bool, typer.Option("--compile", help="Compile the U-Net: faster steps, needs a C++ compiler.")
     ] = False,
@@ -288,7 +290,8 @@ def foundation_train(
     from d3m_assets.foundation.training import TrainingSettings, train
 
     given = {"steps": steps, "vae_steps": vae_steps, "images": images, "batch": batch, "processes": processes,
-             "seed": seed, "compile": compile_ or None}  # fmt: skip
+             "seed": seed, "compile": compile_ or None,
+             "learning_rate": learning_rate, "start": str(start) if start else None}  # fmt: skip
     settings = TrainingSettings(**{k: v for k, v in given.items() if v is not None})
     folder = work or load_settings().home / "foundation-training"
     with _progress() as progress:

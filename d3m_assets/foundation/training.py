@@ -60,6 +60,8 @@ class TrainingSettings:
         ema: Decay of the moving average of the weights that is kept.
         compile: Compile the U-Net with ``torch.compile``, which needs a C++ compiler: a third less time a step, and
             weights that differ by rounding.
+        start: Pipeline directory of this architecture whose weights training begins from, autoencoder included; empty:
+            from nothing.
     """
 
     seed: int = 0
@@ -67,13 +69,14 @@ class TrainingSettings:
     vae_steps: int = 3_000
     vae_batch: int = 32
     images: int = 80_000
-    steps: int = 6_500
+    steps: int = 8_000
     batch: int = 64
     digit_share: float = 0.7
     image_share: float = 0.5
     learning_rate: float = 2e-3
     ema: float = 0.999
     compile: bool = False
+    start: str = ""
 
 
 def _apply_merges(word: str, merges: dict[tuple[str, str], None]) -> list[str]:
@@ -145,8 +148,8 @@ def build_autoencoder() -> AutoencoderKL:
 def build_unet() -> UNet2DConditionModel:
     """A one-million-parameter U-Net on 8x8 latents.
 
-    The prompt comes in twice: by cross-attention at 4x4, and pooled into the time embedding, which scales and shifts
-    every block. With cross-attention alone so small a network takes long to learn that the prompt matters.
+    The prompt comes in twice: by cross-attention at 4x4, and pooled into the time embedding, which shifts every block.
+    With cross-attention alone so small a network takes long to learn that the prompt matters.
     """
     from diffusers import UNet2DConditionModel
 
@@ -154,7 +157,7 @@ def build_unet() -> UNet2DConditionModel:
         sample_size=LATENT_SIZE, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(32, 64),
         norm_num_groups=8, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=TEXT_WIDTH, attention_head_dim=4,
-        addition_embed_type="text", addition_embed_type_num_heads=4, resnet_time_scale_shift="scale_shift",
+        addition_embed_type="text", addition_embed_type_num_heads=4,
     )  # fmt: skip
 
 
@@ -411,7 +414,12 @@ def _train_autoencoder(rank: int, settings: TrainingSettings, folder: Path, prog
 def load_trained_autoencoder(settings: TrainingSettings, folder: Path) -> AutoencoderKL:
     """The trained autoencoder, its latents brought to zero mean and unit variance by exact algebra on the 1x1 layers."""
     import torch
+    from diffusers import AutoencoderKL
 
+    if settings.start:
+        return AutoencoderKL.from_pretrained(
+            Path(settings.start) / "vae", local_files_only=True, torch_dtype=torch.float32
+        ).requires_grad_(False)
     vae = build_autoencoder()
     trainer = _Trainer({"vae": vae}, settings, settings.vae_steps, folder / "autoencoder.safetensors")
     trainer.apply_average()
@@ -466,22 +474,51 @@ def _load_shards(folder: Path) -> tuple[np.ndarray, Rendered]:
     return latents, Rendered(np.zeros(0), joined["characters"], joined["attributes"], list(joined["variants"]))
 
 
+def _build(settings: TrainingSettings) -> tuple[Any, Any, torch.nn.Module, TokenTable]:
+    """Text encoder, U-Net, image encoder and token table, untrained or with the weights of ``settings.start``."""
+    import torch
+    from safetensors.torch import load_file
+
+    from d3m_assets.errors import SettingsError
+
+    tokenizer = build_tokenizer()
+    text, unet = build_text_encoder(tokenizer), build_unet()
+    if settings.start:
+        start = Path(settings.start)
+        missing, unexpected = unet.load_state_dict(
+            load_file(start / "unet" / "diffusion_pytorch_model.safetensors"), strict=False
+        )
+        found = load_file(start / "text_encoder" / "model.safetensors")
+        short = {n.removeprefix("text_model."): v for n, v in found.items()}
+        text_names = {n: n.removeprefix("text_model.") for n in text.state_dict()}
+        wrong = [n for n in missing if not n.startswith("add_embedding.")] + unexpected
+        wrong += [n for n, s in text_names.items() if s not in short and "position_ids" not in n]
+        if wrong:
+            raise SettingsError(
+                f"{start} is of another architecture than the embedded model (first difference: {wrong[0]})"
+            )
+        text.load_state_dict({n: short[s] for n, s in text_names.items() if s in short}, strict=False)
+        if missing:
+            # What the older model lacks begins as nothing, or its first steps would unlearn the rest.
+            with torch.no_grad():
+                unet.add_embedding.norm2.weight.zero_()
+    table = TokenTable(text.get_input_embeddings().weight, norm=1.0, trainable=True)
+    text.set_input_embeddings(table)
+    return text, unet, build_image_encoder(), table
+
+
 def _train_diffusion(rank: int, settings: TrainingSettings, folder: Path, progress: Progress) -> None:
     import torch
     import torch.nn.functional as F
     from diffusers import DDPMScheduler
 
     torch.manual_seed(settings.seed)
-    tokenizer = build_tokenizer()
-    text, unet = build_text_encoder(tokenizer), build_unet()
-    table = TokenTable(text.get_input_embeddings().weight, norm=1.0, trainable=True)
-    text.set_input_embeddings(table)
-    encoder = build_image_encoder()
+    text, unet, encoder, table = _build(settings)
     modules = {"text": text, "unet": unet, "encoder": encoder}
     trainer = _Trainer(modules, settings, settings.steps, folder / "diffusion.safetensors")
     latents, rendered = _load_shards(folder)
     kinds = [k for k in (np.flatnonzero(rendered.characters < 10), np.flatnonzero(rendered.characters >= 10)) if len(k)]
-    captions, sets = CaptionBatch(tokenizer, settings.image_share), ImageSets(rendered)
+    captions, sets = CaptionBatch(build_tokenizer(), settings.image_share), ImageSets(rendered)
     schedule = DDPMScheduler(**NOISE)
     share = settings.batch // settings.processes
     denoise = torch.compile(unet) if settings.compile else unet
@@ -562,13 +599,11 @@ def export(settings: TrainingSettings, folder: Path, output: Path) -> None:
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
     tokenizer = build_tokenizer()
-    text, unet = build_text_encoder(tokenizer), build_unet()
-    plain = text.get_input_embeddings()
-    table = TokenTable(plain.weight, norm=1.0, trainable=True)
-    text.set_input_embeddings(table)
-    modules = {"text": text, "unet": unet, "encoder": build_image_encoder()}
+    text, unet, encoder, table = _build(settings)
+    modules = {"text": text, "unet": unet, "encoder": encoder}
     trainer = _Trainer(modules, settings, settings.steps, folder / "diffusion.safetensors")
     trainer.apply_average()
+    plain = torch.nn.Embedding(*table.weight.shape)
     with torch.no_grad():
         plain.weight.copy_(table.weight)
     text.set_input_embeddings(plain)
@@ -584,6 +619,8 @@ def export(settings: TrainingSettings, folder: Path, output: Path) -> None:
     config = part / "text_encoder" / "config.json"
     config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
     facts = {"settings": asdict(settings), "seconds": round(trainer.seconds), "losses": trainer.losses}
+    if settings.start and (before := Path(settings.start) / "training.json").is_file():
+        facts["begun_from"] = json.loads(before.read_text())
     (part / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
     if output.exists():
         for kept in output.iterdir():
@@ -626,7 +663,8 @@ def train(settings: TrainingSettings, folder: Path, output: Path, progress: Prog
             "Repeat these, or name another folder with --work."
         )
     record.write_text(wanted)
-    _parallel(_train_autoencoder, settings, folder, progress)
+    if not settings.start:
+        _parallel(_train_autoencoder, settings, folder, progress)
     shards = [(i, min(_SHARD, settings.images - i * _SHARD)) for i in range(math.ceil(settings.images / _SHARD))]
     with mp.get_context("spawn").Pool(settings.processes) as pool:
         pending = [pool.apply_async(_encode_shard, (settings, folder, i, n)) for i, n in shards]
