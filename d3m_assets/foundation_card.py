@@ -8,7 +8,7 @@ import platform
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -102,6 +102,20 @@ def student_accuracy(pipeline: Pipeline) -> dict[str, tuple[float, float]]:
     return {str(r["method"]): (float(r["mean"]), float(r["half_width"])) for r in summary.to_dict("records")}
 
 
+def _history(facts: dict[str, Any]) -> list[str]:
+    """What was trained, a paragraph for each training; the first one first."""
+    s, before = facts["settings"], facts.get("begun_from")
+    earlier = [*_history(before), *([before["notes"], ""] if before.get("notes") else [])] if before else []
+    encoder = "The autoencoder was kept." if before else f"Autoencoder: {s['vae_steps']:,} steps of {s['vae_batch']}."
+    line = (
+        f"{'Then, from these weights: ' if before else ''}{encoder} Text encoder and U-Net: {s['steps']:,} steps of "
+        f"{s['batch']} on {s['images']:,} drawings ({facts['seconds'] / 60:.0f} minutes, {s['processes']} processor cores, no "
+        f"GPU), AdamW {s['learning_rate']:g} to 0, moving average {s['ema']:g}, seed {s['seed']}; {100 * s['digit_share']:.0f} % "
+        f"digits. Loss {facts['losses'][0]:.3f} to {facts['losses'][-1]:.3f}."
+    )
+    return [*earlier, line, ""]
+
+
 def write_card(path: Path, settings: Settings, progress: Progress = silent) -> None:
     """Measure a trained embedded model and write ``README.md`` and pictures beside its weights.
 
@@ -171,13 +185,15 @@ def write_card(path: Path, settings: Settings, progress: Progress = silent) -> N
         "",
         f"Parameters: autoencoder {parts['vae']:.2f} M (x4, 8x8x4 latents), text encoder {parts['text_encoder']:.2f} M "
         f"(width 64, 24 tokens), U-Net {parts['unet']:.2f} M; {weights:.1f} MB of fp16 safetensors in all. Cosine noise "
-        "schedule, v-prediction. More than half of the captions have words merged into one vector (the normalised sum of "
-        "their embeddings), which is what textual inversion learns later.",
+        "schedule, v-prediction. The prompt enters by cross-attention and, pooled, with the timestep.",
         "",
-        f"Autoencoder: {s['vae_steps']:,} steps of {s['vae_batch']}. Text encoder and U-Net: {s['steps']:,} steps of "
-        f"{s['batch']} ({facts['seconds'] / 60:.0f} minutes), AdamW {s['learning_rate']:g} to 0, moving average "
-        f"{s['ema']:g}, seed {s['seed']}. Loss {facts['losses'][0]:.3f} to {facts['losses'][-1]:.3f}. Trained on "
-        f"{s['processes']} processor cores, no GPU; this card was measured on {os.cpu_count()} cores ({platform.machine()}).",
+        f"{100 * s.get('image_share', 0):.0f} % of the captions hold, in place of words or beside them, an embedding of the "
+        "image itself or of a few like it, computed by a small encoder that learns along and is thrown away; of the others "
+        "more than half have words merged into one vector. Both teach the text encoder what textual inversion does later: "
+        "one vector that says which character and how it is drawn.",
+        "",
+        *_history(facts),
+        f"This card was measured on {os.cpu_count()} processor cores ({platform.machine()}).",
         *(["", facts["notes"]] if facts.get("notes") else []),
         "",
         "## Measured",

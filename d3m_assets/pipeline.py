@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from d3m_assets.datasets.catalog import class_catalog
 from d3m_assets.datasets.source import Scan, open_dataset
-from d3m_assets.distillation import bundle, generation, inversion
+from d3m_assets.distillation import bundle, generation, inversion, latents
 from d3m_assets.distillation.budgets import EmbeddingPlan, bytes_per_class, plan_embeddings
 from d3m_assets.distillation.prompts import ClassPrompts
 from d3m_assets.errors import D3MError, StageError, StoreError
@@ -104,7 +104,7 @@ ASSETS: dict[str, AssetInfo] = {
     ),
 }  # fmt: skip
 _VERSIONS = {
-    "inverted_embeddings": inversion.CODE_VERSION, "synthetic_pool": generation.CODE_VERSION,
+    "inverted_embeddings": f"{inversion.CODE_VERSION}.{latents.CODE_VERSION}", "synthetic_pool": generation.CODE_VERSION,
     "distilled_bundle": bundle.CODE_VERSION, "reference_metrics": students.CODE_VERSION,
     "whole_dataset_metrics": students.CODE_VERSION, "foundation_metrics": students.CODE_VERSION,
     "student_metrics": students.CODE_VERSION,
@@ -214,6 +214,8 @@ class Pipeline:
 
             key = ArtefactKey("class_catalog")
             stored = self.store.manifest(key)
+            if stored is None:
+                self._refuse_the_old_layout()
             try:
                 previous = pd.read_parquet(BytesIO(self.store.read(key, "catalog.parquet"))) if stored else None
             except (StoreError, OSError, ValueError) as error:
@@ -225,16 +227,28 @@ class Pipeline:
             self._catalog = class_catalog(self.scan(), previous)
         return self._catalog
 
+    def _refuse_the_old_layout(self) -> None:
+        root = self.store.url.rpartition("/")[0]
+        if self.store.url == self.settings.storage_url and Store.open(root).manifest(ArtefactKey("class_catalog")):
+            raise StoreError(
+                f"{root} was written by an earlier version, which kept one dataset there; move what is in it into "
+                f"{self.store.url}, or name another place with --storage"
+            )
+
     def _refuse_another_dataset(self, previous: pd.DataFrame | None) -> None:
         # A dataset of the same name elsewhere would retire every class of this one.
         if previous is None or not previous["active"].any():
             return
-        known = sorted(previous.loc[previous["active"], "class_name"])
-        if set(known) & set(self.scan().classes):
+        active = previous[previous["active"]]
+        known, found = sorted(active["class_name"]), self.scan().classes
+        prints = dict(zip(active["class_name"], active["fingerprint"], strict=True))
+        same = any(name in found and found[name].fingerprint == prints[name] for name in known)
+        if same or set(known) == set(found):
             return
         shown = ", ".join(known[:5]) + (", …" if len(known) > 5 else "")
         raise StoreError(
-            f"{self.store.url} holds another dataset (classes {shown}), of which {self.settings.dataset} has no class. "
+            f"{self.store.url} holds another dataset (classes {shown}), of which {self.settings.dataset} has none "
+            "unchanged, and not all. "
             "Give one of them another name with the setting `name` (D3M_NAME), or another place with --storage"
         )
 
@@ -380,7 +394,10 @@ class Pipeline:
         assert asset == "inverted_embeddings"
         assert key.budget is not None
         plan = self.embedding_plan(key.class_key, key.budget)
-        return {"inversion": s.inversion.model_dump(mode="json"), "seed": s.seed, "device": self._device_kind,
+        learning = s.inversion.model_dump(
+            mode="json", exclude={"classes_per_batch"}
+        )  # how it is run, not what is learned
+        return {"inversion": learning, "seed": s.seed, "device": self._device_kind,
                 "plan": {"prompts": plan.prompts, "vectors": plan.vectors, "storage_type": plan.storage_type}}  # fmt: skip
 
     @cached_property

@@ -211,7 +211,8 @@ class Settings(BaseSettings):
         default="digits", min_length=1, description='"digits", or path or fsspec URL of an image folder.'
     )
     name: str = Field(
-        default="", description="Name of the dataset in store, bundles and report; empty: last part of its path."
+        default="",
+        description="Name of the dataset in bundles and report, and of its folder in the store; empty: last part of its path.",
     )
     foundation: str = Field(
         default="embedded",
@@ -252,11 +253,12 @@ class Settings(BaseSettings):
 
     @property
     def dataset_name(self) -> str:
-        """``name``, or last part of the dataset's path."""
+        """``name``, or last part of the dataset's path; a folder called digits is not the built-in ``digits``."""
         if self.name or self.dataset == "digits":
             return self.name or self.dataset
-        path = self.dataset if "://" in self.dataset else str(Path(self.dataset).expanduser().absolute())
-        return path.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1] or "dataset"
+        path = self.dataset if "://" in self.dataset else os.path.normpath(Path(self.dataset).expanduser().absolute())
+        last = path.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1] or "dataset"
+        return "digits folder" if last == "digits" else last
 
     @property
     def storage_url(self) -> str:
@@ -264,7 +266,7 @@ class Settings(BaseSettings):
         from d3m_assets.datasets.catalog import class_key
 
         root = self.storage or str(self.home.absolute() / "store")
-        return f"{root.rstrip('/')}/{class_key(self.dataset_name)}"
+        return f"{root}{'' if root.endswith('/') else '/'}{class_key(self.dataset_name)}"
 
     @classmethod
     def settings_customise_sources(

@@ -24,7 +24,7 @@ from d3m_assets.datasets.images import contact_sheet, decode_png, encode_png, lo
 from d3m_assets.distillation.budgets import EmbeddingPlan
 from d3m_assets.distillation.bundle import Bundle, DistilledClass, Recipe
 from d3m_assets.distillation.generation import Sample, generate
-from d3m_assets.distillation.inversion import InversionTask, InvertedClass, invert
+from d3m_assets.distillation.inversion import InversionTask, InvertedClass, invert, remove_old_states
 from d3m_assets.distillation.latents import ImageFiles, LatentCache
 from d3m_assets.distillation.prompts import ClassPrompts, placeholder_token
 from d3m_assets.errors import D3MError, StageError
@@ -205,10 +205,19 @@ def _inverted_embeddings(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Ite
     # The longest first, so that no worker is left with a long one at the end.
     ordered = sorted(tasks, key=lambda k: -tasks[k].plan.prompts)
     cache = LatentCache(home / "cache" / "latents", int(settings.latent_cache_gib * 2**30))
+    cache.trim()
     states = home / "cache" / "inversion"
+    remove_old_states(states)
     for position, result in _inverted(pipeline, [tasks[k] for k in ordered], cache, states):
         key = ordered[position]
-        yield Made(key, error=result) if isinstance(result, D3MError) else _embeddings(key, tasks[key], result)
+        if isinstance(result, D3MError):
+            yield Made(key, error=result)
+            continue
+        yield _embeddings(key, tasks[key], result)
+        # By now it is stored, unless the store refused.
+        stored = pipeline.store.manifest(key)
+        if result.state and stored and stored.fingerprint == pipeline.spec(key).fingerprint:
+            result.state.unlink(missing_ok=True)
 
 
 def _inverted(
@@ -223,10 +232,16 @@ def _inverted(
             pipeline.progress(ProgressEvent("inverted_embeddings", event.done, event.total, event.detail))
 
         report(ProgressEvent("", 0, len(tasks) * settings.steps, "loading the foundation model"))
-        yield from invert(
-            _loaded(files, device), tasks, settings, seed, report, classes_per_batch=settings.classes_per_batch or 32,
-            cache=cache, states=states,
-        )  # fmt: skip
+        left = set(range(len(tasks)))
+        try:
+            for position, result in invert(
+                _loaded(files, device), tasks, settings, seed, report, cache=cache, states=states,
+                classes_per_batch=settings.classes_per_batch or 32,
+            ):  # fmt: skip
+                left.discard(position)
+                yield position, result
+        except D3MError as error:  # of the model, not of a class
+            yield from ((position, error) for position in sorted(left))
         return
     # On a processor one class fills a core already, and its result must not depend, to the last bit, on which classes it
     # shares a batch with: a killed run finishes the rest and ends with the same bytes.

@@ -87,7 +87,7 @@ def test_killed_at_many_moments_it_ends_with_the_same_bytes(tmp_path, image_fold
     assert len(wanted) == 2
 
     home = tmp_path / "killed"
-    embeddings = store_of(home) / "inverted_embeddings"
+    embeddings = home / "store" / folder.name / "inverted_embeddings"
     finished: dict[str, bytes] = {}
     for after in (2, 3, 4, 5):  # so many new artefacts, then kill -9
         process = subprocess.Popen(

@@ -303,3 +303,41 @@ def test_another_dataset_of_the_same_name_does_not_retire_the_first(copy, image_
         open_pipeline(copy, other).plan()
     assert open_pipeline(copy, copy / "images").plan().pending() == []
     assert len(open_pipeline(copy, other, name="pets").plan().pending()) > 20
+
+
+def test_a_store_of_the_old_layout_is_named(copy):
+    import shutil
+
+    pipeline = open_pipeline(copy, copy / "images")
+    folder = copy / "home" / "store" / "images"
+    for child in folder.iterdir():
+        shutil.move(child, folder.parent / child.name)
+    folder.rmdir()
+    with pytest.raises(D3MError, match="earlier version.*move"):
+        open_pipeline(copy, copy / "images").plan()
+    assert pipeline.store.url == str(folder)
+
+
+def test_a_gpu_batch_learns_what_processes_learn(copy, monkeypatch):
+    pipeline = open_pipeline(copy, copy / "images")
+    keys = pipeline.keys("inverted_embeddings")
+    from d3m_assets.stages import read_vectors
+
+    before = {k: read_vectors(pipeline, k).astype(int) for k in keys}
+    # The processor stands in for the GPU: what is tested is the one batch of all classes and budgets.
+    monkeypatch.setattr(Pipeline, "on_cpu", property(lambda self: False))
+    outcomes = list(pipeline.materialise("inverted_embeddings", keys, force=True))
+    assert [o.error for o in outcomes] == [None] * len(keys)
+    for key in keys:
+        assert np.abs(read_vectors(pipeline, key).astype(int) - before[key]).max() <= 2
+    assert not list((copy / "home" / "cache" / "inversion").glob("*"))
+    from d3m_assets import stages
+    from d3m_assets.errors import FoundationError
+
+    def damaged(files, device):
+        raise FoundationError("damaged weights")
+
+    monkeypatch.setattr(stages, "_loaded", damaged)
+    outcomes = list(pipeline.materialise("inverted_embeddings", keys, force=True))
+    assert {o.key for o in outcomes} == set(keys)
+    assert {str(o.error) for o in outcomes} == {"damaged weights"}

@@ -151,7 +151,7 @@ def test_storage_defaults_to_home(tmp_path):
     ("dataset", "name", "expected"),
     [
         ("digits", "", "digits"), ("pets", "", "pets"), ("/a/b/pets/", "", "pets"), ("s3://bucket/cars", "", "cars"),
-        ("/a/b/pets", "my pets", "my pets"),
+        ("/a/b/pets", "my pets", "my pets"), ("/a/digits", "", "digits folder"), ("/a/b/../pets", "", "pets"),
     ],
 )  # fmt: skip
 def test_a_dataset_is_called_by_its_folder_or_as_asked(dataset, name, expected):
@@ -163,6 +163,7 @@ def test_every_dataset_has_a_store_of_its_own():
     assert len(urls) == 4
     assert all(url.startswith("s3://b/d3m/") for url in urls)
     assert load_settings(dataset=".").dataset_name == Path.cwd().name
+    assert load_settings(storage="memory://").storage_url == "memory://digits"
 
 
 def test_settings_are_frozen_and_travel_between_processes(monkeypatch):

@@ -2,10 +2,10 @@
 
 The latents of a class are encoded once; only the new rows are parameters; all prompts of the classes in a batch are
 learned in one forward pass. The loss is the mean over a prompt's samples and the sum over prompts, so that fused classes
-learn exactly what separate runs would. Every random number is drawn from a stream of its own (seed, class, step): which
-classes share a batch changes nothing, and a run that was stopped goes on as if it had not been. The optimiser moves
-directions: a row keeps the norm of the token table (Directional Textual Inversion, arXiv 2512.13672), and is stored as a
-direction.
+learn what separate runs would. Every random number is drawn from a stream of its own (seed, class, step), so which classes
+share a batch changes the rounding of sums and nothing else; with one class at a time on a processor not even that. The
+optimiser moves directions: a row keeps the norm of the token table (Directional Textual Inversion, arXiv 2512.13672), and
+is stored as a direction.
 
 A loss on fixed latents, noise and timesteps is looked at every few steps. The best rows by it are kept; a class whose
 loss has settled leaves the batch, and the next one that waits takes its place.
@@ -17,6 +17,7 @@ import hashlib
 import json
 import logging
 import math
+import secrets
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -79,6 +80,7 @@ class InvertedClass:
         cluster_sizes: Training images of each prompt.
         best_step: Step whose vectors these are, that of the lowest loss.
         stop_reason: "step limit" or "loss settled".
+        state: File that would give this result again without work; to be removed once the result is stored.
     """
 
     vectors: np.ndarray
@@ -86,6 +88,7 @@ class InvertedClass:
     cluster_sizes: list[int]
     best_step: int
     stop_reason: str
+    state: Path | None = None
 
 
 def random_stream(*parts: object) -> torch.Generator:
@@ -209,17 +212,23 @@ class _ClassState:
 
     def save(self) -> None:
         """Keep what is needed to go on after a stop: a few kilobytes."""
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         if self.file is None:
             return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {n: getattr(self, n).detach().cpu().contiguous() for n in ("rows", "first", "second", "best")}
+        tensors = {n: getattr(self, n).detach().cpu().clone() for n in ("rows", "first", "second", "best")}
         counters = {"step": self.step, "best_step": self.best_step, "losses": self.losses,
                     "checks_without_progress": self.checks_without_progress}  # fmt: skip
-        part = self.file.with_suffix(".part")
-        save_file(tensors, part, metadata={"state": json.dumps(counters)})
-        part.replace(self.file)
+        # Two budgets that buy the same vectors may be at work on the same file.
+        part = self.file.with_suffix(f".{secrets.token_hex(4)}.part")
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, part, metadata={"state": json.dumps(counters), "sha256": _digest(tensors)})
+            part.replace(self.file)
+        except (OSError, SafetensorError) as error:
+            _log.warning("the state of class %s cannot be kept in %s: %s", self.task.prompts.class_name,
+                         self.file.parent, error)  # fmt: skip
 
     def restore(self) -> None:
         """Go on from :meth:`save`, if there is something; a damaged file is passed over."""
@@ -229,8 +238,12 @@ class _ClassState:
             return
         try:
             with safe_open(self.file, "pt") as stored:
-                counters = json.loads(stored.metadata()["state"])
-                found = {n: stored.get_tensor(n).to(self.rows) for n in ("rows", "first", "second", "best")}
+                metadata = stored.metadata()
+                found = {n: stored.get_tensor(n) for n in ("rows", "first", "second", "best")}
+            if _digest(found) != metadata["sha256"]:
+                raise ValueError("wrong hash")
+            counters = json.loads(metadata["state"])
+            found = {n: tensor.to(self.rows) for n, tensor in found.items()}
             losses = [(int(step), float(loss)) for step, loss in counters["losses"]]
             step, best_step = int(counters["step"]), int(counters["best_step"])
             checks = int(counters["checks_without_progress"])
@@ -242,12 +255,28 @@ class _ClassState:
         self.step, self.best_step, self.losses, self.checks_without_progress = step, best_step, losses, checks
 
     def result(self, reason: str) -> InvertedClass:
-        if self.file is not None:
-            self.file.unlink(missing_ok=True)
+        self.save()
         plan = self.task.plan
         rows = self.best.cpu().view(plan.prompts, plan.vectors, -1).numpy()
         sizes = [len(images) for images in self.owner]
-        return InvertedClass(to_stored(rows, plan), self.losses, sizes, self.best_step, reason)
+        return InvertedClass(to_stored(rows, plan), self.losses, sizes, self.best_step, reason, self.file)
+
+
+def _digest(tensors: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def remove_old_states(folder: Path, days: float = 14) -> None:
+    """Remove states that no run has touched for days: of settings, images or classes that have changed since."""
+    for file in folder.glob("*"):
+        try:
+            if time.time() - file.stat().st_mtime > 86_400 * days:
+                file.unlink(missing_ok=True)
+        except OSError:
+            continue
 
 
 class _Engine:
@@ -276,13 +305,19 @@ class _Engine:
             latents = (cache or keep_nothing).get(foundation, task.images)
         else:
             latents = encode_latents(foundation, task.images)
+        if not np.isfinite(latents).all():
+            raise StageError(
+                f"the latents of class {task.prompts.class_name} are not finite numbers: the autoencoder of "
+                f"{foundation.files.name} fails on one of its images; take that image out, or use a device with float32"
+            )
         assigned = cluster(latents.astype(np.float32), plan.prompts, self.seed)
         clusters = [np.flatnonzero(assigned == p) for p in range(plan.prompts)]
         rows = _initial_rows(foundation, task.prompts, plan.prompts, plan.vectors, self.seed).to(foundation.device)
         file = None
         if states is not None:
-            made_from = [foundation.files.fingerprint, task.prompts.to_json(), asdict(plan), self.seed,
-                         self.settings.model_dump(mode="json"), hashlib.sha256(latents.tobytes()).hexdigest(),
+            learning = self.settings.model_dump(mode="json", exclude={"classes_per_batch"})
+            content = hashlib.sha256(latents.tobytes()).hexdigest()
+            made_from = [foundation.files.fingerprint, task.prompts.to_json(), asdict(plan), self.seed, learning, content,
                          CODE_VERSION]  # fmt: skip
             digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
             file = states / f"{digest[:32]}.safetensors"
@@ -325,11 +360,20 @@ class _Engine:
         """Loss of a class on the same latents, noise and timesteps at every call."""
         import torch
 
-        samples = max(1, math.ceil(_FIXED_SAMPLES / state.prompts))
-        draw = state.draw(self.seed, "fixed", samples, self.steps_of_noise)
+        samples, at_once = (
+            max(1, math.ceil(_FIXED_SAMPLES / state.prompts)),
+            state.samples(self.settings.samples_per_step),
+        )
+        whole = state.draw(self.seed, "fixed", samples, self.steps_of_noise)
         table.rows = state.rows * self.foundation.norm
+        total = 0.0
         with torch.inference_mode():
-            return float(self.errors([state], [draw], [samples], [0])[0].mean())
+            for begin in range(0, samples, at_once):  # no more at a time than a step takes
+                parts = [p.view(state.prompts, samples, *p.shape[1:])[:, begin : begin + at_once] for p in whole]
+                draw = (parts[0].flatten(0, 1), parts[1].flatten(0, 1), parts[2].flatten(0, 1))
+                count = parts[0].shape[1]
+                total += float(self.errors([state], [draw], [count], [0])[0].mean()) * count
+        return total / samples
 
     def gradients(self, states: Sequence[_ClassState], table: TokenTable) -> list[tuple[float, torch.Tensor]]:
         """Loss and gradient of the rows of each class, at its own step; nothing of a class depends on the others."""
@@ -413,6 +457,9 @@ def invert(
                 except D3MError as error:
                     finished += 1
                     yield position, error
+                except torch.OutOfMemoryError as error:
+                    finished += 1
+                    yield position, _too_large(task, foundation, error)
             for state in list(active):
                 if state.step % settings.check_every == 0 or state.step >= settings.steps:
                     if not state.losses or state.losses[-1][0] != state.step:
@@ -428,15 +475,9 @@ def invert(
                 found = engine.gradients(active, table)
             except torch.OutOfMemoryError as error:
                 if len(active) == 1:
-                    name = active[0].task.prompts.class_name
                     finished += 1
-                    yield (
-                        active.pop().position,
-                        StageError(
-                            f"class {name} alone does not fit into the memory of {foundation.device}: {error}. Lower "
-                            "inversion.samples_per_step or inversion.max_prompts"
-                        ),
-                    )
+                    alone = active.pop()
+                    yield alone.position, _too_large(alone.task, foundation, error)
                     continue
                 classes_per_batch = len(active) // 2
                 _log.warning("out of memory: %d classes a batch from here on", classes_per_batch)
@@ -457,10 +498,17 @@ def invert(
                     continue
                 engine.update(state, gradient)
             if states is not None and time.monotonic() - saved > save_every:
-                for state in active:
+                for state in (*active, *set_aside):
                     state.save()
                 saved = time.monotonic()
             done = finished * settings.steps + sum(state.step for state in (*active, *set_aside))
             detail = f"{len(active)} classes at a time, " if len(tasks) > 1 else ""
             progress(ProgressEvent("inversion", done, len(tasks) * settings.steps, f"{detail}loss {found[0][0]:.3f}"))
         table.rows = None
+
+
+def _too_large(task: InversionTask, foundation: Foundation, error: Exception) -> StageError:
+    return StageError(
+        f"class {task.prompts.class_name} alone does not fit into the memory of {foundation.device}: {error}. Lower "
+        "inversion.samples_per_step or inversion.max_prompts"
+    )

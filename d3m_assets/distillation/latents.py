@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
+import secrets
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,6 +20,12 @@ if TYPE_CHECKING:
     from d3m_assets.foundation.loading import Foundation
 
 _log = logging.getLogger(__name__)
+
+CODE_VERSION = "1"
+"""Raised whenever a change here, or in how images are loaded, changes the latents of an image."""
+
+_LEFT_AFTER = 86_400.0
+"""Age in seconds at which a half-written file was left by a killed process."""
 
 
 def encode(foundation: Foundation, images: np.ndarray) -> np.ndarray:
@@ -31,8 +40,11 @@ def encode(foundation: Foundation, images: np.ndarray) -> np.ndarray:
     """
     import torch
 
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return foundation.encode_images(pixels.expand(-1, 3, -1, -1)).half().cpu().numpy()
+    parts = []
+    for part in torch.from_numpy(images).permute(0, 3, 1, 2).split(50):  # as floats they are four times as large
+        pixels = (part.float() / 127.5 - 1).expand(-1, 3, -1, -1)
+        parts.append(foundation.encode_images(pixels).half().cpu())
+    return torch.cat(parts).numpy()
 
 
 @dataclass(frozen=True)
@@ -66,7 +78,7 @@ class LatentCache:
     """Latents on local disk, one safetensors file a class, addressed by what they were made from.
 
     A damaged file is noticed by its hash and made again. When the folder outgrows ``max_bytes``, the files that were
-    used longest ago are removed.
+    used longest ago are removed. A folder that cannot be written costs time, not the run.
 
     Attributes:
         folder: Where the files lie; made when needed.
@@ -83,10 +95,10 @@ class LatentCache:
             DatasetError: An image cannot be read.
         """
         size = foundation.files.image_size
-        named = [foundation.files.fingerprint, str(foundation.vae.dtype), foundation.device.type, str(size),
+        named = [CODE_VERSION, foundation.files.fingerprint, str(foundation.vae.dtype), foundation.device.type, str(size),
                  str(files.channels), str(files.flip), *files.sha256]  # fmt: skip
         path = self.folder / f"{hashlib.sha256(' '.join(named).encode()).hexdigest()[:32]}.safetensors"
-        found = self._read(path)
+        found = self._read(path) if self.max_bytes else None
         if found is None:
             found = encode(foundation, files.load(size))
             self._write(path, found)
@@ -95,44 +107,62 @@ class LatentCache:
     def _read(self, path: Path) -> np.ndarray | None:
         from safetensors import SafetensorError, safe_open
 
-        if not path.exists():
-            return None
         try:
             with safe_open(path, "np") as stored:
                 latents, wanted = stored.get_tensor("latents"), (stored.metadata() or {}).get("sha256")
             if _digest(latents) == wanted:
-                os.utime(path)
+                with contextlib.suppress(OSError):
+                    os.utime(path)
                 return latents
+        except FileNotFoundError:
+            return None
         except (OSError, SafetensorError):
             pass
         _log.warning("the cached latents %s are damaged; they are encoded again", path)
         return None
 
     def _write(self, path: Path, latents: np.ndarray) -> None:
+        from safetensors import SafetensorError
         from safetensors.numpy import save_file
 
         if latents.nbytes > self.max_bytes:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        save_file({"latents": latents}, part, metadata={"sha256": _digest(latents)})
-        part.replace(path)
-        self._make_room(keep=path)
+        part = path.with_suffix(f".{secrets.token_hex(4)}.part")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_file({"latents": latents}, part, metadata={"sha256": _digest(latents)})
+            part.replace(path)
+        except (OSError, SafetensorError) as error:
+            _log.warning("latents cannot be kept in %s: %s", self.folder, error)
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+        self.trim(keep=path)
 
-    def _make_room(self, keep: Path) -> None:
+    def trim(self, keep: Path | None = None) -> None:
+        """Remove what was used longest ago until the rest fits, and what killed processes left half-written.
+
+        Args:
+            keep: This file stays.
+        """
         sizes = {}
-        for file in self.folder.glob("*.safetensors"):
-            try:
+        for file in (*self.folder.glob("*.safetensors"), *self.folder.glob("*.part")):
+            with contextlib.suppress(OSError):  # another process made room
                 sizes[file] = file.stat()
-            except FileNotFoundError:  # another process made room
-                continue
+        for file in [f for f in sizes if f.suffix == ".part"]:
+            if time.time() - sizes.pop(file).st_mtime > _LEFT_AFTER:
+                _remove(file)
         total = sum(s.st_size for s in sizes.values())
         for file in sorted(sizes, key=lambda f: sizes[f].st_mtime_ns):
             if total <= self.max_bytes:
                 return
             if file != keep:
-                file.unlink(missing_ok=True)
+                _remove(file)
                 total -= sizes[file].st_size
+
+
+def _remove(file: Path) -> None:
+    with contextlib.suppress(OSError):
+        file.unlink(missing_ok=True)
 
 
 def _digest(latents: np.ndarray) -> str:

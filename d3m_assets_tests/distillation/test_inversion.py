@@ -1,7 +1,11 @@
+import os
+import time
+
 import numpy as np
 import pytest
 import torch
 
+from d3m_assets.distillation import inversion
 from d3m_assets.distillation.budgets import EmbeddingPlan, plan_embeddings
 from d3m_assets.distillation.inversion import (
     InversionTask,
@@ -10,6 +14,7 @@ from d3m_assets.distillation.inversion import (
     from_stored,
     invert,
     random_stream,
+    remove_old_states,
     to_stored,
 )
 from d3m_assets.distillation.text import encode, extended_table, learned_ids
@@ -82,24 +87,38 @@ def test_clusters_are_numbered_from_the_largest():
 
 
 def test_a_class_that_diverges_is_named_and_the_others_go_on(foundation, words, characters, monkeypatch):
-    plan = plan_embeddings("ipc-1", 64, width=64)
+    plan = plan_embeddings("ipc-2", 128, width=64)
     tasks = [task(words, characters, name, plan) for name in "358"]
     (alone,) = learned(foundation, tasks[:1])
-    encode_images = foundation.encode_images
+    draw = inversion._ClassState.draw
 
-    def poisoned(images):
-        # The second class's images give latents that are not numbers.
-        calls.append(1)
-        return encode_images(images) * (float("nan") if len(calls) == 2 else 1.0)
+    def poisoned(self, seed, name, *rest):
+        clean, noise, times = draw(self, seed, name, *rest)
+        return clean, noise * (float("nan") if self.task.prompts.class_name == "5" and name == 3 else 1.0), times
 
-    calls = []
-    monkeypatch.setattr(foundation, "encode_images", poisoned)
+    monkeypatch.setattr(inversion._ClassState, "draw", poisoned)
     found = dict(invert(foundation, tasks, QUICK, 0, classes_per_batch=3))
     assert isinstance(found[1], StageError)
-    assert "5" in str(found[1])
+    assert "inversion of 5 diverged at step 3" in str(found[1])
     assert "learning_rate" in str(found[1])
     assert np.abs(found[0].vectors.astype(int) - alone.vectors.astype(int)).max() <= 1
     assert isinstance(found[2], InvertedClass)
+
+
+@pytest.mark.parametrize("budget", [64, 192])
+def test_images_whose_latents_are_no_numbers_are_named(foundation, words, characters, monkeypatch, budget):
+    encode_images = foundation.encode_images
+    calls = []
+
+    def poisoned(images):
+        calls.append(1)
+        return encode_images(images) * (float("nan") if len(calls) == 1 else 1.0)
+
+    monkeypatch.setattr(foundation, "encode_images", poisoned)
+    tasks = [task(words, characters, name, plan_embeddings("x", budget, width=64)) for name in "35"]
+    found = dict(invert(foundation, tasks, QUICK, 0))
+    assert "latents of class 3" in str(found[0])
+    assert isinstance(found[1], InvertedClass)
 
 
 def test_a_stopped_run_goes_on_where_it_was(foundation, words, characters, tmp_path):
@@ -130,10 +149,18 @@ def test_a_stopped_run_goes_on_where_it_was(foundation, words, characters, tmp_p
         for a, b in zip(undisturbed, again, strict=True):
             assert a.vectors.tobytes() == b.vectors.tobytes()
             assert a.losses == b.losses
-        assert not list(folder.glob("*"))
+        # What is finished is kept until the caller has stored it: another run needs no step.
+        steps.clear()
+        third = learned(
+            foundation, tasks, settings, states=folder, progress=lambda e, steps=steps: steps.append(e.done)
+        )
+        assert steps == []
+        assert [t.vectors.tobytes() for t in third] == [u.vectors.tobytes() for u in undisturbed]
+        assert {t.state for t in third} == set(folder.glob("*"))
 
 
-def test_a_damaged_state_is_begun_anew(foundation, words, characters, tmp_path):
+@pytest.mark.parametrize("damage", [lambda b: b[:-40], lambda b: b[:-4] + b"\1\2\3\4", lambda b: b""])
+def test_a_damaged_state_is_begun_anew(foundation, words, characters, tmp_path, damage, caplog):
     plan = plan_embeddings("ipc-1", 64, width=64)
     work = [task(words, characters, "4", plan)]
     (undisturbed,) = learned(foundation, work)
@@ -144,8 +171,9 @@ def test_a_damaged_state_is_begun_anew(foundation, words, characters, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         list(invert(foundation, work, QUICK, 0, stop, states=tmp_path, save_every=0))
     (state,) = tmp_path.glob("*")
-    state.write_bytes(state.read_bytes()[:-40])
+    state.write_bytes(damage(state.read_bytes()))
     (again,) = learned(foundation, work, states=tmp_path)
+    assert "begins anew" in caplog.text
     assert again.vectors.tobytes() == undisturbed.vectors.tobytes()
 
 
@@ -161,14 +189,41 @@ def test_a_class_whose_loss_has_settled_makes_room_for_the_next(foundation, word
     assert at_a_time == [2, 2, 2, 2, 1, 1, 1, 1]
 
 
-def test_the_best_rows_are_kept(foundation, words, characters):
+def test_the_best_rows_are_kept(foundation, words, characters, monkeypatch):
     plan = plan_embeddings("ipc-1", 64, width=64)
+    seen = {}
+    record = inversion._ClassState.record
+
+    def noting(self, loss):
+        seen[self.step] = self.rows.clone()
+        record(self, loss)
+
+    monkeypatch.setattr(inversion._ClassState, "record", noting)
     # A rate that throws the rows about.
     settings = InversionSettings(steps=8, samples_per_step=4, check_every=1, learning_rate=3.0)
     (found,) = learned(foundation, [task(words, characters, "3", plan)], settings)
     best = min(found.losses, key=lambda record: record[1])
     assert found.best_step == best[0] < 8
-    assert len(found.losses) == 9
+    assert len(found.losses) == len(seen) == 9
+    assert np.array_equal(found.vectors, to_stored(seen[best[0]].view(1, 1, 64).numpy(), plan))
+    assert not np.array_equal(found.vectors, to_stored(seen[8].view(1, 1, 64).numpy(), plan))
+
+
+def test_a_folder_that_cannot_be_written_costs_nothing_but_the_state(foundation, words, characters, tmp_path, caplog):
+    (tmp_path / "file").write_text("in the way")
+    work = [task(words, characters, "4", plan_embeddings("ipc-1", 64, width=64))]
+    learned(foundation, work, states=tmp_path / "file" / "states", save_every=0)
+    assert "cannot be kept" in caplog.text
+
+
+def test_old_states_are_removed(tmp_path):
+    for name, days in (("old.safetensors", 20), ("old.part", 20), ("new.safetensors", 1)):
+        (tmp_path / name).write_text("x")
+        then = time.time() - days * 86_400
+        os.utime(tmp_path / name, (then, then))
+    remove_old_states(tmp_path)
+    remove_old_states(tmp_path / "none")
+    assert [p.name for p in tmp_path.iterdir()] == ["new.safetensors"]
 
 
 def test_running_out_of_memory_halves_the_batch_and_changes_nothing(foundation, words, characters, monkeypatch, caplog):

@@ -55,16 +55,46 @@ def test_a_damaged_file_is_noticed_and_made_again(foundation, files, tmp_path, d
     assert path.read_bytes() == sound
 
 
-def test_the_cache_keeps_within_its_bytes(foundation, files, tmp_path):
+def test_the_cache_keeps_what_was_used_last_within_its_bytes(foundation, files, tmp_path):
     one = len(encode(foundation, files.load(32)).tobytes()) + 300
-    cache = LatentCache(tmp_path / "cache", 2 * one)
-    for i in range(4):
-        cache.get(foundation, ImageFiles(files.uris, (str(i) * 64, *files.sha256[1:]), 1))
-        for age, path in enumerate(sorted((tmp_path / "cache").iterdir(), key=lambda p: p.stat().st_mtime_ns)):
-            os.utime(path, ns=(age * 10**9, age * 10**9))
-    assert len(list((tmp_path / "cache").iterdir())) == 2
+    folder = tmp_path / "cache"
+    cache = LatentCache(folder, 2 * one)
+    variants = [ImageFiles(files.uris, (str(i) * 64, *files.sha256[1:]), 1) for i in range(3)]
+
+    def use(variant, second):
+        before = {p: p.stat().st_mtime_ns for p in folder.glob("*")}
+        cache.get(foundation, variant)
+        (touched,) = (p for p in folder.glob("*") if p.stat().st_mtime_ns != before.get(p))
+        os.utime(touched, ns=(second * 10**9, second * 10**9))
+        return touched
+
+    first = use(variants[0], 1)
+    second = use(variants[1], 2)
+    assert use(variants[0], 3) == first  # read, and so used later than the second
+    third = use(variants[2], 4)
+    assert set(folder.iterdir()) == {first, third}
+    assert not second.exists()
+
+
+def test_a_cache_of_nothing_neither_reads_nor_keeps(foundation, files, tmp_path, monkeypatch):
+    LatentCache(tmp_path / "cache", 10**6).get(foundation, files)
+    nothing = LatentCache(tmp_path / "cache", 0)
+    calls = []
+    encode_images = foundation.encode_images
+    monkeypatch.setattr(foundation, "encode_images", lambda images: calls.append(1) or encode_images(images))
+    nothing.get(foundation, files)
+    assert calls
+    nothing.trim()
+    assert not list((tmp_path / "cache").iterdir())
     LatentCache(tmp_path / "none", 0).get(foundation, files)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_folder_that_cannot_be_written_costs_time_only(foundation, files, tmp_path, caplog):
+    (tmp_path / "file").write_text("in the way")
+    found = LatentCache(tmp_path / "file" / "cache", 10**6).get(foundation, files)
+    assert np.array_equal(found, encode(foundation, files.load(32)))
+    assert "cannot be kept" in caplog.text
 
 
 def test_an_image_that_cannot_be_read_is_named(foundation, files, tmp_path):
