@@ -179,7 +179,9 @@ class StudentSettings(_Section):
         default=None, description="Side of the square input in pixels; none: derived from the dataset."
     )
     flip: bool = Field(default=False, description="Mirror images at random; wrong for digits and letters.")
-    seeds: Seeds = Field(default=(0, 1, 2), description="One student is trained for each seed; intervals need three.")
+    seeds: Seeds = Field(
+        default=(0, 1, 2, 3, 4), description="One student is trained for each seed; intervals need three."
+    )
 
 
 class AutomationSettings(_Section):

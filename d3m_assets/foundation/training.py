@@ -414,12 +414,12 @@ def _train_autoencoder(rank: int, settings: TrainingSettings, folder: Path, prog
 def load_trained_autoencoder(settings: TrainingSettings, folder: Path) -> AutoencoderKL:
     """The trained autoencoder, its latents brought to zero mean and unit variance by exact algebra on the 1x1 layers."""
     import torch
-    from diffusers import AutoencoderKL
+    from safetensors.torch import load_file
 
     if settings.start:
-        return AutoencoderKL.from_pretrained(
-            Path(settings.start) / "vae", local_files_only=True, torch_dtype=torch.float32
-        ).requires_grad_(False)
+        vae = build_autoencoder()
+        vae.load_state_dict(load_file(Path(settings.start) / "vae" / "diffusion_pytorch_model.safetensors"))
+        return vae.eval().requires_grad_(False)
     vae = build_autoencoder()
     trainer = _Trainer({"vae": vae}, settings, settings.vae_steps, folder / "autoencoder.safetensors")
     trainer.apply_average()
