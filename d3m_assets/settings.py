@@ -180,7 +180,7 @@ class StudentSettings(_Section):
     )
     flip: bool = Field(default=False, description="Mirror images at random; wrong for digits and letters.")
     seeds: Seeds = Field(
-        default=(0, 1, 2, 3, 4), description="One student is trained for each seed; intervals need three."
+        default=(0, 1, 2, 3), description="One student is trained for each seed; intervals need three."
     )
 
 
