@@ -289,7 +289,7 @@ def foundation_train(
     """Train the embedded text-to-image model on drawn characters; stopped and started again, it goes on."""
     from d3m_assets.foundation.training import TrainingSettings, train
 
-    given = {"steps": steps, "vae_steps": vae_steps, "images": images, "batch": batch, "processes": processes,
+    given: dict[str, Any] = {"steps": steps, "vae_steps": vae_steps, "images": images, "batch": batch, "processes": processes,
              "seed": seed, "compile": compile_ or None,
              "learning_rate": learning_rate, "start": str(start) if start else None}  # fmt: skip
     settings = TrainingSettings(**{k: v for k, v in given.items() if v is not None})
