@@ -221,10 +221,10 @@ def test_a_class_that_fails_does_not_take_the_others_with_it(tmp_path, image_fol
         list(pipeline.materialise(asset, pipeline.keys(asset)))
     real = stages.invert
 
-    def one_fails(foundation, tasks, *rest):
+    def one_fails(foundation, tasks, *rest, **options):
         if tasks[0].prompts.class_name == "1":
             raise StageError("diverged")
-        return real(foundation, tasks, *rest)
+        return real(foundation, tasks, *rest, **options)
 
     monkeypatch.setattr(stages, "invert", one_fails)
     outcomes = list(pipeline.materialise("inverted_embeddings", pipeline.keys("inverted_embeddings")))
