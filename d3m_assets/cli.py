@@ -9,13 +9,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from d3m_assets.errors import D3MError, SettingsError
 from d3m_assets.progress import ProgressEvent
 from d3m_assets.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from d3m_assets.distillation.bundle import Bundle
+    from d3m_assets.foundation.loading import FoundationFiles
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -192,6 +196,19 @@ def metrics(
 BundleArgument = Annotated[Path, typer.Argument(help="A bundle file (bundle-….safetensors).")]
 
 
+def _bundle(path: Path, foundation: str | None) -> tuple[Bundle, FoundationFiles, str]:
+    """A bundle, the files of the model it was made with, and the device to use."""
+    from d3m_assets.distillation.bundle import Bundle
+    from d3m_assets.foundation.loading import find_foundation
+
+    loaded = Bundle.load(path)
+    settings = _settings(None, foundation, None, None, None, None)
+    files = find_foundation(settings)
+    # Before the weights are loaded: the wrong model should be refused at once.
+    loaded.check_foundation(files.fingerprint, files.name)
+    return loaded, files, settings.device
+
+
 @app.command()
 def regenerate(
     bundle: BundleArgument,
@@ -201,18 +218,13 @@ def regenerate(
 ) -> None:
     """Write an image folder from a bundle: all it needs is this package and the foundation model."""
     _offline()
-    from d3m_assets.distillation.bundle import Bundle
     from d3m_assets.distillation.bundle import regenerate as write_images
-    from d3m_assets.foundation.loading import find_foundation, load_foundation
+    from d3m_assets.foundation.loading import load_foundation
 
-    loaded = Bundle.load(bundle)
-    settings = _settings(None, foundation, None, None, None, None)
-    files = find_foundation(settings)
-    # Before the weights are loaded: the wrong model should be refused at once.
-    loaded.check_foundation(files.fingerprint, files.name)
+    loaded, files, device = _bundle(bundle, foundation)
     with _progress() as progress:
         count = write_images(
-            loaded, load_foundation(files, settings.device), output, per_class=per_class,
+            loaded, load_foundation(files, device), output, per_class=per_class,
             on_class=lambda name, done, total: progress(ProgressEvent("regenerate", done, total, f"class {name}")),
         )  # fmt: skip
     print(f"{count} images of {len(loaded.classes)} classes in {output}")
@@ -230,14 +242,10 @@ def export(
 ) -> None:
     """Write a bundle's learned tokens as textual-inversion files for other programs."""
     _offline()
-    from d3m_assets.distillation.bundle import Bundle
     from d3m_assets.distillation.interchange import export_tokens
-    from d3m_assets.foundation.loading import find_foundation, load_foundation
+    from d3m_assets.foundation.loading import load_foundation
 
-    loaded = Bundle.load(bundle)
-    settings = _settings(None, foundation, None, None, None, None)
-    files = find_foundation(settings)
-    loaded.check_foundation(files.fingerprint, files.name)
+    loaded, files, _ = _bundle(bundle, foundation)
     exported = export_tokens(loaded, load_foundation(files, "cpu").norm, output, format_)
     print(
         f"{len(exported)} tokens of {len(loaded.classes)} classes in {output}; tokens.json lists them with their prompts"
@@ -289,9 +297,10 @@ def foundation_train(
     """Train the embedded text-to-image model on drawn characters; stopped and started again, it goes on."""
     from d3m_assets.foundation.training import TrainingSettings, train
 
-    given: dict[str, Any] = {"steps": steps, "vae_steps": vae_steps, "images": images, "batch": batch, "processes": processes,
-             "seed": seed, "compile": compile_ or None,
-             "learning_rate": learning_rate, "start": str(start) if start else None}  # fmt: skip
+    given: dict[str, Any] = {
+        "steps": steps, "vae_steps": vae_steps, "images": images, "batch": batch, "processes": processes, "seed": seed,
+        "learning_rate": learning_rate, "start": str(start) if start else None, "compile": compile_ or None,
+    }  # fmt: skip
     settings = TrainingSettings(**{k: v for k, v in given.items() if v is not None})
     folder = work or load_settings().home / "foundation-training"
     with _progress() as progress:

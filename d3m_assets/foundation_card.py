@@ -187,7 +187,8 @@ def write_card(path: Path, settings: Settings, progress: Progress = silent) -> N
         f"(width 64, 24 tokens), U-Net {parts['unet']:.2f} M; {weights:.1f} MB of fp16 safetensors in all. Cosine noise "
         "schedule, v-prediction. The prompt enters by cross-attention and, pooled, with the timestep.",
         "",
-        f"{100 * s.get('image_share', 0):.0f} % of the captions hold, in place of words or beside them, an embedding of the "
+        f"{100 * s.get('image_share', 0):.0f} % of the captions (one in ten is empty and not counted) hold, in place of "
+        "words or beside them, an embedding of the "
         "image itself or of a few like it, computed by a small encoder that learns along and is thrown away; of the others "
         "more than half have words merged into one vector. Both teach the text encoder what textual inversion does later: "
         "one vector that says which character and how it is drawn.",

@@ -394,9 +394,8 @@ class Pipeline:
         assert asset == "inverted_embeddings"
         assert key.budget is not None
         plan = self.embedding_plan(key.class_key, key.budget)
-        learning = s.inversion.model_dump(
-            mode="json", exclude={"classes_per_batch"}
-        )  # how it is run, not what is learned
+        # Classes in a batch are how it is run, not what is learned.
+        learning = s.inversion.model_dump(mode="json", exclude={"classes_per_batch"})
         return {"inversion": learning, "seed": s.seed, "device": self._device_kind,
                 "plan": {"prompts": plan.prompts, "vectors": plan.vectors, "storage_type": plan.storage_type}}  # fmt: skip
 

@@ -24,7 +24,8 @@ from d3m_assets.datasets.images import contact_sheet, decode_png, encode_png, lo
 from d3m_assets.distillation.budgets import EmbeddingPlan
 from d3m_assets.distillation.bundle import Bundle, DistilledClass, Recipe
 from d3m_assets.distillation.generation import Sample, generate
-from d3m_assets.distillation.inversion import InversionTask, InvertedClass, invert, remove_old_states
+from d3m_assets.distillation.inversion import invert
+from d3m_assets.distillation.inversion_state import InversionTask, InvertedClass, remove_old_states
 from d3m_assets.distillation.latents import ImageFiles, LatentCache
 from d3m_assets.distillation.prompts import ClassPrompts, placeholder_token
 from d3m_assets.errors import D3MError, StageError
@@ -208,8 +209,7 @@ def _inverted_embeddings(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Ite
     cache.trim()
     states = home / "cache" / "inversion"
     remove_old_states(states)
-    for position, result in _inverted(pipeline, [tasks[k] for k in ordered], cache, states):
-        key = ordered[position]
+    for key, result in _inverted(pipeline, {k: tasks[k] for k in ordered}, cache, states):
         if isinstance(result, D3MError):
             yield Made(key, error=result)
             continue
@@ -221,10 +221,10 @@ def _inverted_embeddings(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Ite
 
 
 def _inverted(
-    pipeline: Pipeline, tasks: Sequence[InversionTask], cache: LatentCache, states: Path
-) -> Iterator[tuple[int, InvertedClass | D3MError]]:
+    pipeline: Pipeline, tasks: Mapping[ArtefactKey, InversionTask], cache: LatentCache, states: Path
+) -> Iterator[tuple[ArtefactKey, InvertedClass | D3MError]]:
     """Invert classes: on a processor few at a time in every worker, on a GPU in one batch that is kept full."""
-    settings, files = pipeline.settings.inversion, pipeline.foundation_files
+    settings, files, keys = pipeline.settings.inversion, pipeline.foundation_files, list(tasks)
     device, seed = pipeline.settings.device, pipeline.settings.seed
     if not pipeline.on_cpu:
 
@@ -232,29 +232,27 @@ def _inverted(
             pipeline.progress(ProgressEvent("inverted_embeddings", event.done, event.total, event.detail))
 
         report(ProgressEvent("", 0, len(tasks) * settings.steps, "loading the foundation model"))
-        left = set(range(len(tasks)))
+        left = dict(enumerate(keys))
         try:
             for position, result in invert(
-                _loaded(files, device), tasks, settings, seed, report, cache=cache, states=states,
+                _loaded(files, device), list(tasks.values()), settings, seed, report, cache=cache, states=states,
                 classes_per_batch=settings.classes_per_batch or 32,
             ):  # fmt: skip
-                left.discard(position)
-                yield position, result
+                yield left.pop(position), result
         except D3MError as error:  # of the model, not of a class
-            yield from ((position, error) for position in sorted(left))
+            yield from ((key, error) for key in left.values())
         return
     # On a processor one class fills a core already, and its result must not depend, to the last bit, on which classes it
     # shares a batch with: a killed run finishes the rest and ends with the same bytes.
-    group = settings.classes_per_batch or 1
-    begins = range(0, len(tasks), group)
-    items = [(files, device, tasks[i : i + group], settings, seed, cache, states) for i in begins]
-    names = [", ".join(f"class {t.prompts.class_name}" for t in tasks[i : i + group][:5]) for i in begins]
+    size = settings.classes_per_batch or 1
+    groups = [keys[i : i + size] for i in range(0, len(keys), size)]
+    items = [(files, device, [tasks[k] for k in group], settings, seed, cache, states) for group in groups]
+    names = [", ".join(_where(k) for k in group[:5]) for group in groups]
     for index, found in _share_out(pipeline, "inverted_embeddings", _inversion_work, items, names):
-        begin = begins[index]
         if isinstance(found, D3MError):
-            yield from ((begin + k, found) for k in range(len(items[index][2])))
+            yield from ((key, found) for key in groups[index])
         else:
-            yield from ((begin + k, result) for k, result in found)
+            yield from ((groups[index][position], result) for position, result in found)
 
 
 def _embeddings(key: ArtefactKey, task: InversionTask, learned: InvertedClass) -> Made:

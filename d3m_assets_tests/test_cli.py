@@ -75,6 +75,12 @@ def test_distill_status_metrics_inspect_regenerate(tmp_path, image_folder):
         f"{c}/{k:05d}.png" for c in "017" for k in range(3)
     ]
     pool = pd.read_parquet(next((store_of(home) / "synthetic_pool" / "budget=ipc-1" / "class=7").glob("pool*.parquet")))
+    tokens = tmp_path / "tokens"
+    d3m(tmp_path / "else", "export", bundle, "--format", "a1111", "--output", tokens)
+    assert sorted(p.name for p in tokens.iterdir()) == [f"d3m-000{i}aa.safetensors" for i in range(3)] + ["tokens.json"]
+    again = d3m(tmp_path / "else", "export", bundle, "--output", tokens, check=False)
+    assert again.returncode != 0
+    assert "--output" in again.stderr
     stored = np.asarray(Image.open(BytesIO(pool["image"][2]["bytes"])))
     assert np.array_equal(stored, np.asarray(Image.open(out / "7" / "00002.png")))
 
@@ -89,7 +95,7 @@ def test_killed_at_many_moments_it_ends_with_the_same_bytes(tmp_path, image_fold
     home = tmp_path / "killed"
     embeddings = home / "store" / folder.name / "inverted_embeddings"
     finished: dict[str, bytes] = {}
-    for after in (2, 3, 4, 5):  # so many new artefacts, then kill -9
+    for after in (1, 2, 3, 2, 3, 2, 3, 2, 3, 2):  # so many new artefacts, then kill -9
         process = subprocess.Popen(
             [sys.executable, "-m", "d3m_assets.cli", "distill", "--dataset", str(folder)],
             env=environment(home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,

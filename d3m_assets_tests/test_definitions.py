@@ -96,7 +96,7 @@ def test_importing_the_definitions_loads_no_model_library() -> None:
     """Failure prevented: every Dagster process pays 19 s and 415 MB for an import of diffusers."""
     code = (
         "import sys, d3m_assets.definitions\n"
-        "heavy = ('torch', 'diffusers', 'transformers', 'sklearn', 'matplotlib', 'scipy', 'safetensors')\n"
+        "heavy = ('pandas', 'torch', 'diffusers', 'transformers', 'sklearn', 'matplotlib', 'scipy', 'safetensors')\n"
         "print([name for name in heavy if name in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

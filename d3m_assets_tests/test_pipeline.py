@@ -326,8 +326,11 @@ def test_a_gpu_batch_learns_what_processes_learn(copy, monkeypatch):
     before = {k: read_vectors(pipeline, k).astype(int) for k in keys}
     # The processor stands in for the GPU: what is tested is the one batch of all classes and budgets.
     monkeypatch.setattr(Pipeline, "on_cpu", property(lambda self: False))
+    heard = []
+    pipeline.progress = heard.append
     outcomes = list(pipeline.materialise("inverted_embeddings", keys, force=True))
     assert [o.error for o in outcomes] == [None] * len(keys)
+    assert heard[-1].done == heard[-1].total == 3 * len(keys)
     for key in keys:
         assert np.abs(read_vectors(pipeline, key).astype(int) - before[key]).max() <= 2
     assert not list((copy / "home" / "cache" / "inversion").glob("*"))
@@ -341,3 +344,45 @@ def test_a_gpu_batch_learns_what_processes_learn(copy, monkeypatch):
     outcomes = list(pipeline.materialise("inverted_embeddings", keys, force=True))
     assert {o.key for o in outcomes} == set(keys)
     assert {str(o.error) for o in outcomes} == {"damaged weights"}
+
+
+def test_how_the_work_is_shared_makes_nothing_out_of_date(finished):
+    changed = {"inversion.classes_per_batch": 2, "latent_cache_gib": 0, "workers": 2}
+    assert open_pipeline(finished, finished / "images", **changed).plan().pending() == []
+    pending = open_pipeline(finished, finished / "images", **{"inversion.flip": True}).plan().pending()
+    assert {e.key.asset for e in pending} >= {"inverted_embeddings", "synthetic_pool", "student_metrics"}
+
+
+def test_mirrored_images_are_learned_from_when_asked_for(finished, monkeypatch):
+    from d3m_assets import stages
+
+    seen = []
+    monkeypatch.setattr(stages, "invert", lambda foundation, tasks, *rest, **options: seen.extend(tasks) or iter(()))
+    pipeline = open_pipeline(finished, finished / "images", **{"inversion.flip": True})
+    list(pipeline.materialise("inverted_embeddings", pipeline.keys("inverted_embeddings")))
+    assert {len(t.images.load(32)) - 2 * len(t.images.uris) for t in seen} == {0}
+
+
+def test_what_the_store_refused_need_not_be_learned_again(copy, monkeypatch):
+    from d3m_assets.errors import StoreError
+
+    pipeline = open_pipeline(copy, copy / "images", budgets=("ipc-1",))
+    key = ArtefactKey("inverted_embeddings", "7", "ipc-1")
+    write = pipeline.store.write
+
+    def full(*args):
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(pipeline.store, "write", full)
+    pipeline.store.delete(key)
+    (outcome,) = pipeline.materialise("inverted_embeddings", [key])
+    assert "disk is full" in str(outcome.error)
+    states = copy / "home" / "cache" / "inversion"
+    assert len(list(states.iterdir())) == 1
+    monkeypatch.setattr(pipeline.store, "write", write)
+    heard = []
+    pipeline.progress = heard.append
+    (outcome,) = pipeline.materialise("inverted_embeddings", [key])
+    assert outcome.error is None
+    assert not any("step" in e.detail for e in heard)
+    assert not list(states.iterdir())

@@ -18,6 +18,12 @@ def square(item, progress):
     return item * item, os.getpid()
 
 
+def talk(item, progress):
+    for step in range(2 if item == 0 else 4):
+        progress(ProgressEvent("talk", step, 4))
+        time.sleep(0.25)
+
+
 def die(item, progress):
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -46,6 +52,17 @@ def test_processes_and_this_process_give_the_same(two):
 def test_work_leaves_this_process_only_when_asked_to(two):
     assert {pid for _, pid in collect(Workers(1), [1, 2])[0].values()} == {os.getpid()}
     assert os.getpid() not in {pid for _, pid in collect(two, [1, 2])[0].values()}
+
+
+def test_what_a_run_that_was_given_up_still_says_is_not_heard_by_the_next(two):
+    heard = []
+    run = two.run(talk, range(2), lambda i, e: heard.append(e.stage))
+    next(run)
+    run.close()
+    time.sleep(1)  # what is under way says its last words
+    heard.clear()
+    list(two.run(square, [1, 2], lambda i, e: heard.append(e.stage)))
+    assert set(heard) == {"square"}
 
 
 def test_a_killed_worker_is_an_error_with_a_way_out():

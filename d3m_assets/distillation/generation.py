@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from d3m_assets.distillation.budgets import EmbeddingPlan
-from d3m_assets.distillation.inversion import from_stored, random_stream
 from d3m_assets.distillation.prompts import ClassPrompts
+from d3m_assets.distillation.random_streams import random_stream
+from d3m_assets.distillation.vectors import from_stored
 from d3m_assets.progress import Progress, ProgressEvent, silent
 
 if TYPE_CHECKING:

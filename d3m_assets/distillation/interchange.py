@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from d3m_assets.distillation.bundle import Bundle
-from d3m_assets.distillation.inversion import from_stored
+from d3m_assets.distillation.vectors import from_stored
 from d3m_assets.errors import BundleError
 
 TokenFormat = Literal["diffusers", "a1111", "concept"]

@@ -17,20 +17,20 @@ import hashlib
 import json
 import logging
 import math
-import secrets
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from d3m_assets.distillation.budgets import EmbeddingPlan
+from d3m_assets.distillation.inversion_state import ClassState, Draw, InversionTask, InvertedClass
 from d3m_assets.distillation.latents import ImageFiles, LatentCache
 from d3m_assets.distillation.latents import encode as encode_latents
 from d3m_assets.distillation.prompts import ClassPrompts
+from d3m_assets.distillation.random_streams import random_stream
 from d3m_assets.errors import D3MError, StageError
 from d3m_assets.progress import Progress, ProgressEvent, silent
 
@@ -44,79 +44,8 @@ if TYPE_CHECKING:
 CODE_VERSION = "2"
 """Raised whenever a change here changes the embeddings of a class."""
 
-_Draw: TypeAlias = "tuple[torch.Tensor, torch.Tensor, torch.Tensor]"
 _log = logging.getLogger(__name__)
 _FIXED_SAMPLES = 64
-_SAMPLES_PER_PROMPT = 4
-"""Least samples of a prompt in a step: with fewer, its gradient is mostly the noise of which timesteps were drawn."""
-
-_SETTLED = 1e-3
-"""Share of the best loss by which a later one must be lower to count as progress."""
-
-
-@dataclass(frozen=True)
-class InversionTask:
-    """One class to invert.
-
-    Attributes:
-        prompts: What it is called.
-        images: Training images, uint8 ``[N, H, W, C]`` at the foundation's size, or files that are read when the class's
-            turn comes.
-        plan: Prompts and vectors to learn.
-    """
-
-    prompts: ClassPrompts
-    images: np.ndarray | ImageFiles
-    plan: EmbeddingPlan
-
-
-@dataclass(frozen=True)
-class InvertedClass:
-    """What was learned for one class.
-
-    Attributes:
-        vectors: The stored vectors, int8 or float16 ``[prompts, vectors, D]``: directions.
-        losses: Loss on fixed latents, noise and timesteps as ``(step, loss)``; comparable between steps.
-        cluster_sizes: Training images of each prompt.
-        best_step: Step whose vectors these are, that of the lowest loss.
-        stop_reason: "step limit" or "loss settled".
-        state: File that would give this result again without work; to be removed once the result is stored.
-    """
-
-    vectors: np.ndarray
-    losses: list[tuple[int, float]]
-    cluster_sizes: list[int]
-    best_step: int
-    stop_reason: str
-    state: Path | None = None
-
-
-def random_stream(*parts: object) -> torch.Generator:
-    """A CPU generator whose seed is the hash of ``parts``: equal parts give equal streams on every machine."""
-    import torch
-
-    digest = hashlib.sha256("/".join(str(p) for p in parts).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
-def to_stored(rows: np.ndarray, plan: EmbeddingPlan) -> np.ndarray:
-    """Directions of float ``[prompts, vectors, D]`` rows in the plan's storage type."""
-    if plan.storage_type == "fp16":
-        return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float16)
-    return np.round(127 * rows / np.abs(rows).max(-1, keepdims=True)).astype(np.int8)
-
-
-def from_stored(vectors: np.ndarray, norm: float) -> np.ndarray:
-    """float32 rows at ``norm`` of stored directions, int8 or float16 ``[..., D]``.
-
-    Raises:
-        StageError: A vector is zero or not finite.
-    """
-    rows = vectors.astype(np.float32)
-    length = np.linalg.norm(rows, axis=-1, keepdims=True)
-    if not np.isfinite(length).all() or not (length > 0).all():
-        raise StageError("an embedding vector is zero or not finite; delete its artefact and run `d3m distill`")
-    return rows / length * np.float32(norm)
 
 
 def cluster(latents: np.ndarray, clusters: int, seed: int) -> np.ndarray:
@@ -160,125 +89,6 @@ def _initial_rows(foundation: Foundation, prompts: ClassPrompts, count: int, vec
     return torch.nn.functional.normalize(rows, dim=-1).flatten(0, 1)
 
 
-@dataclass
-class _ClassState:
-    """A class while it is learned: directions, AdamW's moments of each, and the record of its losses."""
-
-    position: int
-    task: InversionTask
-    latents: torch.Tensor
-    owner: list[np.ndarray]
-    ids: list[torch.Tensor]
-    rows: torch.Tensor
-    first: torch.Tensor
-    second: torch.Tensor
-    best: torch.Tensor
-    file: Path | None
-    step: int = 0
-    best_step: int = 0
-    checks_without_progress: int = 0
-    losses: list[tuple[int, float]] = field(default_factory=list)
-
-    @property
-    def prompts(self) -> int:
-        return self.task.plan.prompts
-
-    def samples(self, in_all: int) -> int:
-        """Samples of each prompt."""
-        return max(_SAMPLES_PER_PROMPT, math.ceil(in_all / self.prompts))
-
-    def draw(self, seed: int, name: object, samples: int, steps_of_noise: int) -> _Draw:
-        """Latents, noise and timesteps of ``samples`` samples for each prompt."""
-        import torch
-
-        generator = random_stream(seed, self.task.prompts.class_key, name)
-        chosen, times = [], []
-        for images in self.owner:
-            pick = torch.randint(0, len(images), (samples,), generator=generator)
-            chosen.append(torch.from_numpy(images)[pick])
-            # Stratified: the loss depends far more on the timestep than on anything else.
-            stratum = (torch.arange(samples) + torch.rand(samples, generator=generator)) / samples
-            times.append((stratum * steps_of_noise).long().clamp(max=steps_of_noise - 1))
-        clean = self.latents[torch.cat(chosen)].float()
-        return clean, torch.randn(clean.shape, generator=generator), torch.cat(times)
-
-    def record(self, loss: float) -> None:
-        """Note the loss on fixed inputs at this step."""
-        lowest = min((known for _, known in self.losses), default=math.inf)
-        self.losses.append((self.step, loss))
-        self.checks_without_progress = 0 if loss < lowest * (1 - _SETTLED) else self.checks_without_progress + 1
-        if loss < lowest:
-            self.best, self.best_step = self.rows.clone(), self.step
-
-    def save(self) -> None:
-        """Keep what is needed to go on after a stop: a few kilobytes."""
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
-
-        if self.file is None:
-            return
-        tensors = {n: getattr(self, n).detach().cpu().clone() for n in ("rows", "first", "second", "best")}
-        counters = {"step": self.step, "best_step": self.best_step, "losses": self.losses,
-                    "checks_without_progress": self.checks_without_progress}  # fmt: skip
-        # Two budgets that buy the same vectors may be at work on the same file.
-        part = self.file.with_suffix(f".{secrets.token_hex(4)}.part")
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, part, metadata={"state": json.dumps(counters), "sha256": _digest(tensors)})
-            part.replace(self.file)
-        except (OSError, SafetensorError) as error:
-            _log.warning("the state of class %s cannot be kept in %s: %s", self.task.prompts.class_name,
-                         self.file.parent, error)  # fmt: skip
-
-    def restore(self) -> None:
-        """Go on from :meth:`save`, if there is something; a damaged file is passed over."""
-        from safetensors import SafetensorError, safe_open
-
-        if self.file is None or not self.file.exists():
-            return
-        try:
-            with safe_open(self.file, "pt") as stored:
-                metadata = stored.metadata()
-                found = {n: stored.get_tensor(n) for n in ("rows", "first", "second", "best")}
-            if _digest(found) != metadata["sha256"]:
-                raise ValueError("wrong hash")
-            counters = json.loads(metadata["state"])
-            found = {n: tensor.to(self.rows) for n, tensor in found.items()}
-            losses = [(int(step), float(loss)) for step, loss in counters["losses"]]
-            step, best_step = int(counters["step"]), int(counters["best_step"])
-            checks = int(counters["checks_without_progress"])
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-            _log.warning("the state of class %s in %s is damaged (%s); it begins anew",
-                         self.task.prompts.class_name, self.file, error)  # fmt: skip
-            return
-        self.rows, self.first, self.second, self.best = (found[n] for n in ("rows", "first", "second", "best"))
-        self.step, self.best_step, self.losses, self.checks_without_progress = step, best_step, losses, checks
-
-    def result(self, reason: str) -> InvertedClass:
-        self.save()
-        plan = self.task.plan
-        rows = self.best.cpu().view(plan.prompts, plan.vectors, -1).numpy()
-        sizes = [len(images) for images in self.owner]
-        return InvertedClass(to_stored(rows, plan), self.losses, sizes, self.best_step, reason, self.file)
-
-
-def _digest(tensors: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(tensors[name].contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def remove_old_states(folder: Path, days: float = 14) -> None:
-    """Remove states that no run has touched for days: of settings, images or classes that have changed since."""
-    for file in folder.glob("*"):
-        try:
-            if time.time() - file.stat().st_mtime > 86_400 * days:
-                file.unlink(missing_ok=True)
-        except OSError:
-            continue
-
-
 class _Engine:
     """The frozen model and how its error is measured."""
 
@@ -293,7 +103,7 @@ class _Engine:
             raise StageError(f"{foundation.files.name} predicts {kind!r}; inversion knows epsilon and v_prediction")
         self.velocity = kind == "v_prediction"
 
-    def begin(self, position: int, task: InversionTask, cache: LatentCache | None, states: Path | None) -> _ClassState:
+    def begin(self, position: int, task: InversionTask, cache: LatentCache | None, states: Path | None) -> ClassState:
         """Encode a class and lay out its prompts; what a stopped run left is taken up."""
         import torch
 
@@ -301,8 +111,7 @@ class _Engine:
 
         plan, foundation = task.plan, self.foundation
         if isinstance(task.images, ImageFiles):
-            keep_nothing = LatentCache(Path(), 0)
-            latents = (cache or keep_nothing).get(foundation, task.images)
+            latents = (cache or LatentCache(Path(), 0)).get(foundation, task.images)
         else:
             latents = encode_latents(foundation, task.images)
         if not np.isfinite(latents).all():
@@ -321,7 +130,7 @@ class _Engine:
                          CODE_VERSION]  # fmt: skip
             digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
             file = states / f"{digest[:32]}.safetensors"
-        state = _ClassState(
+        state = ClassState(
             position, task, torch.from_numpy(latents),
             # With fewer distinct images than prompts some clusters are empty; their prompts learn the whole class.
             [c if len(c) else np.arange(len(latents)) for c in clusters],
@@ -332,7 +141,7 @@ class _Engine:
         state.restore()
         return state
 
-    def errors(self, states: Sequence[_ClassState], draws: Sequence[_Draw], samples: Sequence[int],
+    def errors(self, states: Sequence[ClassState], draws: Sequence[Draw], samples: Sequence[int],
                templates: Sequence[int]) -> list[torch.Tensor]:  # fmt: skip
         """Squared error of every prompt, ``[prompts]`` for each class: the mean over its samples."""
         import torch
@@ -356,14 +165,12 @@ class _Engine:
         parts = error.split([state.prompts * n for state, n in zip(states, samples, strict=True)])
         return [part.view(-1, n).mean(1) for part, n in zip(parts, samples, strict=True)]
 
-    def fixed_loss(self, state: _ClassState, table: TokenTable) -> float:
+    def fixed_loss(self, state: ClassState, table: TokenTable) -> float:
         """Loss of a class on the same latents, noise and timesteps at every call."""
         import torch
 
-        samples, at_once = (
-            max(1, math.ceil(_FIXED_SAMPLES / state.prompts)),
-            state.samples(self.settings.samples_per_step),
-        )
+        samples = max(1, math.ceil(_FIXED_SAMPLES / state.prompts))
+        at_once = state.samples(self.settings.samples_per_step)
         whole = state.draw(self.seed, "fixed", samples, self.steps_of_noise)
         table.rows = state.rows * self.foundation.norm
         total = 0.0
@@ -375,7 +182,7 @@ class _Engine:
                 total += float(self.errors([state], [draw], [count], [0])[0].mean()) * count
         return total / samples
 
-    def gradients(self, states: Sequence[_ClassState], table: TokenTable) -> list[tuple[float, torch.Tensor]]:
+    def gradients(self, states: Sequence[ClassState], table: TokenTable) -> list[tuple[float, torch.Tensor]]:
         """Loss and gradient of the rows of each class, at its own step; nothing of a class depends on the others."""
         import torch
 
@@ -388,7 +195,7 @@ class _Engine:
         parts = gradient.split([len(state.rows) for state in states])
         return [(float(loss.detach().mean()), part) for loss, part in zip(losses, parts, strict=True)]
 
-    def update(self, state: _ClassState, gradient: torch.Tensor) -> None:
+    def update(self, state: ClassState, gradient: torch.Tensor) -> None:
         """One step of Adam on the sphere."""
         import torch
         import torch.nn.functional as F
@@ -442,8 +249,8 @@ def invert(
 
     engine = _Engine(foundation, settings, seed)
     waiting = deque(enumerate(tasks))
-    active: list[_ClassState] = []
-    set_aside: deque[_ClassState] = deque()
+    active: list[ClassState] = []
+    set_aside: deque[ClassState] = deque()
     finished, saved = 0, time.monotonic()
     with extended_table(foundation) as table:
         while waiting or active or set_aside:

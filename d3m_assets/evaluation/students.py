@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from d3m_assets.errors import DatasetError
 from d3m_assets.progress import Progress, ProgressEvent, silent
+from d3m_assets.workers import one_thread
 
 if TYPE_CHECKING:
     import torch
@@ -190,7 +190,7 @@ def train_student(
             f"labels run from {train.labels.min()} to {train.labels.max()} for {n_classes} classes; "
             "labels are positions in the table of classes, not class ids."
         )
-    with _one_thread(), torch.random.fork_rng(devices=[]):
+    with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build_student(settings, n_classes, channels, height).to(device).train()
         draw = torch.Generator().manual_seed(seed)
@@ -216,7 +216,7 @@ def evaluate(module: torch.nn.Module, data: LabelledImages, *, batch_size: int =
     import torch
 
     device = next(module.parameters()).device
-    with _one_thread(), torch.inference_mode():
+    with one_thread(), torch.inference_mode():
         chunks = np.array_split(data.images, math.ceil(len(data) / batch_size))
         logits = [module(_to_tensor(chunk).to(device)) for chunk in chunks]
         return torch.cat(logits).argmax(1).cpu().numpy().astype(np.int64)
@@ -269,19 +269,6 @@ def _warp(images: torch.Tensor, limits: Augmentation, draw: torch.Generator, *, 
     theta = theta.T.reshape(n, 2, 3).to(images.device)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Run torch on one CPU thread: small students gain nothing from more, and sums keep one order."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def concatenate(parts: Sequence[LabelledImages]) -> LabelledImages:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import string
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -83,29 +83,28 @@ def _pen_bank(held_out: bool) -> dict[str, list[tuple[str, np.ndarray]]]:
     return pen_skeletons(CHARACTERS, held_out=held_out)
 
 
-@lru_cache(maxsize=2)
-def _print_bank(held_out: bool) -> tuple[np.ndarray, list[str]]:
-    """Signed distance fields ``[fonts, characters, 64, 64]`` (in units of the height, inside positive) and styles."""
-    import matplotlib
-    from PIL import Image, ImageDraw, ImageFont
+@cache
+def _printed(font_name: str, character: str) -> np.ndarray:
+    """Signed distance field ``[64, 64]`` of a printed character, in units of the height, inside positive."""
+    from PIL import Image, ImageDraw
     from scipy.ndimage import distance_transform_edt
 
-    fonts = HELD_OUT_FONTS if held_out else FONTS
-    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    fields = np.zeros((len(fonts), len(CHARACTERS), _FIELD, _FIELD), np.float32)
-    for i, name in enumerate(fonts):
-        font = ImageFont.truetype(str(folder / f"{name}.ttf"), 200)
-        for j, character in enumerate(CHARACTERS):
-            left, top, right, bottom = font.getbbox(character)
-            side = round(1.25 * max(right - left, bottom - top))
-            canvas = Image.new("L", (side, side))
-            ImageDraw.Draw(canvas).text(
-                ((side - right - left) / 2, (side - bottom - top) / 2), character, fill=255, font=font
-            )
-            ink = np.asarray(canvas) > 127
-            distance = (distance_transform_edt(ink) - distance_transform_edt(~ink)) / (side / 1.25)
-            fields[i, j] = np.asarray(Image.fromarray(distance.astype(np.float32)).resize((_FIELD, _FIELD)))
-    return fields, list(fonts.values())
+    font = _font(font_name)
+    left, top, right, bottom = font.getbbox(character)
+    side = round(1.25 * max(right - left, bottom - top))
+    canvas = Image.new("L", (side, side))
+    ImageDraw.Draw(canvas).text(((side - right - left) / 2, (side - bottom - top) / 2), character, fill=255, font=font)
+    ink = np.asarray(canvas) > 127
+    distance = (distance_transform_edt(ink) - distance_transform_edt(~ink)) / (side / 1.25)
+    return np.asarray(Image.fromarray(distance.astype(np.float32)).resize((_FIELD, _FIELD)))
+
+
+@cache
+def _font(name: str) -> Any:
+    import matplotlib
+    from PIL import ImageFont
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"), 200)
 
 
 def _bend(points: torch.Tensor, amplitude: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -232,19 +231,23 @@ def render(
         "rotation": torch.randn(count, generator=generator) * 0.09, "edge": uniform(0.9, 2.2),
         "shift": (torch.rand(count, 2, generator=generator) - 0.5) * (0.03 + (1 - height)).unsqueeze(1) * 0.9,
     }  # fmt: skip
-    bank, (fields, styles) = _pen_bank(held_out), _print_bank(held_out)
+    bank = _pen_bank(held_out)
+    styles = HELD_OUT_FONTS if held_out else FONTS
+    names = list(styles)
+    fields = np.zeros((count, _FIELD, _FIELD), np.float32)
     variants = [""] * count
     skeletons = np.zeros((count, *next(iter(bank.values()))[0][1].shape), np.float32)
-    fonts = rng.integers(0, len(styles), count)
+    fonts = rng.integers(0, len(names), count)
     choice = rng.random(count)
     for i, c in enumerate(chosen):
         if pen[i]:
             options = bank[CHARACTERS[c]]
             variants[i], skeletons[i] = options[int(choice[i] * len(options))]
         else:
-            variants[i] = styles[fonts[i]]
+            variants[i] = styles[names[fonts[i]]]
+            fields[i] = _printed(names[fonts[i]], CHARACTERS[c])
     ink = torch.zeros(count, IMAGE_SIZE, IMAGE_SIZE)
-    for mask, source, draw in ((pen, skeletons, _draw_pen), (~pen, fields[fonts, chosen], _draw_print)):
+    for mask, source, draw in ((pen, skeletons, _draw_pen), (~pen, fields, _draw_print)):
         if mask.any():
             index = mask.nonzero().squeeze(1)
             part = {k: v[index] for k, v in geometry.items()}

@@ -24,22 +24,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from d3m_assets.foundation.characters import ATTRIBUTES, IMAGE_SIZE, TEMPLATES, Rendered, caption, caption_words, render
+from d3m_assets.foundation.captions import CaptionBatch, ImageSets
+from d3m_assets.foundation.characters import Rendered, render
+from d3m_assets.foundation.models import (
+    NOISE,
+    TEXT_WIDTH,
+    build_autoencoder,
+    build_image_encoder,
+    build_text_encoder,
+    build_tokenizer,
+    build_unet,
+    pixels_to_model,
+)
 from d3m_assets.foundation.tokens import TokenTable
 from d3m_assets.progress import Progress, ProgressEvent, silent
 from d3m_assets.workers import end_with
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from diffusers import AutoencoderKL
 
-TEXT_WIDTH = 64
-"""Width of a token embedding: stored as int8 it is 64 bytes, one 8x8 grey image."""
-
-TEXT_LENGTH = 24
 _IMAGE_NOISE = 0.35
-LATENT_SIZE = 8
+"""Length of the noise on an image embedding of length 1, so that neighbouring vectors draw neighbouring drawings."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +61,11 @@ class TrainingSettings:
         steps: Steps of text encoder and U-Net.
         batch: Latents a step, over all processes.
         digit_share: Share of digits among the latents of a step; the rest are letters.
-        image_share: Share of captions that hold an image embedding.
+        image_share: Share of the captions (of those that are not empty) that hold an image embedding.
         learning_rate: Peak rate of both stages; warm-up, then cosine to zero.
         ema: Decay of the moving average of the weights that is kept.
-        compile: Compile the U-Net with ``torch.compile``, which needs a C++ compiler: a third less time a step, and
-            weights that differ by rounding.
+        compile: Compile the U-Net with ``torch.compile``, which needs a C++ compiler: faster steps, and weights that
+            differ by rounding.
         start: Pipeline directory of this architecture whose weights training begins from, autoencoder included; empty:
             from nothing.
     """
@@ -77,206 +83,6 @@ class TrainingSettings:
     ema: float = 0.999
     compile: bool = False
     start: str = ""
-
-
-def _apply_merges(word: str, merges: dict[tuple[str, str], None]) -> list[str]:
-    pieces = [*word[:-1], word[-1] + "</w>"]
-    rank = {pair: i for i, pair in enumerate(merges)}
-    while True:
-        pairs = [p for p in zip(pieces, pieces[1:], strict=False) if p in rank]
-        if not pairs:
-            return pieces
-        best = min(pairs, key=rank.__getitem__)
-        joined: list[str] = []
-        for piece in pieces:
-            if joined and (joined[-1], piece) == best:
-                joined[-1] += piece
-            else:
-                joined.append(piece)
-        pieces = joined
-
-
-def build_tokenizer() -> CLIPTokenizer:
-    """A CLIP tokenizer that holds every byte and makes each caption word one token."""
-    from transformers import CLIPTokenizer
-
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [b for b in range(256) if b not in printable]
-    letters = [chr(b) for b in printable] + [chr(256 + i) for i in range(len(others))]
-    merges: dict[tuple[str, str], None] = {}
-    # A word's letters may already be claimed by another word's merges ("ho" of "hooked" in "photo"), so what is left of
-    # each word is joined by new merges of lower rank until every word is one token.
-    unfinished = True
-    while unfinished:
-        unfinished = False
-        for word in caption_words():
-            pieces = _apply_merges(word, merges)
-            if len(pieces) > 1:
-                unfinished = True
-                merges[(pieces[0], pieces[1])] = None
-    tokens = dict.fromkeys(letters + [c + "</w>" for c in letters] + [a + b for a, b in merges])
-    # CLIP's own order: the end token is the last, which its text encoder relies on.
-    vocabulary = {t: i for i, t in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
-    return CLIPTokenizer(vocab=vocabulary, merges=list(merges), model_max_length=TEXT_LENGTH)
-
-
-def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """A two-layer CLIP text encoder of width 64."""
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=TEXT_WIDTH, intermediate_size=4 * TEXT_WIDTH,
-            projection_dim=TEXT_WIDTH, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=TEXT_LENGTH,
-            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )  # fmt: skip
-
-
-def build_autoencoder() -> AutoencoderKL:
-    """A narrow KL autoencoder: 32x32x3 pixels to 8x8x4 latents."""
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL(
-        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(8, 16, 32), layers_per_block=1,
-        norm_num_groups=4, sample_size=IMAGE_SIZE, mid_block_add_attention=False, scaling_factor=1.0,
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-    )  # fmt: skip
-
-
-def build_unet() -> UNet2DConditionModel:
-    """A one-million-parameter U-Net on 8x8 latents.
-
-    The prompt comes in twice: by cross-attention at 4x4, and pooled into the time embedding, which shifts every block.
-    With cross-attention alone so small a network takes long to learn that the prompt matters.
-    """
-    from diffusers import UNet2DConditionModel
-
-    return UNet2DConditionModel(
-        sample_size=LATENT_SIZE, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(32, 64),
-        norm_num_groups=8, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=TEXT_WIDTH, attention_head_dim=4,
-        addition_embed_type="text", addition_embed_type_num_heads=4,
-    )  # fmt: skip
-
-
-def build_image_encoder() -> torch.nn.Module:
-    """Latents ``[N, 4, 8, 8]`` to image embeddings ``[N, 64]``; used in training only."""
-    from torch import nn
-
-    return nn.Sequential(
-        nn.Conv2d(4, 32, 3, padding=1), nn.SiLU(), nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.SiLU(),
-        nn.Conv2d(64, 64, 3, padding=1), nn.SiLU(), nn.Flatten(), nn.Linear(64 * 16, TEXT_WIDTH),
-    )  # fmt: skip
-
-
-NOISE = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
-"""Cosine schedule (Nichol and Dhariwal 2021): it ends in pure noise, so the prompt decides polarity, not the noise."""
-
-
-def pixels_to_model(images: np.ndarray) -> torch.Tensor:
-    """uint8 ``[N, H, W]`` to float32 ``[N, 3, H, W]`` in -1..1."""
-    import torch
-
-    return (torch.from_numpy(images).float() / 127.5 - 1).unsqueeze(1).expand(-1, 3, -1, -1).contiguous()
-
-
-@dataclass
-class Captions:
-    """Captions as token ids.
-
-    Attributes:
-        ids: int64 ``[B, 24]``; ids from the table's size on are rows that sum words and images.
-        words: For each such row the ids of the words that it sums.
-        image_of: For each such row the position in the batch of the image whose embedding it adds, or -1.
-        weights: The weight of that embedding.
-    """
-
-    ids: torch.Tensor
-    words: list[list[int]]
-    image_of: list[int]
-    weights: list[float]
-
-
-class CaptionBatch:
-    """Draws captions and lays them out as token ids, with sums of words and images as extra rows behind the table.
-
-    Args:
-        tokenizer: Of the model.
-        image_share: Share of captions that hold an image embedding.
-    """
-
-    def __init__(self, tokenizer: CLIPTokenizer, image_share: float = 0.5) -> None:
-        vocabulary = tokenizer.get_vocab()
-        self.size = len(vocabulary)
-        self.image_share = image_share
-        self.begin, self.end = tokenizer.bos_token_id, tokenizer.eos_token_id
-        words = {w for t in TEMPLATES for w in t.split()} | set(caption_words())
-        self.ids = {w: vocabulary[w + "</w>"] for w in words}
-
-    def __call__(self, rendered: Rendered, indices: np.ndarray, rng: np.random.Generator) -> Captions:
-        """Captions of some images.
-
-        Args:
-            rendered: The images.
-            indices: int64 ``[B]``, which of them.
-            rng: Source of randomness.
-        """
-        import torch
-
-        out = Captions(torch.full((len(indices), TEXT_LENGTH), self.end, dtype=torch.int64), [], [], [])
-
-        def row(words: list[int], image: int = -1, weight: float = 0.0) -> int:
-            out.words.append([int(w) for w in words])
-            out.image_of.append(image)
-            out.weights.append(weight)
-            return self.size + len(out.words) - 1
-
-        for position, index in enumerate(indices):
-            if rng.random() < 0.1:  # no caption at all, for classifier-free guidance
-                out.ids[position, 0] = self.begin
-                continue
-            opening, words = caption(rendered, index, rng)
-            ids = [self.ids[w] for w in words]
-            kind, form = rng.random(), rng.random()
-            if kind < self.image_share:
-                if form < 0.5:  # as a learned prompt that keeps the class name
-                    ids = [row([], position, 1.0), ids[-1]]
-                elif form < 0.75:  # as one that does not
-                    ids = [row([], position, 1.0)]
-                else:  # a vector between words and an image: how exact it is shows in how far it is from the words
-                    ids = [row(ids, position, rng.uniform(0.3, 2.0))]
-            elif form < 0.6 and len(ids) > 1:
-                groups = 1 if form < 0.4 else int(rng.integers(2, min(4, len(ids)) + 1))
-                cuts = sorted(rng.choice(np.arange(1, len(ids)), groups - 1, replace=False)) if groups > 1 else []
-                ids = [row(part.tolist()) for part in np.split(np.array(ids), cuts)]
-            line = [self.begin, *(self.ids[w] for w in opening.split()), *ids][: TEXT_LENGTH - 1]
-            out.ids[position, : len(line)] = torch.tensor(line)
-        return out
-
-
-class ImageSets:
-    """Finds images like a given one: the same character, polarity and resolution.
-
-    Args:
-        rendered: The images.
-    """
-
-    sizes, shares = (1, 2, 4, 8), (0.5, 0.2, 0.2, 0.1)
-
-    def __init__(self, rendered: Rendered) -> None:
-        names = list(ATTRIBUTES)
-        codes = rendered.attributes[:, [names.index("polarity"), names.index("resolution")]].astype(np.int64)
-        self.key = (rendered.characters * 4 + codes[:, 0]) * 4 + codes[:, 1]
-        self.order = np.argsort(self.key, kind="stable")
-        self.sorted = self.key[self.order]
-
-    def __call__(self, index: int, rng: np.random.Generator) -> np.ndarray:
-        """``index`` first, then 0, 1, 3 or 7 random images like it."""
-        count = rng.choice(self.sizes, p=self.shares) - 1
-        low, high = np.searchsorted(self.sorted, (self.key[index], self.key[index] + 1))
-        return np.concatenate([[index], self.order[rng.integers(low, high, count)]])
 
 
 def _rate(step: int, steps: int, peak: float) -> float:
@@ -537,7 +343,6 @@ def _train_diffusion(rank: int, settings: TrainingSettings, folder: Path, progre
         each = F.normalize(encoder(flat), dim=-1)
         offsets = torch.tensor([0, *(len(m) for m in members[:-1])]).cumsum(0)
         mean = F.embedding_bag(torch.arange(len(each)), each, offsets, mode="mean")[:-1]
-        # Noise of a third of the vector's length leaves neighbouring vectors neighbouring drawings.
         noise = torch.randn(mean.shape, generator=generator) * (_IMAGE_NOISE / math.sqrt(TEXT_WIDTH))
         table.merge(drawn.words, F.normalize(mean, dim=-1) + noise, torch.tensor(drawn.weights))
         noise = torch.randn(clean.shape, generator=generator)

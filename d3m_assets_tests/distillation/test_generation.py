@@ -45,7 +45,7 @@ def test_our_loop_draws_what_the_stock_pipeline_draws(foundation, words, schedul
     from diffusers import StableDiffusionPipeline
 
     from d3m_assets.distillation.generation import _scheduler, noise_seed
-    from d3m_assets.distillation.inversion import random_stream
+    from d3m_assets.distillation.random_streams import random_stream
 
     settings = GenerationSettings(steps=5, batch_size=2, guidance_scale=guidance, scheduler=scheduler)
     ours, _ = generate(foundation, words("6"), settings, 0, count=2)

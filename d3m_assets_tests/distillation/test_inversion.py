@@ -1,23 +1,13 @@
-import os
-import time
-
 import numpy as np
 import pytest
 import torch
 
-from d3m_assets.distillation import inversion
+from d3m_assets.distillation import inversion_state
 from d3m_assets.distillation.budgets import EmbeddingPlan, plan_embeddings
-from d3m_assets.distillation.inversion import (
-    InversionTask,
-    InvertedClass,
-    cluster,
-    from_stored,
-    invert,
-    random_stream,
-    remove_old_states,
-    to_stored,
-)
+from d3m_assets.distillation.inversion import cluster, invert
+from d3m_assets.distillation.inversion_state import InversionTask, InvertedClass
 from d3m_assets.distillation.text import encode, extended_table, learned_ids
+from d3m_assets.distillation.vectors import to_stored
 from d3m_assets.errors import StageError
 from d3m_assets.settings import InversionSettings
 
@@ -90,13 +80,13 @@ def test_a_class_that_diverges_is_named_and_the_others_go_on(foundation, words, 
     plan = plan_embeddings("ipc-2", 128, width=64)
     tasks = [task(words, characters, name, plan) for name in "358"]
     (alone,) = learned(foundation, tasks[:1])
-    draw = inversion._ClassState.draw
+    draw = inversion_state.ClassState.draw
 
     def poisoned(self, seed, name, *rest):
         clean, noise, times = draw(self, seed, name, *rest)
         return clean, noise * (float("nan") if self.task.prompts.class_name == "5" and name == 3 else 1.0), times
 
-    monkeypatch.setattr(inversion._ClassState, "draw", poisoned)
+    monkeypatch.setattr(inversion_state.ClassState, "draw", poisoned)
     found = dict(invert(foundation, tasks, QUICK, 0, classes_per_batch=3))
     assert isinstance(found[1], StageError)
     assert "inversion of 5 diverged at step 3" in str(found[1])
@@ -192,13 +182,13 @@ def test_a_class_whose_loss_has_settled_makes_room_for_the_next(foundation, word
 def test_the_best_rows_are_kept(foundation, words, characters, monkeypatch):
     plan = plan_embeddings("ipc-1", 64, width=64)
     seen = {}
-    record = inversion._ClassState.record
+    record = inversion_state.ClassState.record
 
     def noting(self, loss):
         seen[self.step] = self.rows.clone()
         record(self, loss)
 
-    monkeypatch.setattr(inversion._ClassState, "record", noting)
+    monkeypatch.setattr(inversion_state.ClassState, "record", noting)
     # A rate that throws the rows about.
     settings = InversionSettings(steps=8, samples_per_step=4, check_every=1, learning_rate=3.0)
     (found,) = learned(foundation, [task(words, characters, "3", plan)], settings)
@@ -214,16 +204,6 @@ def test_a_folder_that_cannot_be_written_costs_nothing_but_the_state(foundation,
     work = [task(words, characters, "4", plan_embeddings("ipc-1", 64, width=64))]
     learned(foundation, work, states=tmp_path / "file" / "states", save_every=0)
     assert "cannot be kept" in caplog.text
-
-
-def test_old_states_are_removed(tmp_path):
-    for name, days in (("old.safetensors", 20), ("old.part", 20), ("new.safetensors", 1)):
-        (tmp_path / name).write_text("x")
-        then = time.time() - days * 86_400
-        os.utime(tmp_path / name, (then, then))
-    remove_old_states(tmp_path)
-    remove_old_states(tmp_path / "none")
-    assert [p.name for p in tmp_path.iterdir()] == ["new.safetensors"]
 
 
 def test_running_out_of_memory_halves_the_batch_and_changes_nothing(foundation, words, characters, monkeypatch, caplog):
@@ -246,32 +226,6 @@ def test_running_out_of_memory_halves_the_batch_and_changes_nothing(foundation, 
     ((position, error),) = invert(foundation, tasks[:1], big, 0)
     assert position == 0
     assert "samples_per_step" in str(error)
-
-
-@pytest.mark.parametrize(("kind", "tolerance"), [("int8", 0.02), ("fp16", 0.001)])
-def test_storage_keeps_the_direction_and_needs_no_scale(kind, tolerance):
-    rows = np.random.default_rng(0).normal(size=(5, 2, 64)).astype(np.float32)
-    plan = EmbeddingPlan(5, 2, kind, 64)
-    stored = to_stored(rows, plan)
-    assert stored.nbytes == plan.payload
-    back = from_stored(stored, 0.4)
-    np.testing.assert_allclose(np.linalg.norm(back, axis=-1), 0.4, rtol=1e-5)
-    unit = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
-    assert (1 - (unit * back / 0.4).sum(-1)).max() < tolerance
-
-
-@pytest.mark.parametrize("bad", [np.zeros((1, 1, 4), np.int8), np.full((1, 1, 4), np.nan, np.float16)])
-def test_a_vector_without_direction_is_refused(bad):
-    with pytest.raises(StageError, match="zero or not finite"):
-        from_stored(bad, 1.0)
-
-
-def test_streams_depend_on_every_part():
-    def draw(*parts):
-        return torch.rand(3, generator=random_stream(*parts)).tolist()
-
-    assert draw(0, "a", 1) == draw(0, "a", 1)
-    assert len({tuple(draw(*p)) for p in [(0, "a", 1), (1, "a", 1), (0, "b", 1), (0, "a", 2)]}) == 4
 
 
 def test_every_vector_reaches_the_text_encoder(foundation, words):

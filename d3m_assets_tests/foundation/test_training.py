@@ -1,99 +1,114 @@
-import numpy as np
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from d3m_assets.errors import SettingsError
-from d3m_assets.foundation.characters import caption_words, render
-from d3m_assets.foundation.tokens import TokenTable
-from d3m_assets.foundation.training import CaptionBatch, ImageSets, TrainingSettings, build_tokenizer, train
+from d3m_assets.foundation.training import TrainingSettings, train
+from d3m_assets.foundation.training import _build as build
+from d3m_assets_tests.test_workers import alive
 
 TINY = TrainingSettings(processes=1, vae_steps=3, vae_batch=4, images=12, steps=4, batch=4)
 
 
-def test_every_caption_word_is_one_token_and_any_text_is_tokens():
-    tokenizer = build_tokenizer()
-    assert [w for w in caption_words() if len(tokenizer.tokenize(w)) != 1] == []
-    assert tokenizer.unk_token_id not in tokenizer("Größe ∕ 日本", add_special_tokens=False).input_ids
-    assert tokenizer.eos_token_id == len(tokenizer) - 1
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished tiny training, to be copied: its checkpoints in ``work``, its pipeline in ``model``."""
+    root = tmp_path_factory.mktemp("trained")
+    train(TINY, root / "work", root / "model")
+    return root
 
 
-def test_rows_are_sums_of_words_and_images_at_the_norm_of_the_table():
-    table = TokenTable(torch.randn(10, 8), norm=2.0)
-    images = torch.nn.functional.normalize(torch.randn(4, 8), dim=-1)
-    table.merge([[1], [2, 3], [], [4]], images, torch.tensor([0.0, 0.0, 1.0, 0.5]))
-    out = table(torch.tensor([1, 10, 11, 12, 13]))
-    assert torch.allclose(out[0], out[1], atol=1e-6)
-    total = table.weight[2] + table.weight[3]
-    assert torch.allclose(out[2], 2 * total / total.norm(), atol=1e-5)
-    assert torch.allclose(out[3], 2 * images[2], atol=1e-5)
-    total = table.weight[4] + 0.5 * images[3]
-    assert torch.allclose(out[4], 2 * total / total.norm(), atol=1e-5)
+@pytest.fixture
+def copy(trained, tmp_path):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    return tmp_path
 
 
-@pytest.mark.parametrize("image_share", [0.0, 0.5, 1.0])
-def test_captions_become_ids_that_point_at_words_sums_and_images(image_share):
-    tokenizer = build_tokenizer()
-    captions = CaptionBatch(tokenizer, image_share)
-    drawn = captions(render(60, 0), np.arange(60), np.random.default_rng(0))
-    assert drawn.ids.shape == (60, 24)
-    rows = len(drawn.words)
-    assert rows == len(drawn.image_of) == len(drawn.weights)
-    used = drawn.ids[drawn.ids >= len(tokenizer)]
-    assert sorted(used.tolist()) == list(range(len(tokenizer), len(tokenizer) + rows))
-    assert all(0 <= i < len(tokenizer) for group in drawn.words for i in group)
-    # A row holds words, an image or both; the image is the one that the caption describes.
-    for row, (words, image, weight) in enumerate(zip(drawn.words, drawn.image_of, drawn.weights, strict=True)):
-        assert (image >= 0) == (weight > 0)
-        assert words or image >= 0
-        if image >= 0:
-            assert (drawn.ids[image] == len(tokenizer) + row).any()
-    unconditional = (drawn.ids[:, 1:] == tokenizer.eos_token_id).all(1).sum()
-    assert 0 < unconditional < 20
-    with_image = sum(i >= 0 for i in drawn.image_of)
-    assert with_image == 0 if image_share == 0 else with_image >= 0.3 * (60 - unconditional)
-
-
-def test_image_sets_hold_like_images_and_the_image_itself():
-    drawn = render(500, 0)
-    sets, rng = ImageSets(drawn), np.random.default_rng(0)
-    lengths = set()
-    for index in range(100):
-        members = sets(index, rng)
-        lengths.add(len(members))
-        assert members[0] == index
-        assert (drawn.characters[members] == drawn.characters[index]).all()
-        assert (drawn.attributes[members][:, [5, 7]] == drawn.attributes[index, [5, 7]]).all()
-    assert lengths == {1, 2, 4, 8}
-
-
-def test_a_stopped_training_goes_on_and_writes_a_pipeline(tmp_path):
-    train(TINY, tmp_path / "work", tmp_path / "model")
-    before = load_file(tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+def test_a_stopped_training_goes_on_and_writes_a_pipeline(copy):
+    before = load_file(copy / "model" / "unet" / "diffusion_pytorch_model.safetensors")
     # As a stop right after the autoencoder would leave it.
-    (tmp_path / "work" / "diffusion.safetensors").unlink()
-    train(TINY, tmp_path / "work", tmp_path / "again")
-    after = load_file(tmp_path / "again" / "unet" / "diffusion_pytorch_model.safetensors")
+    (copy / "work" / "diffusion.safetensors").unlink()
+    train(TINY, copy / "work", copy / "again")
+    after = load_file(copy / "again" / "unet" / "diffusion_pytorch_model.safetensors")
     assert all(torch.equal(before[n], after[n]) for n in before)
     from diffusers import StableDiffusionPipeline
 
-    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "model", local_files_only=True)
+    pipeline = StableDiffusionPipeline.from_pretrained(copy / "model", local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline("a bold 7", num_inference_steps=2).images[0].size == (32, 32)
     norms = pipeline.text_encoder.get_input_embeddings().weight.norm(dim=-1)
     assert torch.allclose(norms, torch.ones_like(norms), atol=2e-3)
 
 
-def test_checkpoints_of_other_settings_are_refused(tmp_path):
-    train(TINY, tmp_path / "work", tmp_path / "model")
-    from dataclasses import replace
-
+def test_checkpoints_of_other_settings_are_refused(copy):
     with pytest.raises(SettingsError, match="--work"):
-        train(replace(TINY, steps=5), tmp_path / "work", tmp_path / "model")
+        train(replace(TINY, steps=5), copy / "work", copy / "model")
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(tmp_path):
-    from dataclasses import replace
-
     with pytest.raises(SettingsError, match="--processes"):
         train(replace(TINY, processes=3), tmp_path / "work", tmp_path / "model")
+
+
+def weights(pipeline, part):
+    (file,) = (pipeline / part).glob("*.safetensors")
+    return load_file(file)
+
+
+def test_training_can_go_on_from_a_pipeline(copy):
+    # So small a rate leaves what it begins from where it was, as far as 16 bits tell.
+    onwards = replace(TINY, start=str(copy / "model"), steps=1, learning_rate=1e-9)
+    train(onwards, copy / "work2", copy / "further")
+    for part in ("vae", "unet", "text_encoder"):
+        before, after = weights(copy / "model", part), weights(copy / "further", part)
+        assert before.keys() == after.keys()
+        assert all(torch.allclose(before[n].float(), after[n].float(), atol=2e-3) for n in before), part
+    assert all(torch.equal(a, b) for a, b in zip(weights(copy / "model", "vae").values(),
+                                                 weights(copy / "further", "vae").values(), strict=True))  # fmt: skip
+    assert not (copy / "work2" / "autoencoder.safetensors").exists()
+
+    file = copy / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    from safetensors.torch import save_file
+
+    save_file({n: t for n, t in load_file(file).items() if n != "conv_in.weight"}, file)
+    with pytest.raises(SettingsError, match=r"another architecture.*conv_in\.weight"):
+        build(onwards)
+
+
+def test_workers_do_not_outlive_a_killed_training(tmp_path):
+    program = (
+        "from pathlib import Path\nfrom d3m_assets.foundation.training import TrainingSettings, train\n"
+        "if __name__ == '__main__':\n"
+        "    settings = TrainingSettings(processes=1, vae_steps=100_000, vae_batch=2, images=4, steps=1, batch=2)\n"
+        f"    train(settings, Path({str(tmp_path / 'work')!r}), Path({str(tmp_path / 'model')!r}), "
+        "lambda event: print(event.done, flush=True))\n"
+    )
+    script = tmp_path / "program.py"
+    script.write_text(program)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    parent = subprocess.Popen([sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, text=True,
+                              start_new_session=True)  # fmt: skip
+    assert parent.stdout is not None
+    try:
+        parent.stdout.readline()  # it is training
+        listing = ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(parent.pid)]
+        children = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.splitlines()
+        (worker,) = (int(child.split()[0]) for child in children if "spawn_main" in child)
+        parent.kill()
+        parent.wait()
+        deadline = time.monotonic() + 20
+        while alive(worker) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert not alive(worker)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(parent.pid, signal.SIGKILL)
