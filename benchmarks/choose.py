@@ -17,7 +17,8 @@ from d3m_assets.evaluation.metrics import student_metrics
 from d3m_assets.evaluation.students import LabelledImages
 from d3m_assets.pipeline import Pipeline
 from d3m_assets.settings import load_settings
-from d3m_assets.stages import image_table, labelled_images, rendered_characters, synthetic_images
+from d3m_assets.stages.dataset import image_table, labelled_images
+from d3m_assets.stages.evaluation import rendered_characters, synthetic_images
 
 MADE = ("class_catalog", "raw_dataset", "foundation_model", "class_prompts", "inverted_embeddings", "synthetic_pool")
 

@@ -141,7 +141,7 @@ def _copy_report(pipeline: Any) -> Path:
 
 def _show_metrics(pipeline: Any) -> None:
     from d3m_assets.evaluation.statistics import compare_all, format_table, summarise
-    from d3m_assets.stages import all_metrics
+    from d3m_assets.stages.evaluation import all_metrics
 
     metrics = all_metrics(pipeline)
     print("\n" + format_table(summarise(metrics)) + "\n")
@@ -186,7 +186,7 @@ def metrics(
     pipeline = Pipeline(_settings(dataset, foundation, budget, storage, seed, settings_))
     if as_json:
         from d3m_assets.evaluation.statistics import summarise
-        from d3m_assets.stages import all_metrics
+        from d3m_assets.stages.evaluation import all_metrics
 
         print(summarise(all_metrics(pipeline)).to_json(orient="records", indent=1))
     else:

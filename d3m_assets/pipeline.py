@@ -468,7 +468,7 @@ class Pipeline:
 
     def describe(self, key: ArtefactKey) -> dict[str, Any]:
         """What is worth showing of a stored artefact: numbers, text, PNG bytes under ``*_png``, tables."""
-        from d3m_assets.stages import describe
+        from d3m_assets.stages.inspection import describe
 
         return describe(self, key)
 
@@ -478,6 +478,6 @@ class Pipeline:
         Args:
             asset: "inverted_embeddings" or "synthetic_pool".
         """
-        from d3m_assets.stages import verify
+        from d3m_assets.stages.inspection import verify
 
         return verify(self, asset)

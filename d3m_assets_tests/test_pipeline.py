@@ -213,7 +213,7 @@ def test_verify_finds_what_is_wrong(copy):
 
 
 def test_a_class_that_fails_does_not_take_the_others_with_it(tmp_path, image_folder, monkeypatch):
-    from d3m_assets import stages
+    from d3m_assets.stages import distillation as stages
 
     folder = image_folder()
     pipeline = open_pipeline(tmp_path, folder, budgets=("ipc-1",))
@@ -292,7 +292,7 @@ def test_a_moved_dataset_needs_no_work(finished, tmp_path):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     pipeline = open_pipeline(tmp_path, tmp_path / "images")
     assert pipeline.plan().pending() == []
-    from d3m_assets.stages import image_table
+    from d3m_assets.stages.dataset import image_table
 
     assert all(str(tmp_path) in uri for uri in image_table(pipeline, "train")["uri"])
 
@@ -321,7 +321,7 @@ def test_a_store_of_the_old_layout_is_named(copy):
 def test_a_gpu_batch_learns_what_processes_learn(copy, monkeypatch):
     pipeline = open_pipeline(copy, copy / "images")
     keys = pipeline.keys("inverted_embeddings")
-    from d3m_assets.stages import read_vectors
+    from d3m_assets.stages.distillation import read_vectors
 
     before = {k: read_vectors(pipeline, k).astype(int) for k in keys}
     # The processor stands in for the GPU: what is tested is the one batch of all classes and budgets.
@@ -334,13 +334,13 @@ def test_a_gpu_batch_learns_what_processes_learn(copy, monkeypatch):
     for key in keys:
         assert np.abs(read_vectors(pipeline, key).astype(int) - before[key]).max() <= 2
     assert not list((copy / "home" / "cache" / "inversion").glob("*"))
-    from d3m_assets import stages
     from d3m_assets.errors import FoundationError
+    from d3m_assets.stages import distillation as stages
 
     def damaged(files, device):
         raise FoundationError("damaged weights")
 
-    monkeypatch.setattr(stages, "_loaded", damaged)
+    monkeypatch.setattr(stages, "loaded_foundation", damaged)
     outcomes = list(pipeline.materialise("inverted_embeddings", keys, force=True))
     assert {o.key for o in outcomes} == set(keys)
     assert {str(o.error) for o in outcomes} == {"damaged weights"}
@@ -354,7 +354,7 @@ def test_how_the_work_is_shared_makes_nothing_out_of_date(finished):
 
 
 def test_mirrored_images_are_learned_from_when_asked_for(finished, monkeypatch):
-    from d3m_assets import stages
+    from d3m_assets.stages import distillation as stages
 
     seen = []
     monkeypatch.setattr(stages, "invert", lambda foundation, tasks, *rest, **options: seen.extend(tasks) or iter(()))

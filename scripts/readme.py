@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from d3m_assets.evaluation.statistics import compare_all, headline, percent, summarise
 from d3m_assets.pipeline import Pipeline
 from d3m_assets.settings import load_settings
-from d3m_assets.stages import all_metrics, sample_grids
+from d3m_assets.stages.evaluation import all_metrics
+from d3m_assets.stages.report import sample_grids
 from d3m_assets.store import ArtefactKey
 
 ROOT = Path(__file__).resolve().parents[1]

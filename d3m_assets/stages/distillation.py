@@ -1,0 +1,248 @@
+"""Stages of the method: prompts, inverted embeddings, the synthetic pool and the bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from d3m_assets.datasets.images import decode_png, encode_png
+from d3m_assets.distillation.budgets import EmbeddingPlan
+from d3m_assets.distillation.bundle import Bundle, DistilledClass, Recipe
+from d3m_assets.distillation.generation import Sample, generate
+from d3m_assets.distillation.inversion import invert
+from d3m_assets.distillation.inversion_state import InversionTask, InvertedClass, remove_old_states
+from d3m_assets.distillation.latents import ImageFiles, LatentCache
+from d3m_assets.distillation.prompts import ClassPrompts, placeholder_token
+from d3m_assets.errors import D3MError
+from d3m_assets.pipeline import Pipeline
+from d3m_assets.progress import Progress, ProgressEvent
+from d3m_assets.stages.artefacts import Made, loaded_foundation, required, share_out, to_json, to_parquet, where
+from d3m_assets.stages.dataset import image_table
+from d3m_assets.store import ArtefactKey
+
+if TYPE_CHECKING:
+    pass
+
+
+def foundation_model(pipeline: Pipeline, key: ArtefactKey) -> Made:
+    """Where the frozen model is, and what identifies it."""
+    files = pipeline.foundation_files
+    facts = {
+        "name": files.name, "path": str(files.path), "fingerprint": files.fingerprint, "text_width": files.text_width,
+        "text_length": files.text_length, "image_size": files.image_size, "bytes": _weight_bytes(files.path),
+    }  # fmt: skip
+    return Made(key, {"foundation.json": to_json(facts)}, facts)
+
+
+def _weight_bytes(path: Path) -> int:
+    return sum(f.stat().st_size for f in path.glob("*/*.safetensors"))
+
+
+def class_prompts(pipeline: Pipeline, key: ArtefactKey) -> Made:
+    """How a class is put into words."""
+    prompts = pipeline.prompts(required(key.class_key))
+    metrics = {"prompt": prompts.learned(0), "class-name prompt": prompts.by_name(), "initializer": prompts.initializer}
+    return Made(key, {"prompts.json": to_json(prompts.to_json())}, metrics)
+
+
+def stored_prompts(pipeline: Pipeline, class_key: str) -> ClassPrompts:
+    """The stored ``class_prompts`` of a class."""
+    stored = pipeline.store.read(ArtefactKey("class_prompts", class_key), "prompts.json")
+    return ClassPrompts.from_json(json.loads(stored))
+
+
+def _inversion_work(item: tuple[Any, ...], progress: Progress) -> list[tuple[int, InvertedClass | D3MError]]:
+    files, device, tasks, settings, seed, cache, states = item
+    foundation = loaded_foundation(files, device)
+    return list(invert(foundation, tasks, settings, seed, progress, classes_per_batch=len(tasks), cache=cache,
+                       states=states))  # fmt: skip
+
+
+def inverted_embeddings(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
+    """Learn the vectors of classes; each is yielded as it finishes."""
+    settings, home = pipeline.settings, pipeline.settings.home.absolute()
+    tasks: dict[ArtefactKey, InversionTask] = {}
+    for key in keys:
+        try:
+            tasks[key] = _inversion_task(pipeline, key)
+        except D3MError as error:
+            yield Made(key, error=error)
+    # The longest first, so that no worker is left with a long one at the end.
+    ordered = sorted(tasks, key=lambda k: -tasks[k].plan.prompts)
+    cache = LatentCache(home / "cache" / "latents", int(settings.latent_cache_gib * 2**30))
+    cache.trim()
+    states = home / "cache" / "inversion"
+    remove_old_states(states)
+    for key, result in _inverted(pipeline, {k: tasks[k] for k in ordered}, cache, states):
+        if isinstance(result, D3MError):
+            yield Made(key, error=result)
+            continue
+        yield _embeddings(key, tasks[key], result)
+        # By now it is stored, unless the store refused.
+        stored = pipeline.store.manifest(key)
+        if result.state and stored and stored.fingerprint == pipeline.spec(key).fingerprint:
+            result.state.unlink(missing_ok=True)
+
+
+def _inverted(
+    pipeline: Pipeline, tasks: Mapping[ArtefactKey, InversionTask], cache: LatentCache, states: Path
+) -> Iterator[tuple[ArtefactKey, InvertedClass | D3MError]]:
+    """Invert classes: on a processor few at a time in every worker, on a GPU in one batch that is kept full."""
+    settings, files, keys = pipeline.settings.inversion, pipeline.foundation_files, list(tasks)
+    device, seed = pipeline.settings.device, pipeline.settings.seed
+    if not pipeline.on_cpu:
+
+        def report(event: ProgressEvent) -> None:
+            pipeline.progress(ProgressEvent("inverted_embeddings", event.done, event.total, event.detail))
+
+        report(ProgressEvent("", 0, len(tasks) * settings.steps, "loading the foundation model"))
+        left = dict(enumerate(keys))
+        try:
+            for position, result in invert(
+                loaded_foundation(files, device), list(tasks.values()), settings, seed, report, cache=cache, states=states,
+                classes_per_batch=settings.classes_per_batch or 32,
+            ):  # fmt: skip
+                yield left.pop(position), result
+        except D3MError as error:  # of the model, not of a class
+            yield from ((key, error) for key in left.values())
+        return
+    # On a processor one class fills a core already, and its result must not depend, to the last bit, on which classes it
+    # shares a batch with: a killed run finishes the rest and ends with the same bytes.
+    size = settings.classes_per_batch or 1
+    groups = [keys[i : i + size] for i in range(0, len(keys), size)]
+    items = [(files, device, [tasks[k] for k in group], settings, seed, cache, states) for group in groups]
+    names = [", ".join(where(k) for k in group[:5]) for group in groups]
+    for index, found in share_out(pipeline, "inverted_embeddings", _inversion_work, items, names):
+        if isinstance(found, D3MError):
+            yield from ((key, found) for key in groups[index])
+        else:
+            yield from ((groups[index][position], result) for position, result in found)
+
+
+def _embeddings(key: ArtefactKey, task: InversionTask, learned: InvertedClass) -> Made:
+    from safetensors.numpy import save
+
+    plan = task.plan
+    tensors = {placeholder_token(task.prompts.class_id, p): v for p, v in enumerate(learned.vectors)}
+    record = {
+        "plan": asdict(plan), "steps": learned.losses[-1][0], "best_step": learned.best_step,
+        "stop_reason": learned.stop_reason, "losses": learned.losses, "cluster_sizes": learned.cluster_sizes,
+        "prompts": [task.prompts.learned(p) for p in range(plan.prompts)],
+    }  # fmt: skip
+    metrics = {
+        "payload_bytes": plan.payload, "prompts": plan.prompts, "vectors": plan.vectors,
+        "loss_begin": learned.losses[0][1], "loss_best": min(loss for _, loss in learned.losses),
+        "stop_reason": learned.stop_reason,
+    }  # fmt: skip
+    return Made(key, {"embeddings.safetensors": save(tensors), "training.json": to_json(record)}, metrics)
+
+
+def _plan_of(pipeline: Pipeline, key: ArtefactKey) -> EmbeddingPlan:
+    return pipeline.embedding_plan(required(key.class_key), required(key.budget))
+
+
+def _inversion_task(pipeline: Pipeline, key: ArtefactKey) -> InversionTask:
+    class_key = required(key.class_key)
+    rows = image_table(pipeline, "train", class_key)
+    files = ImageFiles(
+        tuple(rows["uri"]), tuple(rows["sha256"]), pipeline.scan().channels, pipeline.settings.inversion.flip
+    )
+    return InversionTask(stored_prompts(pipeline, class_key), files, _plan_of(pipeline, key))
+
+
+def read_vectors(pipeline: Pipeline, key: ArtefactKey) -> np.ndarray:
+    """Stored vectors ``[prompts, vectors, D]`` of one class and budget."""
+    from safetensors.numpy import load
+
+    tensors = load(pipeline.store.read(key, "embeddings.safetensors"))
+    return np.stack([tensors[name] for name in sorted(tensors)])
+
+
+def drawing_work(item: tuple[Any, ...], progress: Progress) -> tuple[np.ndarray, list[Sample]]:
+    """Draw the pool of one class, in a worker."""
+    files, device, prompts, settings, seed, channels, vectors, plan = item
+    return generate(
+        loaded_foundation(files, device), prompts, settings, seed, count=settings.images_per_class, vectors=vectors, plan=plan,
+        channels=channels, progress=progress,
+    )  # fmt: skip
+
+
+def drawing_item(
+    pipeline: Pipeline, prompts: ClassPrompts, vectors: np.ndarray | None = None, plan: EmbeddingPlan | None = None
+) -> tuple[Any, ...]:
+    """What :func:`drawing_work` needs; without ``vectors`` it draws from the class name."""
+    s = pipeline.settings
+    return (pipeline.foundation_files, s.device, prompts, s.generation, s.seed, pipeline.scan().channels, vectors, plan)
+
+
+def synthetic_pool(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
+    """Draw the pools of classes; each is yielded as it finishes."""
+    items, ready = [], []
+    for key in keys:
+        class_key, budget = required(key.class_key), required(key.budget)
+        source = ArtefactKey("inverted_embeddings", class_key, budget)
+        try:
+            vectors = read_vectors(pipeline, source)
+            plan = pipeline.embedding_plan(class_key, budget)
+            items.append(drawing_item(pipeline, stored_prompts(pipeline, class_key), vectors, plan))
+            ready.append((key, source))
+        except D3MError as error:
+            yield Made(key, error=error)
+    names = [where(key) for key, _ in ready]
+    for index, result in share_out(pipeline, "synthetic_pool", drawing_work, items, names):
+        key, source = ready[index]
+        if isinstance(result, D3MError):
+            yield Made(key, error=result)
+            continue
+        images, samples = result
+        table = pool_table(items[index][2], images, samples).assign(
+            embeddings_fingerprint=pipeline.spec(source).fingerprint,
+            raw_dataset_fingerprint=pipeline.spec(ArtefactKey("raw_dataset", key.class_key)).fingerprint,
+            foundation_fingerprint=pipeline.foundation_files.fingerprint,
+        )
+        yield Made(key, {"pool.parquet": to_parquet(table)}, {"images": len(table), "size": images.shape[1]})
+
+
+def pool_table(prompts: ClassPrompts, images: np.ndarray, samples: Sequence[Sample]) -> pd.DataFrame:
+    """One row an image; ``image`` is laid out as the Hugging Face ``Image`` feature is."""
+    rows = [
+        {"image": {"bytes": encode_png(image), "path": f"{prompts.class_name}/{s.index:05d}.png"},
+         "class_id": prompts.class_id, "class_name": prompts.class_name, "index": s.index, "seed": s.seed,
+         "prompt_index": s.prompt_index, "prompt": s.prompt}
+        for image, s in zip(images, samples, strict=True)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def pool_images(table: pd.DataFrame) -> np.ndarray:
+    """Decoded images of a pool, uint8 ``[N, H, W, C]``."""
+    return np.stack([decode_png(image["bytes"]) for image in table["image"]])
+
+
+def distilled_bundle(pipeline: Pipeline, key: ArtefactKey) -> Made:
+    """The vectors of all classes at a budget, in one file."""
+    budget, settings, scan = required(key.budget), pipeline.settings, pipeline.scan()
+    files = pipeline.foundation_files
+    classes = []
+    for class_key in pipeline.catalog()["class_key"]:
+        vectors = read_vectors(pipeline, ArtefactKey("inverted_embeddings", class_key, budget))
+        plan = pipeline.embedding_plan(class_key, budget)
+        classes.append(DistilledClass(stored_prompts(pipeline, class_key), plan, vectors))
+    noise = files.config("scheduler")
+    recipe = Recipe(
+        budget=budget, bytes_per_class=pipeline.budget_bytes(budget), dataset=pipeline.dataset_name,
+        image_height=scan.image_height, image_width=scan.image_width, channels=scan.channels,
+        foundation=pipeline.foundation_name, foundation_fingerprint=files.fingerprint,
+        foundation_bytes=_weight_bytes(files.path), generation=settings.generation.model_dump(mode="json"),
+        scheduler=f"{noise.get('beta_schedule')} {noise.get('prediction_type')}", seed=settings.seed,
+        templates=settings.prompts.templates, keep_class_name=settings.prompts.keep_class_name,
+    )  # fmt: skip
+    bundle = Bundle(recipe, tuple(classes))
+    data = bundle.to_bytes()
+    return Made(key, {"bundle.safetensors": data}, {"payload_bytes": bundle.payload, "bundle_bytes": len(data)})

@@ -1,0 +1,107 @@
+"""The stage that tells: the report, with its ledger, sample grids and provenance."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from d3m_assets.datasets.images import load_images
+from d3m_assets.distillation.bundle import Bundle
+from d3m_assets.pipeline import Pipeline
+from d3m_assets.stages.artefacts import Made, read_table, to_parquet
+from d3m_assets.stages.dataset import image_table
+from d3m_assets.stages.distillation import pool_images
+from d3m_assets.stages.evaluation import all_metrics
+from d3m_assets.store import ArtefactKey
+
+if TYPE_CHECKING:
+    pass
+
+
+def distillation_report(pipeline: Pipeline, key: ArtefactKey) -> Made:
+    """The report of everything that was measured."""
+    from d3m_assets.evaluation.report import render_report
+
+    metrics = all_metrics(pipeline)
+    catalog, budgets = pipeline.catalog(), pipeline.settings.budgets
+    page = render_report(
+        metrics, _ledger(pipeline), sample_grids(pipeline), _provenance(pipeline),
+        class_names=list(catalog["class_name"]), dataset=pipeline.dataset_name,
+    )  # fmt: skip
+    facts = {"classes": len(catalog), "budgets": len(budgets), "students": len(metrics)}
+    return Made(key, {"report.html": page.encode(), "metrics.parquet": to_parquet(metrics)}, facts)
+
+
+def _ledger(pipeline: Pipeline) -> pd.DataFrame:
+    parts, weights, pixels = [], 0, 0
+    for key in pipeline.keys("distilled_bundle"):
+        bundle = Bundle.from_bytes(pipeline.store.read(key, "bundle.safetensors"), str(key))
+        table = bundle.ledger().assign(budget=key.budget)
+        weights = bundle.recipe.foundation_bytes
+        parts.append(table[table["item"] != "foundation model"])
+        pool = sum(_bytes(pipeline, k) for k in pipeline.keys("synthetic_pool") if k.budget == key.budget)
+        row = {"budget": key.budget, "item": "synthetic pool", "scope": "class", "kind": "regenerable", "bytes": pool}
+        parts.append(pd.DataFrame([row]))
+    scan, catalog = pipeline.scan(), pipeline.catalog()
+    pixels = int(catalog["n_train"].sum()) * scan.image_height * scan.image_width * scan.channels
+    shared = [
+        {"budget": "", "item": "foundation model", "scope": "shared", "kind": "stored", "bytes": weights},
+        {"budget": "", "item": "whole train split, one byte a channel", "scope": "class", "kind": "reference",
+         "bytes": pixels},
+    ]  # fmt: skip
+    return pd.concat([*parts, pd.DataFrame(shared)], ignore_index=True)[["budget", "item", "scope", "kind", "bytes"]]
+
+
+def _bytes(pipeline: Pipeline, key: ArtefactKey) -> int:
+    manifest = pipeline.store.manifest(key)
+    return sum(f.bytes for f in manifest.files.values()) if manifest else 0
+
+
+def sample_grids(pipeline: Pipeline) -> dict[str, dict[str, np.ndarray]]:
+    """First images of every class: real, drawn from the class name, and distilled at every budget."""
+    from d3m_assets.evaluation.report import IMAGES_PER_SAMPLE, MAX_CLASSES
+
+    catalog = pipeline.catalog().head(MAX_CLASSES)
+    scan, grids = pipeline.scan(), {}
+    real, named = {}, {}
+    drawn = read_table(pipeline, ArtefactKey("foundation_metrics"), "pool.parquet")
+    for key, name, class_id in zip(catalog["class_key"], catalog["class_name"], catalog["class_id"], strict=True):
+        rows = image_table(pipeline, "train", key).sort_values("sha256").head(IMAGES_PER_SAMPLE)
+        size = (scan.image_height, scan.image_width)
+        real[name] = load_images(list(rows["uri"]), size=size, channels=scan.channels)
+        named[name] = pool_images(drawn[drawn["class_id"] == class_id].head(IMAGES_PER_SAMPLE))
+    grids["real"], grids["class-name prompt"] = real, named
+    for budget in pipeline.settings.budgets:
+        grids[f"D3M {budget}"] = {
+            name: pool_images(
+                read_table(pipeline, ArtefactKey("synthetic_pool", key, budget), "pool.parquet").head(IMAGES_PER_SAMPLE)
+            )
+            for key, name in zip(catalog["class_key"], catalog["class_name"], strict=True)
+        }
+    return grids
+
+
+def _provenance(pipeline: Pipeline) -> dict[str, Any]:
+    s = pipeline.settings
+    packages = ("d3m-assets", "torch", "diffusers", "transformers", "dagster", "numpy", "pandas")
+    return {
+        "dataset": s.dataset, "dataset fingerprint": pipeline.scan().fingerprint,
+        "foundation model": s.foundation, "foundation fingerprint": pipeline.foundation_files.fingerprint,
+        "seed": s.seed, "validation fraction": s.validation_fraction,
+        "prompts": s.prompts.model_dump(mode="json"), "inversion": s.inversion.model_dump(mode="json"),
+        "generation": s.generation.model_dump(mode="json"), "students": s.students.model_dump(mode="json"),
+        "versions": {p: _version(p) for p in packages} | {"Python": platform.python_version()},
+        "hardware": f"{platform.machine()} {platform.system()}, device {s.device}",
+        "command": "d3m distill",
+    }  # fmt: skip
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except ModuleNotFoundError:
+        return "not installed as a package"
