@@ -246,7 +246,7 @@ def export(
     from d3m_assets.foundation.loading import load_foundation
 
     loaded, files, _ = _bundle(bundle, foundation)
-    exported = export_tokens(loaded, load_foundation(files, "cpu").norm, output, format_)
+    exported = export_tokens(loaded, load_foundation(files, "cpu").layout, output, format_)
     print(
         f"{len(exported)} tokens of {len(loaded.classes)} classes in {output}; tokens.json lists them with their prompts"
     )

@@ -279,9 +279,18 @@ class Pipeline:
         return str(choose_device(self.settings.device))
 
     @cached_property
+    def devices(self) -> tuple[str, ...]:
+        """All torch devices that models run on: the processor, or every GPU."""
+        from d3m_assets.foundation.loading import choose_devices
+
+        return choose_devices(self.settings.device)
+
+    @cached_property
     def workers(self) -> Workers:
-        """Processes that share the work on a processor's cores; a GPU is driven from this process alone."""
-        return Workers((self.settings.workers or cores()) if self.on_cpu else 1)
+        """Processes that share the work: on the cores of a processor, or one for each of several GPUs."""
+        if self.on_cpu:
+            return Workers(self.settings.workers or cores())
+        return Workers(len(self.devices), self.devices if len(self.devices) > 1 else ())
 
     def budget_bytes(self, budget: str) -> int:
         """Bytes a budget allows a class of this dataset."""

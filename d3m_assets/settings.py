@@ -62,6 +62,12 @@ def _template(value: str) -> str:
     return value
 
 
+def _in_order(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] >= value[1]:
+        raise ValueError("an interval begins below its end; write for example 0.2, 0.8")
+    return value
+
+
 def _device(value: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d+)?", value):
         raise ValueError(f'"{value}" is not a device; give auto, cpu, mps, cuda or cuda:1')
@@ -75,6 +81,8 @@ def _cron(value: str) -> str:
 
 
 Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Interval = Annotated[tuple[Share, Share], NoDecode, BeforeValidator(_listed), AfterValidator(_in_order)]
 Budgets = Annotated[
     tuple[str, ...],
     NoDecode,
@@ -147,6 +155,10 @@ class InversionSettings(_Section):
         default=None, description="Looks without progress after which a class is finished early; none: all its steps."
     )
     flip: bool = Field(default=False, description="Also learn from mirrored images; wrong for digits and letters.")
+    timestep_power: float = Field(
+        default=1.0, gt=0, description="Timesteps are drawn as T u^power, u uniform: below 1 the noisy ones more often."
+    )
+    snr_gamma: float | None = Field(default=None, gt=0, description="Cap of min-SNR loss weights; none: no weights.")
     max_prompts: Annotated[int, Field(ge=1, le=676)] = Field(
         default=32, description="Most prompts of a class; beyond it a budget buys more vectors in each."
     )
@@ -161,8 +173,16 @@ class GenerationSettings(_Section):
     batch_size: Positive = Field(
         default=50, description="Images denoised together; part of an image's address, since it decides how sums round."
     )
-    scheduler: Literal["dpmsolver++", "ddim"] = Field(
-        default="dpmsolver++", description="Sampler of the diffusion model."
+    scheduler: Literal["dpmsolver++", "unipc", "ddim", "lcm"] = Field(
+        default="dpmsolver++", description="Sampler of the diffusion model; lcm only for models distilled for it."
+    )
+    guidance_interval: Interval = Field(
+        default=(0.0, 1.0),
+        description="Part of the noise schedule in which guidance is on, 0 clean and 1 pure noise; outside it, each step "
+        "costs half.",
+    )
+    decode_batch_size: Positive | None = Field(
+        default=None, description="Images the autoencoder decodes together; none: all of a batch on a CPU, 8 on a GPU."
     )
 
 
@@ -234,6 +254,10 @@ class Settings(BaseSettings):
     seed: int = Field(default=0, ge=0, lt=2**63, description="Root of every random number but the students' seeds.")
     device: Annotated[str, AfterValidator(_device)] = Field(
         default="auto", description="auto, cpu, mps, cuda or cuda:N."
+    )
+    compile_unet: bool = Field(
+        default=False,
+        description="Compile the U-Net with torch.compile: a minute or more of waiting, then faster on a GPU.",
     )
     workers: Positive | None = Field(
         default=None, description="Processes that share the work on a CPU; none: one for each core."

@@ -1,7 +1,8 @@
 """Independent pieces of work on the cores of one machine.
 
 Small networks gain little from a second thread but all from a second process, and with one thread each a result does not
-depend, to the last bit, on how many cores there are. On a GPU, or with one core, everything runs in this process.
+depend, to the last bit, on how many cores there are. Of several GPUs each has a process of its own. On one GPU, or with one
+core, everything runs in this process.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from d3m_assets.progress import Progress, ProgressEvent
 
 Work = Callable[[Any, Progress], Any]
 _queue: Any = None
+_device: str | None = None
 
 
 def cores() -> int:
@@ -33,10 +35,16 @@ class Workers:
 
     Args:
         count: Processes; 1 works in this one.
+        devices: A device for each process; none: they work on the processor.
+
+    Raises:
+        StageError: There are not as many devices as processes.
     """
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, count: int, devices: Sequence[str] = ()) -> None:
+        if devices and len(devices) != count:
+            raise StageError(f"{count} processes for {len(devices)} devices; each process drives one")
+        self.count, self.devices = count, tuple(devices)
         self._pool: ProcessPoolExecutor | None = None
         self._events: Any = None
 
@@ -89,7 +97,11 @@ class Workers:
 
             context = multiprocessing.get_context("spawn")
             self._events = context.SimpleQueue()
-            self._pool = ProcessPoolExecutor(self.count, context, _begin, (self._events, os.getpid()))
+            devices = context.SimpleQueue()
+            for device in self.devices:
+                devices.put(device)
+            given = devices if self.devices else None
+            self._pool = ProcessPoolExecutor(self.count, context, _begin, (self._events, os.getpid(), given))
         return self._pool
 
     def close(self) -> None:
@@ -123,8 +135,13 @@ def end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _begin(events: Any, parent: int) -> None:
-    global _queue
+def own_device() -> str | None:
+    """The device that was given to this worker process; None where none was."""
+    return _device
+
+
+def _begin(events: Any, parent: int, devices: Any) -> None:
+    global _device, _queue
     import warnings
 
     import torch
@@ -132,6 +149,7 @@ def _begin(events: Any, parent: int) -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     torch.set_num_threads(1)
     _queue = events
+    _device = devices.get() if devices is not None else None
     end_with(parent)
 
 

@@ -337,13 +337,30 @@ def test_a_gpu_batch_learns_what_processes_learn(copy, monkeypatch):
     from d3m_assets.errors import FoundationError
     from d3m_assets.stages import distillation as stages
 
-    def damaged(files, device):
+    def damaged(*model):
         raise FoundationError("damaged weights")
 
     monkeypatch.setattr(stages, "loaded_foundation", damaged)
     outcomes = list(pipeline.materialise("inverted_embeddings", keys, force=True))
     assert {o.key for o in outcomes} == set(keys)
     assert {str(o.error) for o in outcomes} == {"damaged weights"}
+
+
+def test_several_gpus_share_the_classes(copy, monkeypatch):
+    pipeline = open_pipeline(copy, copy / "images")
+    keys = pipeline.keys("inverted_embeddings")
+    from d3m_assets.stages.distillation import read_vectors
+
+    before = {k: read_vectors(pipeline, k).astype(int) for k in keys}
+    # Two processes on the processor stand in for two GPUs.
+    monkeypatch.setattr(Pipeline, "on_cpu", property(lambda self: False))
+    monkeypatch.setattr(Pipeline, "devices", ("cpu", "cpu"))
+    assert pipeline.workers.devices == ("cpu", "cpu")
+    for asset in ("inverted_embeddings", "synthetic_pool", "student_metrics"):
+        outcomes = list(pipeline.materialise(asset, pipeline.keys(asset), force=True))
+        assert [o.error for o in outcomes] == [None] * len(pipeline.keys(asset))
+    for key in keys:
+        assert np.abs(read_vectors(pipeline, key).astype(int) - before[key]).max() <= 2
 
 
 def test_how_the_work_is_shared_makes_nothing_out_of_date(finished):

@@ -8,7 +8,7 @@ import pytest
 
 from d3m_assets.errors import BudgetError, StageError
 from d3m_assets.progress import ProgressEvent
-from d3m_assets.workers import Workers
+from d3m_assets.workers import Workers, own_device
 
 
 def square(item, progress):
@@ -107,3 +107,20 @@ def report_and_wait(folder, progress):
 
     (Path(folder) / f"{os.getpid()}.pid").touch()
     time.sleep(60)
+
+
+def which_device(item, progress):
+    time.sleep(0.3)
+    return own_device()
+
+
+def test_every_process_drives_a_device_of_its_own():
+    workers = Workers(2, ("cuda:0", "cuda:1"))
+    try:
+        found = [device for _, device in workers.run(which_device, list(range(8)), lambda i, e: None)]
+    finally:
+        workers.close()
+    assert set(found) == {"cuda:0", "cuda:1"}
+    assert own_device() is None
+    with pytest.raises(StageError, match="2 processes for 1 devices"):
+        Workers(2, ("cuda:0",))

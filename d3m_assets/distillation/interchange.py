@@ -17,8 +17,11 @@ import numpy as np
 from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.distillation.vectors import from_stored
 from d3m_assets.errors import BundleError
+from d3m_assets.foundation.vector_layout import VectorLayout
 
 TokenFormat = Literal["diffusers", "a1111", "concept"]
+SDXL_PARTS = ("clip_l", "clip_g")
+"""Names that programs give the parts of an SDXL embedding: of its first and of its second text encoder."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +41,22 @@ class ExportedToken:
     path: Path
 
 
-def export_tokens(bundle: Bundle, norm: float, output: Path, kind: TokenFormat) -> list[ExportedToken]:
+def export_tokens(bundle: Bundle, layout: VectorLayout, output: Path, kind: TokenFormat) -> list[ExportedToken]:
     """Write every learned prompt of a bundle for other programs, float32, one file each.
 
     Args:
         bundle: The distilled dataset.
-        norm: Norm of a token embedding of its foundation model (``Foundation.norm``): the bundle holds directions.
+        layout: Of a learned vector of its foundation model (``Foundation.layout``): the bundle holds directions, the
+            layout says at which norms and for which text encoders.
         output: Folder to write; must be new or empty.
         kind: "diffusers" for ``load_textual_inversion``: ``<token>.safetensors`` with one tensor ``[vectors, D]`` named
             by the token. "a1111" for AUTOMATIC1111's web UI and ComfyUI: the tensor is named ``emb_params`` and the file
             by the token without its brackets, which is how these programs name it. "concept" for the layout of the
             Hugging Face sd-concepts-library: a folder for each token with ``learned_embeds.safetensors``,
             ``token_identifier.txt``, ``type_of_concept.txt`` and a model card.
+
+            For SDXL every format holds two tensors, ``clip_l`` and ``clip_g``; diffusers loads each with a call of its own
+            (the guide shows it).
 
     Returns:
         What was written. ``tokens.json`` in the folder says the same.
@@ -64,16 +71,17 @@ def export_tokens(bundle: Bundle, norm: float, output: Path, kind: TokenFormat) 
     output.mkdir(parents=True, exist_ok=True)
     exported = []
     for index, learned in enumerate(bundle.classes):
-        rows = from_stored(learned.vectors, norm)
+        rows = from_stored(learned.vectors, layout)
         for prompt, vectors in enumerate(rows):
             token = bundle.token_of(index, prompt)
             path = _path(output, token, kind)
             path.parent.mkdir(exist_ok=True)
-            name = "emb_params" if kind == "a1111" else token
-            save_file({name: np.ascontiguousarray(vectors)}, path)
+            parts = np.split(vectors, np.cumsum(layout.widths)[:-1], axis=-1)
+            names = SDXL_PARTS if len(parts) > 1 else ("emb_params" if kind == "a1111" else token,)
+            save_file({n: np.ascontiguousarray(p) for n, p in zip(names, parts, strict=True)}, path)
             made = ExportedToken(learned.prompts.class_name, token, learned.prompts.learned(prompt), path)
             if kind == "concept":
-                _write_concept(bundle, made, len(vectors))
+                _write_concept(bundle, made, len(vectors), names)
             exported.append(made)
     listed = [{"class": e.class_name, "token": e.token, "prompt": e.prompt, "file": e.path.relative_to(output).as_posix()}
               for e in exported]  # fmt: skip
@@ -86,8 +94,17 @@ def _path(output: Path, token: str, kind: TokenFormat) -> Path:
     return output / bare / "learned_embeds.safetensors" if kind == "concept" else output / f"{bare}.safetensors"
 
 
-def _write_concept(bundle: Bundle, token: ExportedToken, vectors: int) -> None:
+def _write_concept(bundle: Bundle, token: ExportedToken, vectors: int, tensors: tuple[str, ...]) -> None:
     folder, recipe = token.path.parent, bundle.recipe
+    load = f'    pipeline.load_textual_inversion("{folder.name}")'
+    if tensors == SDXL_PARTS:
+        lines = [f'embedding = safetensors.torch.load_file("{folder.name}/{token.path.name}")']
+        lines += [
+            f'pipeline.load_textual_inversion(embedding["{part}"], token="{token.token}", '
+            f"text_encoder=pipeline.text_encoder{n}, tokenizer=pipeline.tokenizer{n})"
+            for part, n in zip(SDXL_PARTS, ("", "_2"), strict=True)
+        ]
+        load = "\n".join(f"    {line}" for line in lines)
     (folder / "token_identifier.txt").write_text(token.token)
     (folder / "type_of_concept.txt").write_text("object")
     card = f"""---
@@ -99,7 +116,7 @@ tags: [textual_inversion, dataset_distillation]
 {vectors} vector(s) learned by textual inversion with d3m-assets within the budget {recipe.budget}. They belong to the
 foundation model `{recipe.foundation}` (fingerprint `{recipe.foundation_fingerprint}`) and mean nothing to another.
 
-    pipeline.load_textual_inversion("{folder.name}")
+{load}
     pipeline("{token.prompt}", guidance_scale={recipe.generation["guidance_scale"]},
              num_inference_steps={recipe.generation["steps"]})
 

@@ -37,8 +37,8 @@ from d3m_assets.progress import Progress, ProgressEvent, silent
 if TYPE_CHECKING:
     import torch
 
+    from d3m_assets.distillation.text import LearnedRows
     from d3m_assets.foundation.loading import Foundation
-    from d3m_assets.foundation.tokens import TokenTable
     from d3m_assets.settings import InversionSettings
 
 CODE_VERSION = "2"
@@ -81,12 +81,14 @@ def _initial_rows(foundation: Foundation, prompts: ClassPrompts, count: int, vec
     """Start of every prompt: the sum of the initializer's tokens, with a little noise to part the prompts."""
     import torch
 
-    ids = foundation.tokenizer(prompts.initializer, add_special_tokens=False).input_ids
-    table = foundation.table.detach().float().cpu()
-    word = torch.nn.functional.normalize(table[ids].sum(0), dim=0)
-    noise = torch.randn(count, vectors, table.shape[1], generator=random_stream(seed, prompts.class_key, "start"))
-    rows = word + 0.3 * torch.nn.functional.normalize(noise, dim=-1)
-    return torch.nn.functional.normalize(rows, dim=-1).flatten(0, 1)
+    words = []
+    for encoder in foundation.text_encoders:
+        ids = encoder.tokenizer(prompts.initializer, add_special_tokens=False).input_ids
+        words.append(encoder.table.detach().float().cpu()[ids].sum(0))
+    layout = foundation.layout
+    word = layout.unit(torch.cat(words))
+    noise = torch.randn(count, vectors, layout.width, generator=random_stream(seed, prompts.class_key, "start"))
+    return layout.unit(word + 0.3 * layout.unit(noise)).flatten(0, 1)
 
 
 class _Engine:
@@ -136,43 +138,53 @@ class _Engine:
             [c if len(c) else np.arange(len(latents)) for c in clusters],
             [learned_ids(foundation, task.prompts, plan.prompts, plan.vectors, t)
              for t in range(len(task.prompts.templates))],
-            rows, torch.zeros_like(rows), torch.zeros_like(rows), rows, file,
+            rows, torch.zeros_like(rows), torch.zeros_like(rows), rows, foundation.layout, file,
         )  # fmt: skip
         state.restore()
         return state
 
     def errors(self, states: Sequence[ClassState], draws: Sequence[Draw], samples: Sequence[int],
-               templates: Sequence[int]) -> list[torch.Tensor]:  # fmt: skip
-        """Squared error of every prompt, ``[prompts]`` for each class: the mean over its samples."""
+               templates: Sequence[int], *, weighted: bool = False) -> list[torch.Tensor]:  # fmt: skip
+        """Squared error of every prompt, ``[prompts]`` for each class: the mean over its samples.
+
+        ``weighted`` applies min-SNR weights (Hang et al., ICCV 2023, arXiv 2303.09556) where the settings ask for them.
+        """
         import torch
 
         from d3m_assets.distillation.text import encode
 
         foundation, device = self.foundation, self.foundation.device
-        size, offset, ids = len(foundation.table), 0, []
+        offset, ids = 0, []
         for state, template in zip(states, templates, strict=True):
             own = state.ids[template % len(state.ids)]
-            ids.append(torch.where(own >= size, own + offset, own))
+            ids.append(torch.where(own < 0, own - offset, own))
             offset += len(state.rows)
         counts = [n for state, n in zip(states, samples, strict=True) for _ in range(state.prompts)]
-        text = encode(foundation, torch.cat(ids))
-        text = text.repeat_interleave(torch.tensor(counts, device=device), 0)
+        text = encode(foundation, torch.cat(ids, 1)).repeat(torch.tensor(counts, device=device))
         clean, noise, times = (torch.cat(part).to(device) for part in zip(*draws, strict=True))
-        noisy = self.schedule.add_noise(clean, noise, times).to(foundation.unet.dtype)
-        predicted = foundation.unet(noisy, times, text.to(foundation.unet.dtype)).sample.float()
+        predicted = foundation.predict(self.schedule.add_noise(clean, noise, times), times, text)
         target = self.schedule.get_velocity(clean, noise, times) if self.velocity else noise
         error = (predicted - target).square().flatten(1).mean(1)
+        if weighted and self.settings.snr_gamma is not None:
+            error = error * self.min_snr_weights(times.cpu(), self.settings.snr_gamma).to(device)
         parts = error.split([state.prompts * n for state, n in zip(states, samples, strict=True)])
         return [part.view(-1, n).mean(1) for part, n in zip(parts, samples, strict=True)]
 
-    def fixed_loss(self, state: ClassState, table: TokenTable) -> float:
+    def min_snr_weights(self, times: torch.Tensor, gamma: float) -> torch.Tensor:
+        """min(SNR, gamma) / SNR for a model that predicts the noise, / (SNR + 1) for velocity; float ``[N]``."""
+        signal = self.schedule.alphas_cumprod[times].double()
+        ratio = signal / (1 - signal).clamp(min=1e-12)
+        weights = ratio.clamp(max=gamma) / (ratio + 1 if self.velocity else ratio.clamp(min=1e-12))
+        return weights.float()
+
+    def fixed_loss(self, state: ClassState, learned: LearnedRows) -> float:
         """Loss of a class on the same latents, noise and timesteps at every call."""
         import torch
 
         samples = max(1, math.ceil(_FIXED_SAMPLES / state.prompts))
         at_once = state.samples(self.settings.samples_per_step)
         whole = state.draw(self.seed, "fixed", samples, self.steps_of_noise)
-        table.rows = state.rows * self.foundation.norm
+        learned.set(self.foundation.layout.scaled(state.rows))
         total = 0.0
         with torch.inference_mode():
             for begin in range(0, samples, at_once):  # no more at a time than a step takes
@@ -182,36 +194,40 @@ class _Engine:
                 total += float(self.errors([state], [draw], [count], [0])[0].mean()) * count
         return total / samples
 
-    def gradients(self, states: Sequence[ClassState], table: TokenTable) -> list[tuple[float, torch.Tensor]]:
+    def gradients(self, states: Sequence[ClassState], learned: LearnedRows) -> list[tuple[float, torch.Tensor]]:
         """Loss and gradient of the rows of each class, at its own step; nothing of a class depends on the others."""
         import torch
 
         live = torch.cat([state.rows for state in states]).detach().requires_grad_(True)
-        table.rows = live * self.foundation.norm
+        learned.set(self.foundation.layout.scaled(live))
         samples = [state.samples(self.settings.samples_per_step) for state in states]
-        draws = [s.draw(self.seed, s.step, n, self.steps_of_noise) for s, n in zip(states, samples, strict=True)]
-        losses = self.errors(states, draws, samples, [state.step for state in states])
+        power = self.settings.timestep_power
+        draws = [s.draw(self.seed, s.step, n, self.steps_of_noise, power) for s, n in zip(states, samples, strict=True)]
+        losses = self.errors(states, draws, samples, [state.step for state in states], weighted=True)
         (gradient,) = torch.autograd.grad(torch.cat(losses).sum(), live)
         parts = gradient.split([len(state.rows) for state in states])
         return [(float(loss.detach().mean()), part) for loss, part in zip(losses, parts, strict=True)]
 
     def update(self, state: ClassState, gradient: torch.Tensor) -> None:
-        """One step of Adam on the sphere."""
+        """One step of Adam on the sphere, for the part of every text encoder by itself."""
         import torch
         import torch.nn.functional as F
 
+        step, layout = state.step, self.foundation.layout
+        rate = self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / self.settings.steps))
+        moved = []
         with torch.no_grad():
-            rows, step = state.rows, state.step
-            gradient = gradient - (gradient * rows).sum(-1, keepdim=True) * rows  # along the sphere only
-            state.first = state.first.lerp(gradient, 0.1)
-            # One second moment for a row: Adam's per-number scaling would turn the direction towards the axes.
-            state.second = state.second.lerp(gradient.square().mean(-1, keepdim=True).expand_as(gradient), 0.01)
-            update = (state.first / (1 - 0.9 ** (step + 1))) / (
-                (state.second / (1 - 0.99 ** (step + 1))).sqrt() + 1e-12
-            )
-            rate = self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / self.settings.steps))
-            state.rows = F.normalize(rows - rate * update / math.sqrt(rows.shape[1]), dim=-1)
-            state.step += 1
+            for rows, slope, first, second in zip(
+                *(layout.split(t) for t in (state.rows, gradient, state.first, state.second)), strict=True
+            ):
+                slope = slope - (slope * rows).sum(-1, keepdim=True) * rows  # along the sphere only
+                first = first.lerp(slope, 0.1)
+                # One second moment for a row: Adam's per-number scaling would turn the direction towards the axes.
+                second = second.lerp(slope.square().mean(-1, keepdim=True).expand_as(slope), 0.01)
+                update = (first / (1 - 0.9 ** (step + 1))) / ((second / (1 - 0.99 ** (step + 1))).sqrt() + 1e-12)
+                moved.append((F.normalize(rows - rate * update / math.sqrt(rows.shape[1]), dim=-1), first, second))
+            state.rows, state.first, state.second = (torch.cat(parts, -1) for parts in zip(*moved, strict=True))
+        state.step += 1
 
 
 def invert(
@@ -245,14 +261,14 @@ def invert(
     """
     import torch
 
-    from d3m_assets.distillation.text import extended_table
+    from d3m_assets.distillation.text import extended_tables
 
     engine = _Engine(foundation, settings, seed)
     waiting = deque(enumerate(tasks))
     active: list[ClassState] = []
     set_aside: deque[ClassState] = deque()
     finished, saved = 0, time.monotonic()
-    with extended_table(foundation) as table:
+    with extended_tables(foundation) as learned:
         while waiting or active or set_aside:
             while len(active) < classes_per_batch and (set_aside or waiting):
                 if set_aside:
@@ -270,7 +286,7 @@ def invert(
             for state in list(active):
                 if state.step % settings.check_every == 0 or state.step >= settings.steps:
                     if not state.losses or state.losses[-1][0] != state.step:
-                        state.record(engine.fixed_loss(state, table))
+                        state.record(engine.fixed_loss(state, learned))
                     settled = settings.patience is not None and state.checks_without_progress >= settings.patience
                     if settled or state.step >= settings.steps:
                         active.remove(state)
@@ -279,7 +295,7 @@ def invert(
             if not active:
                 continue
             try:
-                found = engine.gradients(active, table)
+                found = engine.gradients(active, learned)
             except torch.OutOfMemoryError as error:
                 if len(active) == 1:
                     finished += 1
@@ -311,7 +327,6 @@ def invert(
             done = finished * settings.steps + sum(state.step for state in (*active, *set_aside))
             detail = f"{len(active)} classes at a time, " if len(tasks) > 1 else ""
             progress(ProgressEvent("inversion", done, len(tasks) * settings.steps, f"{detail}loss {found[0][0]:.3f}"))
-        table.rows = None
 
 
 def _too_large(task: InversionTask, foundation: Foundation, error: Exception) -> StageError:

@@ -19,6 +19,7 @@ from d3m_assets.distillation.latents import ImageFiles
 from d3m_assets.distillation.prompts import ClassPrompts
 from d3m_assets.distillation.random_streams import random_stream
 from d3m_assets.distillation.vectors import to_stored
+from d3m_assets.foundation.vector_layout import VectorLayout
 
 if TYPE_CHECKING:
     import torch
@@ -84,6 +85,7 @@ class ClassState:
     first: torch.Tensor
     second: torch.Tensor
     best: torch.Tensor
+    layout: VectorLayout
     file: Path | None
     step: int = 0
     best_step: int = 0
@@ -99,8 +101,16 @@ class ClassState:
         """Samples of each prompt."""
         return max(_SAMPLES_PER_PROMPT, math.ceil(in_all / self.prompts))
 
-    def draw(self, seed: int, name: object, samples: int, steps_of_noise: int) -> Draw:
-        """Latents, noise and timesteps of ``samples`` samples for each prompt."""
+    def draw(self, seed: int, name: object, samples: int, steps_of_noise: int, power: float = 1.0) -> Draw:
+        """Latents, noise and timesteps of ``samples`` samples for each prompt.
+
+        Args:
+            seed: Root of the random streams.
+            name: Of this draw's own stream.
+            samples: Of each prompt.
+            steps_of_noise: Timesteps of the noise schedule.
+            power: Timesteps are drawn as ``steps_of_noise * u ** power`` with uniform u: below 1 the noisy ones more often.
+        """
         import torch
 
         generator = random_stream(seed, self.task.prompts.class_key, name)
@@ -110,7 +120,7 @@ class ClassState:
             chosen.append(torch.from_numpy(images)[pick])
             # Stratified: the loss depends far more on the timestep than on anything else.
             stratum = (torch.arange(samples) + torch.rand(samples, generator=generator)) / samples
-            times.append((stratum * steps_of_noise).long().clamp(max=steps_of_noise - 1))
+            times.append((stratum**power * steps_of_noise).long().clamp(max=steps_of_noise - 1))
         clean = self.latents[torch.cat(chosen)].float()
         return clean, torch.randn(clean.shape, generator=generator), torch.cat(times)
 
@@ -172,7 +182,7 @@ class ClassState:
         plan = self.task.plan
         rows = self.best.cpu().view(plan.prompts, plan.vectors, -1).numpy()
         sizes = [len(images) for images in self.owner]
-        return InvertedClass(to_stored(rows, plan), self.losses, sizes, self.best_step, reason, self.file)
+        return InvertedClass(to_stored(rows, plan, self.layout), self.losses, sizes, self.best_step, reason, self.file)
 
 
 def _digest(tensors: dict[str, torch.Tensor]) -> str:

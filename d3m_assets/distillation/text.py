@@ -1,4 +1,8 @@
-"""Prompts to text states, with rows of our own behind the token table."""
+"""Prompts to text states, with rows of our own behind the token tables.
+
+Token ids of prompts are int64 ``[E, N, L]``: E text encoders, N prompts, L tokens. A negative id -1 - r stands for
+learned row r.
+"""
 
 from __future__ import annotations
 
@@ -8,34 +12,58 @@ from typing import TYPE_CHECKING
 
 from d3m_assets.distillation.prompts import ClassPrompts, placeholder_token
 from d3m_assets.errors import StageError
+from d3m_assets.foundation.loading import Foundation, TextEncoder, TextStates
 
 if TYPE_CHECKING:
     import torch
 
-    from d3m_assets.foundation.loading import Foundation
     from d3m_assets.foundation.tokens import TokenTable
+
+
+class LearnedRows:
+    """Rows behind the token tables of all text encoders of a model.
+
+    Args:
+        foundation: The model.
+        tables: Its extended token tables.
+    """
+
+    def __init__(self, foundation: Foundation, tables: Sequence[TokenTable]) -> None:
+        self._layout, self._tables = foundation.layout, tables
+
+    def set(self, rows: torch.Tensor | None) -> None:
+        """Use float rows ``[R, D]``, at the norms they shall have; None: no rows."""
+        for i, table in enumerate(self._tables):
+            table.rows = None if rows is None else self._layout.split(rows)[i]
 
 
 @contextmanager
-def extended_table(foundation: Foundation) -> Iterator[TokenTable]:
-    """The text encoder with a :class:`TokenTable` in place of its token embedding, for the time of the context."""
+def extended_tables(foundation: Foundation) -> Iterator[LearnedRows]:
+    """The text encoders with a :class:`TokenTable` in place of their token embedding, for the time of the context."""
     from d3m_assets.foundation.tokens import TokenTable
 
-    plain = foundation.text_encoder.get_input_embeddings()
-    table = TokenTable(plain.weight).to(plain.weight.device)
-    foundation.text_encoder.set_input_embeddings(table)
+    plain = [encoder.model.get_input_embeddings() for encoder in foundation.text_encoders]
+    tables = [TokenTable(embedding.weight).to(embedding.weight.device) for embedding in plain]
+    rows = LearnedRows(foundation, tables)
+    for encoder, table in zip(foundation.text_encoders, tables, strict=True):
+        encoder.model.set_input_embeddings(table)
     try:
-        yield table
+        yield rows
     finally:
-        foundation.text_encoder.set_input_embeddings(plain)
+        for encoder, embedding in zip(foundation.text_encoders, plain, strict=True):
+            encoder.model.set_input_embeddings(embedding)
 
 
 def tokenize(foundation: Foundation, prompts: Sequence[str]) -> torch.Tensor:
-    """Padded token ids, int64 ``[N, L]``, of plain prompts."""
-    tokenizer = foundation.tokenizer
-    ids = tokenizer(list(prompts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True,
-                    return_tensors="pt").input_ids  # fmt: skip
-    return ids.to(foundation.device)
+    """Padded token ids, int64 ``[E, N, L]``, of plain prompts."""
+    import torch
+
+    ids = []
+    for encoder in foundation.text_encoders:
+        tokenizer = encoder.tokenizer
+        ids.append(tokenizer(list(prompts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True,
+                             return_tensors="pt").input_ids)  # fmt: skip
+    return torch.stack(ids).to(foundation.device)
 
 
 def learned_ids(
@@ -43,46 +71,77 @@ def learned_ids(
 ) -> torch.Tensor:
     """Token ids of a class's learned prompts.
 
-    The tokenizer is left as it is: the placeholder is cut out of the text and the ids of its rows are put in, so that
+    The tokenizers are left as they are: the placeholder is cut out of the text and its rows are put in, so that
     thousands of classes cost nothing and nothing can be merged, folded or truncated silently.
 
     Args:
-        foundation: Its tokenizer lays out the words around the placeholder.
+        foundation: Its tokenizers lay out the words around the placeholder.
         prompts: Of the class.
         count: Learned prompts of the class.
         vectors: Vectors of each.
         template: Which template.
-        first_row: Row of the first vector behind the table.
+        first_row: Row of the first vector.
 
     Returns:
-        int64 ``[count, L]``; ids from the table's size on are rows.
+        int64 ``[E, count, L]``.
 
     Raises:
         StageError: The vectors do not fit into the text encoder beside the template.
     """
     import torch
 
-    tokenizer = foundation.tokenizer
-    length, size = tokenizer.model_max_length, len(foundation.table)
-    lines = []
-    for prompt in range(count):
-        text = prompts.learned(prompt, template)
-        before, after = text.split(placeholder_token(prompts.class_id, prompt))
-        rows = [size + first_row + prompt * vectors + v for v in range(vectors)]
-        words = [
-            tokenizer(part, add_special_tokens=False).input_ids if part.strip() else [] for part in (before, after)
-        ]
-        line = [tokenizer.bos_token_id, *words[0], *rows, *words[1]]
-        if len(words[0]) + 2 + vectors > length:
-            raise StageError(
-                f"class {prompts.class_name}: {vectors} vectors do not fit into the {length} tokens of the text encoder "
-                f"beside the template {prompts.templates[template]!r}; shorten it or lower inversion.vectors_per_prompt"
-            )
-        line = line[: length - 1] + [tokenizer.eos_token_id]
-        lines.append(line + [tokenizer.pad_token_id] * (length - len(line)))
+    lines = [
+        [_learned_line(encoder, prompts, prompt, first_row + prompt * vectors, vectors, template)
+         for prompt in range(count)]
+        for encoder in foundation.text_encoders
+    ]  # fmt: skip
     return torch.tensor(lines, device=foundation.device)
 
 
-def encode(foundation: Foundation, ids: torch.Tensor) -> torch.Tensor:
-    """Text states ``[N, L, D]`` of token ids ``[N, L]``."""
-    return foundation.text_encoder(ids).last_hidden_state
+def _learned_line(
+    encoder: TextEncoder, prompts: ClassPrompts, prompt: int, first_row: int, vectors: int, template: int
+) -> list[int]:
+    tokenizer = encoder.tokenizer
+    length = tokenizer.model_max_length
+    before, after = prompts.learned(prompt, template).split(placeholder_token(prompts.class_id, prompt))
+    words = [tokenizer(part, add_special_tokens=False).input_ids if part.strip() else [] for part in (before, after)]
+    if len(words[0]) + 2 + vectors > length:
+        raise StageError(
+            f"class {prompts.class_name}: {vectors} vectors do not fit into the {length} tokens of the text encoder "
+            f"beside the template {prompts.templates[template]!r}; shorten it or lower inversion.vectors_per_prompt"
+        )
+    rows = [-1 - first_row - v for v in range(vectors)]
+    line = [tokenizer.bos_token_id, *words[0], *rows, *words[1]][: length - 1] + [tokenizer.eos_token_id]
+    return line + [tokenizer.pad_token_id] * (length - len(line))
+
+
+def encode(foundation: Foundation, ids: torch.Tensor) -> TextStates:
+    """Text states of token ids ``[E, N, L]``, laid out as the pipeline of the model does.
+
+    One encoder: its last states. Two (SDXL): the last but one of each, side by side, and the second's pooled state,
+    taken at the end token. transformers takes it at the highest id when a configuration still says
+    ``eos_token_id: 2``, as those of SDXL do, and that would be a learned row.
+    """
+    import torch
+
+    xl = len(foundation.text_encoders) > 1
+    states, pooled = [], None
+    for encoder, own in zip(foundation.text_encoders, ids, strict=True):
+        shifted = torch.where(own < 0, len(encoder.table) - 1 - own, own)
+        found = encoder.model(shifted, output_hidden_states=xl)
+        if not xl:
+            return TextStates(found.last_hidden_state)
+        states.append(found.hidden_states[-2])
+        end = (own == encoder.tokenizer.eos_token_id).int().argmax(-1)
+        pooled = found.last_hidden_state[torch.arange(len(own), device=end.device), end]
+    return TextStates(torch.cat(states, -1), foundation.text_encoders[-1].model.text_projection(pooled))
+
+
+def empty_prompt(foundation: Foundation) -> TextStates:
+    """What the U-Net is told when there is no prompt, for classifier-free guidance: one row."""
+    import torch
+
+    empty = encode(foundation, tokenize(foundation, [""]))
+    if not foundation.zero_empty_prompt or empty.pooled is None:
+        return empty
+    return TextStates(torch.zeros_like(empty.states), torch.zeros_like(empty.pooled))

@@ -10,18 +10,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d3m_assets.errors import FoundationError
+from d3m_assets.foundation.vector_layout import VectorLayout
 
 if TYPE_CHECKING:
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     from d3m_assets.settings import Settings
 
-SUPPORTED = ("StableDiffusionPipeline",)
+TEXT_ENCODERS = {
+    "StableDiffusionPipeline": ("text_encoder",),
+    "StableDiffusionXLPipeline": ("text_encoder", "text_encoder_2"),
+}
+"""Supported pipelines, and the text encoders whose token tables textual inversion extends."""
+
 EMBEDDED = "embedded"
 _WEIGHTS = (".safetensors", ".json", ".txt")
-_COMPONENTS = ("model_index.json", "vae", "text_encoder", "tokenizer", "unet", "scheduler")
+_COMPONENTS = ("model_index.json", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet",
+               "scheduler")  # fmt: skip
 
 
 def embedded_path() -> Path:
@@ -77,10 +84,31 @@ class FoundationFiles:
         except (OSError, ValueError) as error:
             raise FoundationError(f"{file} cannot be read: {error}. Is {self.name} complete?") from error
 
+    @cached_property
+    def kind(self) -> str:
+        """Class of the pipeline, one of :data:`TEXT_ENCODERS`.
+
+        Raises:
+            FoundationError: It is another, or cannot be read.
+        """
+        index = self.path / "model_index.json"
+        try:
+            found = json.loads(index.read_text())["_class_name"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise FoundationError(f"{index} is damaged: {error}. Restore the pipeline directory") from error
+        if found not in TEXT_ENCODERS:
+            raise FoundationError(f"{self.path} is a {found}; supported are: {', '.join(TEXT_ENCODERS)}")
+        return found
+
+    @property
+    def text_widths(self) -> tuple[int, ...]:
+        """Length of a token embedding of each text encoder."""
+        return tuple(int(self.config(name)["hidden_size"]) for name in TEXT_ENCODERS[self.kind])
+
     @property
     def text_width(self) -> int:
-        """Length of a token embedding."""
-        return int(self.config("text_encoder")["hidden_size"])
+        """Length of a learned vector: a token embedding for each text encoder, one behind the other."""
+        return sum(self.text_widths)
 
     @property
     def text_length(self) -> int:
@@ -115,19 +143,14 @@ def find_foundation(settings: Settings) -> FoundationFiles:
             f"{path} is not a diffusers pipeline: it holds no model_index.json. Give the directory that "
             "`pipeline.save_pretrained` wrote, or `embedded`"
         )
-    try:
-        kind = json.loads(index.read_text())["_class_name"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise FoundationError(f"{index} is damaged: {error}. Restore the pipeline directory") from error
-    if kind not in SUPPORTED:
-        raise FoundationError(f"{path} is a {kind}; supported are: {', '.join(SUPPORTED)}")
-    for part in ("vae", "text_encoder", "unet"):
+    files = FoundationFiles(name, path)
+    for part in ("vae", *TEXT_ENCODERS[files.kind], "unet"):
         if not any((path / part).glob("*.safetensors")):
             raise FoundationError(
                 f"{path / part} holds no .safetensors file; pickled weights are not loaded. Convert them with "
                 "`pipeline.save_pretrained(path, safe_serialization=True)`"
             )
-    return FoundationFiles(name, path)
+    return files
 
 
 def _download(name: str, revision: str | None) -> Path:
@@ -140,36 +163,109 @@ def _download(name: str, revision: str | None) -> Path:
 
 
 @dataclass
-class Foundation:
-    """A loaded pipeline: frozen parts on one device.
+class TextEncoder:
+    """A frozen CLIP text encoder with its tokenizer.
 
     Attributes:
-        files: Where it came from.
         tokenizer: Its tokenizer.
-        text_encoder: CLIP text encoder; gradients flow through it, not into it.
-        unet: The denoiser, likewise.
-        vae: The autoencoder.
-        scheduler_config: Configuration of its noise schedule.
-        device: Where the parts are.
+        model: The encoder; gradients flow through it, not into it.
     """
 
-    files: FoundationFiles
     tokenizer: CLIPTokenizer
-    text_encoder: CLIPTextModel
-    unet: UNet2DConditionModel
-    vae: AutoencoderKL
-    scheduler_config: dict[str, Any]
-    device: torch.device
+    model: CLIPTextModel | CLIPTextModelWithProjection
 
     @property
     def table(self) -> torch.Tensor:
         """Token embeddings, float ``[V, D]``."""
-        return self.text_encoder.get_input_embeddings().weight
+        return self.model.get_input_embeddings().weight
 
     @cached_property
     def norm(self) -> float:
         """Mean Euclidean norm of a token embedding: the norm of every learned vector (arXiv 2512.13672)."""
         return float(self.table.float().norm(dim=-1).mean())
+
+
+@dataclass
+class TextStates:
+    """What the U-Net is told of prompts.
+
+    Attributes:
+        states: float ``[N, L, D]``.
+        pooled: float ``[N, P]``, SDXL's pooled prompt; None for models that have none.
+    """
+
+    states: torch.Tensor
+    pooled: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        """Number of prompts."""
+        return len(self.states)
+
+    def __getitem__(self, index: Any) -> TextStates:
+        """Some of the prompts, by a list or tensor of positions."""
+        return TextStates(self.states[index], None if self.pooled is None else self.pooled[index])
+
+    def repeat(self, counts: torch.Tensor) -> TextStates:
+        """Every prompt as often as ``counts``, int64 ``[N]``, says."""
+        pooled = None if self.pooled is None else self.pooled.repeat_interleave(counts, 0)
+        return TextStates(self.states.repeat_interleave(counts, 0), pooled)
+
+    def followed_by(self, other: TextStates) -> TextStates:
+        """These prompts and then the others."""
+        import torch
+
+        pooled = None
+        if self.pooled is not None and other.pooled is not None:
+            pooled = torch.cat([self.pooled, other.pooled])
+        return TextStates(torch.cat([self.states, other.states]), pooled)
+
+
+@dataclass
+class Foundation:
+    """A loaded pipeline: frozen parts on one device.
+
+    Attributes:
+        files: Where it came from.
+        text_encoders: One, or two for SDXL.
+        unet: The denoiser; gradients flow through it, not into it.
+        vae: The autoencoder.
+        scheduler_config: Configuration of its noise schedule.
+        device: Where the parts are.
+        zero_empty_prompt: Whether no prompt means zeros (SDXL) and not the encoded empty text.
+    """
+
+    files: FoundationFiles
+    text_encoders: tuple[TextEncoder, ...]
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    scheduler_config: dict[str, Any]
+    device: torch.device
+    zero_empty_prompt: bool = False
+
+    @cached_property
+    def layout(self) -> VectorLayout:
+        """Parts of a learned vector: widths and norms of the text encoders' token embeddings."""
+        return VectorLayout(
+            tuple(e.table.shape[1] for e in self.text_encoders), tuple(e.norm for e in self.text_encoders)
+        )
+
+    def predict(self, noisy: torch.Tensor, times: torch.Tensor, prompts: TextStates) -> torch.Tensor:
+        """What the U-Net predicts, float32 ``[N, C, h, w]``.
+
+        Args:
+            noisy: float ``[N, C, h, w]``, as the scheduler scales them.
+            times: Timesteps, ``[N]`` or one for all.
+            prompts: N prompts.
+        """
+        import torch
+
+        dtype, added = self.unet.dtype, None
+        if prompts.pooled is not None:
+            # SDXL is told the size an image had, where it was cropped and how large it shall be: whole and as trained.
+            size = self.files.image_size
+            sizes = torch.tensor([size, size, 0, 0, size, size], dtype=dtype, device=self.device)
+            added = {"text_embeds": prompts.pooled.to(dtype), "time_ids": sizes.expand(len(noisy), -1)}
+        return self.unet(noisy.to(dtype), times, prompts.states.to(dtype), added_cond_kwargs=added).sample.float()
 
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         """Latents, scaled as the U-Net wants them, of float ``[N, 3, H, W]`` images in -1..1."""
@@ -181,16 +277,18 @@ class Foundation:
             ]
         return torch.cat(parts).float().clone() * self.vae.config.scaling_factor
 
-    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        """uint8 images ``[N, 3, H, W]`` of scaled latents."""
-        image = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor).sample
-        return ((image.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(dtype=_uint8())
+    def decode_latents(self, latents: torch.Tensor, at_once: int | None = None) -> torch.Tensor:
+        """uint8 images ``[N, 3, H, W]`` of scaled latents.
 
+        Args:
+            latents: float ``[N, C, h, w]``.
+            at_once: Images the autoencoder decodes together; it needs far more memory than the U-Net. None: all.
+        """
+        import torch
 
-def _uint8() -> torch.dtype:
-    import torch
-
-    return torch.uint8
+        scaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
+        images = torch.cat([self.vae.decode(part).sample for part in scaled.split(at_once or len(scaled))])
+        return ((images.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(dtype=torch.uint8)
 
 
 def choose_device(name: str) -> torch.device:
@@ -208,14 +306,33 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def load_foundation(files: FoundationFiles, device: str = "auto") -> Foundation:
-    """Load a pipeline's parts, frozen; fp32 on a CPU, bf16 elsewhere.
+def choose_devices(name: str) -> tuple[str, ...]:
+    """Every torch device that a ``device`` setting stands for: all GPUs of the machine for "auto" and "cuda".
+
+    Raises:
+        FoundationError: There is none.
+    """
+    import torch
+
+    first = choose_device(name)
+    if first.type == "cuda" and first.index is None:
+        return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count()))
+    return (str(first),)
+
+
+def load_foundation(files: FoundationFiles, device: str = "auto", *, compile_unet: bool = False) -> Foundation:
+    """Load a pipeline's parts, frozen; fp32 on a CPU, bf16 elsewhere, channels last on CUDA.
+
+    Args:
+        files: The pipeline.
+        device: Where to.
+        compile_unet: Compile the U-Net with ``torch.compile`` at its first use.
 
     Raises:
         FoundationError: The files cannot be loaded.
     """
+    import diffusers
     import torch
-    from diffusers import StableDiffusionPipeline
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -226,18 +343,26 @@ def load_foundation(files: FoundationFiles, device: str = "auto") -> Foundation:
     transformers_logging.disable_progress_bar()
     where = choose_device(device)
     dtype = torch.float32 if where.type == "cpu" else torch.bfloat16
+    optional = {} if "XL" in files.kind else {"safety_checker": None, "requires_safety_checker": False}
     try:
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            files.path, dtype=dtype, local_files_only=True, use_safetensors=True, safety_checker=None,
-            requires_safety_checker=False,
-        )  # fmt: skip
+        pipeline = getattr(diffusers, files.kind).from_pretrained(
+            files.path, dtype=dtype, local_files_only=True, use_safetensors=True, **optional
+        )
     except Exception as error:  # diffusers and transformers raise many kinds
         raise FoundationError(f"{files.path} cannot be loaded as a diffusers pipeline: {error}") from error
-    for part in (pipeline.text_encoder, pipeline.unet, pipeline.vae):
+    names = TEXT_ENCODERS[files.kind]
+    encoders = tuple(TextEncoder(getattr(pipeline, n.replace("text_encoder", "tokenizer")), getattr(pipeline, n))
+                     for n in names)  # fmt: skip
+    for part in (*(e.model for e in encoders), pipeline.unet, pipeline.vae):
         part.to(where, dtype).eval().requires_grad_(False)
+    if where.type == "cuda":
+        pipeline.unet.to(memory_format=torch.channels_last)
+        pipeline.vae.to(memory_format=torch.channels_last)
+    if compile_unet:
+        pipeline.unet.compile()
     if not 0 < files.image_size <= 4096:
         raise FoundationError(f"{files.path / 'unet'} declares an impossible image size of {files.image_size}")
-    return Foundation(
-        files, pipeline.tokenizer, pipeline.text_encoder, pipeline.unet, pipeline.vae,
-        dict(pipeline.scheduler.config), where,
-    )  # fmt: skip
+    if len({e.tokenizer.model_max_length for e in encoders}) > 1:
+        raise FoundationError(f"the tokenizers of {files.path} take prompts of different lengths")
+    zeros = bool(getattr(pipeline.config, "force_zeros_for_empty_prompt", False))
+    return Foundation(files, encoders, pipeline.unet, pipeline.vae, dict(pipeline.scheduler.config), where, zeros)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
 
@@ -16,7 +16,7 @@ from d3m_assets.foundation.loading import Foundation, FoundationFiles, load_foun
 from d3m_assets.pipeline import Pipeline
 from d3m_assets.progress import ProgressEvent
 from d3m_assets.store import ArtefactKey
-from d3m_assets.workers import Work
+from d3m_assets.workers import Work, own_device
 
 if TYPE_CHECKING:
     pass
@@ -55,10 +55,19 @@ def share_out(
         yield index, result
 
 
+Model: TypeAlias = tuple[FoundationFiles, str, bool]
+"""What a worker needs to load the foundation model: its files, the device, and whether to compile the U-Net."""
+
+
+def model_of(pipeline: Pipeline) -> Model:
+    """The foundation model of a pipeline, not loaded."""
+    return pipeline.foundation_files, pipeline.settings.device, pipeline.settings.compile_unet
+
+
 @cache
-def loaded_foundation(files: FoundationFiles, device: str) -> Foundation:
-    """The foundation model, loaded once in each process."""
-    return load_foundation(files, device)
+def loaded_foundation(files: FoundationFiles, device: str, compile_unet: bool) -> Foundation:
+    """The foundation model, loaded once in each process, on the device that the process was given."""
+    return load_foundation(files, own_device() or device, compile_unet=compile_unet)
 
 
 def to_parquet(frame: pd.DataFrame) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +23,16 @@ from d3m_assets.distillation.prompts import ClassPrompts, placeholder_token
 from d3m_assets.errors import D3MError
 from d3m_assets.pipeline import Pipeline
 from d3m_assets.progress import Progress, ProgressEvent
-from d3m_assets.stages.artefacts import Made, loaded_foundation, required, share_out, to_json, to_parquet, where
+from d3m_assets.stages.artefacts import (
+    Made,
+    loaded_foundation,
+    model_of,
+    required,
+    share_out,
+    to_json,
+    to_parquet,
+    where,
+)
 from d3m_assets.stages.dataset import image_table
 from d3m_assets.store import ArtefactKey
 
@@ -58,9 +68,9 @@ def stored_prompts(pipeline: Pipeline, class_key: str) -> ClassPrompts:
 
 
 def _inversion_work(item: tuple[Any, ...], progress: Progress) -> list[tuple[int, InvertedClass | D3MError]]:
-    files, device, tasks, settings, seed, cache, states = item
-    foundation = loaded_foundation(files, device)
-    return list(invert(foundation, tasks, settings, seed, progress, classes_per_batch=len(tasks), cache=cache,
+    model, tasks, settings, seed, cache, states, at_once = item
+    foundation = loaded_foundation(*model)
+    return list(invert(foundation, tasks, settings, seed, progress, classes_per_batch=at_once, cache=cache,
                        states=states))  # fmt: skip
 
 
@@ -93,10 +103,14 @@ def inverted_embeddings(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iter
 def _inverted(
     pipeline: Pipeline, tasks: Mapping[ArtefactKey, InversionTask], cache: LatentCache, states: Path
 ) -> Iterator[tuple[ArtefactKey, InvertedClass | D3MError]]:
-    """Invert classes: on a processor few at a time in every worker, on a GPU in one batch that is kept full."""
-    settings, files, keys = pipeline.settings.inversion, pipeline.foundation_files, list(tasks)
-    device, seed = pipeline.settings.device, pipeline.settings.seed
-    if not pipeline.on_cpu:
+    """Invert classes: on a processor few at a time in every worker, on a GPU in one batch that is kept full.
+
+    Several GPUs share the classes; nothing of one class is needed for another, so they do not talk to each other.
+    """
+    settings, model, keys = pipeline.settings.inversion, model_of(pipeline), list(tasks)
+    seed = pipeline.settings.seed
+    at_once = settings.classes_per_batch or (1 if pipeline.on_cpu else 32)
+    if len(pipeline.devices) == 1 and not pipeline.on_cpu:
 
         def report(event: ProgressEvent) -> None:
             pipeline.progress(ProgressEvent("inverted_embeddings", event.done, event.total, event.detail))
@@ -105,8 +119,8 @@ def _inverted(
         left = dict(enumerate(keys))
         try:
             for position, result in invert(
-                loaded_foundation(files, device), list(tasks.values()), settings, seed, report, cache=cache, states=states,
-                classes_per_batch=settings.classes_per_batch or 32,
+                loaded_foundation(*model), list(tasks.values()), settings, seed, report, cache=cache, states=states,
+                classes_per_batch=at_once,
             ):  # fmt: skip
                 yield left.pop(position), result
         except D3MError as error:  # of the model, not of a class
@@ -114,9 +128,12 @@ def _inverted(
         return
     # On a processor one class fills a core already, and its result must not depend, to the last bit, on which classes it
     # shares a batch with: a killed run finishes the rest and ends with the same bytes.
-    size = settings.classes_per_batch or 1
+    size = at_once
+    if not pipeline.on_cpu:
+        # Results are stored when a group is finished: a few batches long, so that the GPU is full and a stop costs little.
+        size = min(4 * at_once, math.ceil(len(keys) / len(pipeline.devices)))
     groups = [keys[i : i + size] for i in range(0, len(keys), size)]
-    items = [(files, device, [tasks[k] for k in group], settings, seed, cache, states) for group in groups]
+    items = [(model, [tasks[k] for k in group], settings, seed, cache, states, at_once) for group in groups]
     names = [", ".join(where(k) for k in group[:5]) for group in groups]
     for index, found in share_out(pipeline, "inverted_embeddings", _inversion_work, items, names):
         if isinstance(found, D3MError):
@@ -166,9 +183,9 @@ def read_vectors(pipeline: Pipeline, key: ArtefactKey) -> np.ndarray:
 
 def drawing_work(item: tuple[Any, ...], progress: Progress) -> tuple[np.ndarray, list[Sample]]:
     """Draw the pool of one class, in a worker."""
-    files, device, prompts, settings, seed, channels, vectors, plan = item
+    model, prompts, settings, seed, channels, vectors, plan = item
     return generate(
-        loaded_foundation(files, device), prompts, settings, seed, count=settings.images_per_class, vectors=vectors, plan=plan,
+        loaded_foundation(*model), prompts, settings, seed, count=settings.images_per_class, vectors=vectors, plan=plan,
         channels=channels, progress=progress,
     )  # fmt: skip
 
@@ -178,7 +195,7 @@ def drawing_item(
 ) -> tuple[Any, ...]:
     """What :func:`drawing_work` needs; without ``vectors`` it draws from the class name."""
     s = pipeline.settings
-    return (pipeline.foundation_files, s.device, prompts, s.generation, s.seed, pipeline.scan().channels, vectors, plan)
+    return (model_of(pipeline), prompts, s.generation, s.seed, pipeline.scan().channels, vectors, plan)
 
 
 def synthetic_pool(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
@@ -201,7 +218,7 @@ def synthetic_pool(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[
             yield Made(key, error=result)
             continue
         images, samples = result
-        table = pool_table(items[index][2], images, samples).assign(
+        table = pool_table(items[index][1], images, samples).assign(
             embeddings_fingerprint=pipeline.spec(source).fingerprint,
             raw_dataset_fingerprint=pipeline.spec(ArtefactKey("raw_dataset", key.class_key)).fingerprint,
             foundation_fingerprint=pipeline.foundation_files.fingerprint,

@@ -17,6 +17,7 @@ from d3m_assets.stages.artefacts import Made, read_table, required, share_out, t
 from d3m_assets.stages.dataset import image_table, labelled_images
 from d3m_assets.stages.distillation import drawing_item, drawing_work, pool_images, pool_table, stored_prompts
 from d3m_assets.store import ArtefactKey
+from d3m_assets.workers import own_device
 
 if TYPE_CHECKING:
     from d3m_assets.evaluation.students import LabelledImages
@@ -28,7 +29,7 @@ def _student_work(item: tuple[Any, ...], progress: Progress) -> pd.DataFrame:
     method, train, test, settings, budget, charged, classes, device = item
     return student_metrics(
         method, lambda seed: train, test, settings, budget=budget, bytes_per_class=charged, n_classes=classes,
-        device=device, progress=progress,
+        device=own_device() or device, progress=progress,
     )  # fmt: skip
 
 

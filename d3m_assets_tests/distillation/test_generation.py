@@ -4,6 +4,7 @@ import torch
 
 from d3m_assets.distillation.budgets import EmbeddingPlan
 from d3m_assets.distillation.generation import generate
+from d3m_assets.errors import StageError
 from d3m_assets.settings import GenerationSettings
 
 DRAWING = GenerationSettings(steps=4, batch_size=4)
@@ -50,7 +51,8 @@ def test_our_loop_draws_what_the_stock_pipeline_draws(foundation, words, schedul
     settings = GenerationSettings(steps=5, batch_size=2, guidance_scale=guidance, scheduler=scheduler)
     ours, _ = generate(foundation, words("6"), settings, 0, count=2)
     stock = StableDiffusionPipeline(
-        vae=foundation.vae, text_encoder=foundation.text_encoder, tokenizer=foundation.tokenizer, unet=foundation.unet,
+        vae=foundation.vae, text_encoder=foundation.text_encoders[0].model,
+        tokenizer=foundation.text_encoders[0].tokenizer, unet=foundation.unet,
         scheduler=_scheduler(foundation.scheduler_config, scheduler), safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
     )  # fmt: skip
@@ -60,3 +62,67 @@ def test_our_loop_draws_what_the_stock_pipeline_draws(foundation, words, schedul
         ["a photo of a 6"] * 2, num_inference_steps=5, guidance_scale=guidance, latents=noise, output_type="np"
     ).images
     assert np.abs(ours / 255 - theirs).max() < 0.01
+
+
+@pytest.mark.parametrize("scheduler", ["unipc", "lcm"])
+def test_a_sample_of_every_sampler_is_the_same_whatever_it_shares_a_batch_with(foundation, words, scheduler):
+    settings = DRAWING.model_copy(update={"scheduler": scheduler})
+    few, _ = generate(foundation, words("3"), settings, 0, count=3)
+    many, _ = generate(foundation, words("3"), settings, 0, count=9)
+    assert few.tobytes() == many[:3].tobytes()
+    # Noise that is added on the way belongs to the sample as well.
+    alone = settings.model_copy(update={"batch_size": 1})
+    (single,), _ = generate(foundation, words("3"), alone, 0, count=1)
+    assert np.abs(single.astype(int) - many[0]).max() <= 2
+
+
+def test_guidance_can_be_limited_to_a_part_of_the_schedule(foundation, words, monkeypatch):
+    sizes = []
+    predict = foundation.predict
+    monkeypatch.setattr(foundation, "predict", lambda x, t, p: sizes.append((len(x), float(t))) or predict(x, t, p))
+
+    def draw(**changes):
+        sizes.clear()
+        return generate(foundation, words("3"), DRAWING.model_copy(update={"steps": 10, **changes}), 0, count=4)[0]
+
+    whole = draw()
+    assert {n for n, _ in sizes} == {8}
+    part = draw(guidance_interval=(0.2, 0.7))
+    assert [n for n, t in sizes] == [8 if 200 <= t <= 700 else 4 for _, t in sizes]
+    assert {n for n, _ in sizes} == {4, 8}
+    assert not np.array_equal(whole, part)
+    # Outside every timestep there is no guidance at all.
+    assert np.array_equal(draw(guidance_interval=(0.0, 1e-6)), draw(guidance_scale=1.0))
+
+
+def test_too_large_a_chunk_is_drawn_in_halves(foundation, words, monkeypatch, caplog):
+    settings = DRAWING.model_copy(update={"scheduler": "lcm", "batch_size": 8})
+    whole, _ = generate(foundation, words("3"), settings, 0, count=8)
+    predict = foundation.predict
+
+    def small(noisy, times, prompts):
+        if len(noisy) > 4:
+            raise torch.OutOfMemoryError("simulated")
+        return predict(noisy, times, prompts)
+
+    monkeypatch.setattr(foundation, "predict", small)
+    halves, _ = generate(foundation, words("3"), settings, 0, count=8)
+    assert "generation.batch_size=4" in caplog.text
+    assert np.abs(whole.astype(int) - halves.astype(int)).max() <= 2
+
+    def none(noisy, times, prompts):
+        raise torch.OutOfMemoryError("simulated")
+
+    monkeypatch.setattr(foundation, "predict", none)
+    with pytest.raises(StageError, match="one image of class 3"):
+        generate(foundation, words("3"), settings, 0, count=8)
+
+
+def test_images_are_decoded_few_at_a_time_where_asked(foundation, words, monkeypatch):
+    whole, _ = generate(foundation, words("3"), DRAWING, 0, count=4)
+    sizes = []
+    decode = foundation.vae.decode
+    monkeypatch.setattr(foundation.vae, "decode", lambda z: sizes.append(len(z)) or decode(z))
+    parts, _ = generate(foundation, words("3"), DRAWING.model_copy(update={"decode_batch_size": 3}), 0, count=4)
+    assert sizes == [3, 1]
+    assert np.abs(whole.astype(int) - parts.astype(int)).max() <= 1

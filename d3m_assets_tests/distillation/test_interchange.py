@@ -11,7 +11,10 @@ from d3m_assets.distillation.generation import prompt_states
 from d3m_assets.distillation.interchange import export_tokens
 from d3m_assets.distillation.vectors import from_stored
 from d3m_assets.errors import BundleError
+from d3m_assets.foundation.vector_layout import VectorLayout
 from d3m_assets_tests.distillation.test_bundle import recipe
+
+LAYOUT = VectorLayout((64,), (1.0,))
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ def pipeline(foundation):
 
 @pytest.mark.parametrize("kind", ["diffusers", "a1111", "concept"])
 def test_diffusers_loads_what_was_exported(made, foundation, pipeline, tmp_path, kind):
-    exported = export_tokens(made, foundation.norm, tmp_path / "out", kind)
+    exported = export_tokens(made, foundation.layout, tmp_path / "out", kind)
     assert len(exported) == 4
     for token in exported:
         if kind == "a1111":  # its files do not say the token
@@ -45,7 +48,7 @@ def test_diffusers_loads_what_was_exported(made, foundation, pipeline, tmp_path,
             pipeline.load_textual_inversion(str(token.path.parent if kind == "concept" else token.path))
     table = pipeline.text_encoder.get_input_embeddings().weight.detach().numpy()
     for index, learned in enumerate(made.classes):
-        rows = from_stored(learned.vectors, foundation.norm)
+        rows = from_stored(learned.vectors, foundation.layout)
         states = prompt_states(foundation, learned.prompts, learned.vectors, learned.plan)
         for prompt in range(2):
             token = made.token_of(index, prompt)
@@ -54,11 +57,11 @@ def test_diffusers_loads_what_was_exported(made, foundation, pipeline, tmp_path,
             assert np.array_equal(table[ids], rows[prompt])
             # And the prompt means to diffusers what it means to us.
             found = pipeline.encode_prompt(learned.prompts.learned(prompt), "cpu", 1, False)[0]
-            assert torch.allclose(found[0], states[prompt], atol=1e-5)
+            assert torch.allclose(found[0], states.states[prompt], atol=1e-5)
 
 
 def test_other_programs_find_one_tensor_under_the_name_they_look_for(made, tmp_path):
-    exported = export_tokens(made, 1.0, tmp_path, "a1111")
+    exported = export_tokens(made, LAYOUT, tmp_path, "a1111")
     for token in exported:
         assert token.path.name == f"{token.token.strip('<>')}.safetensors"
         assert list(load_file(token.path)) == ["emb_params"]
@@ -68,7 +71,7 @@ def test_other_programs_find_one_tensor_under_the_name_they_look_for(made, tmp_p
 
 
 def test_a_concept_says_what_it_is(made, tmp_path):
-    export_tokens(made, 1.0, tmp_path, "concept")
+    export_tokens(made, LAYOUT, tmp_path, "concept")
     folder = tmp_path / "d3m-0001ab"
     assert (folder / "token_identifier.txt").read_text() == "<d3m-0001ab>"
     card = (folder / "README.md").read_text()
@@ -82,5 +85,5 @@ def test_a_concept_says_what_it_is(made, tmp_path):
 def test_a_folder_with_something_in_it_is_refused(made, tmp_path):
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(BundleError, match="--output"):
-        export_tokens(made, 1.0, tmp_path, "diffusers")
+        export_tokens(made, LAYOUT, tmp_path, "diffusers")
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]

@@ -4,9 +4,9 @@ import torch
 
 from d3m_assets.distillation import inversion_state
 from d3m_assets.distillation.budgets import EmbeddingPlan, plan_embeddings
-from d3m_assets.distillation.inversion import cluster, invert
+from d3m_assets.distillation.inversion import _Engine, cluster, invert
 from d3m_assets.distillation.inversion_state import InversionTask, InvertedClass
-from d3m_assets.distillation.text import encode, extended_table, learned_ids
+from d3m_assets.distillation.text import encode, extended_tables, learned_ids
 from d3m_assets.distillation.vectors import to_stored
 from d3m_assets.errors import StageError
 from d3m_assets.settings import InversionSettings
@@ -54,9 +54,9 @@ def test_learning_lowers_the_loss_on_fixed_inputs(foundation, words, characters)
 
 
 def test_the_foundation_model_is_left_as_it_was(foundation, words, characters):
-    before = {n: p.clone() for n, p in foundation.text_encoder.state_dict().items()}
+    before = {n: p.clone() for n, p in foundation.text_encoders[0].model.state_dict().items()}
     learned(foundation, [task(words, characters, "2", plan_embeddings("ipc-1", 64, width=64))])
-    after = foundation.text_encoder.state_dict()
+    after = foundation.text_encoders[0].model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[n], after[n]) for n in before)
 
@@ -195,8 +195,8 @@ def test_the_best_rows_are_kept(foundation, words, characters, monkeypatch):
     best = min(found.losses, key=lambda record: record[1])
     assert found.best_step == best[0] < 8
     assert len(found.losses) == len(seen) == 9
-    assert np.array_equal(found.vectors, to_stored(seen[best[0]].view(1, 1, 64).numpy(), plan))
-    assert not np.array_equal(found.vectors, to_stored(seen[8].view(1, 1, 64).numpy(), plan))
+    assert np.array_equal(found.vectors, to_stored(seen[best[0]].view(1, 1, 64).numpy(), plan, foundation.layout))
+    assert not np.array_equal(found.vectors, to_stored(seen[8].view(1, 1, 64).numpy(), plan, foundation.layout))
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing_but_the_state(foundation, words, characters, tmp_path, caplog):
@@ -231,13 +231,14 @@ def test_running_out_of_memory_halves_the_batch_and_changes_nothing(foundation, 
 def test_every_vector_reaches_the_text_encoder(foundation, words):
     prompts = words("3")
     ids = learned_ids(foundation, prompts, 2, 3, 0)
-    size = len(foundation.table)
-    assert [i - size for i in ids.flatten().tolist() if i >= size] == [0, 1, 2, 3, 4, 5]
-    with extended_table(foundation) as table, torch.inference_mode():
-        table.rows = torch.randn(6, 64)
-        before = encode(foundation, ids)
-        table.rows[5] += 1
-        after = encode(foundation, ids)
+    assert [-1 - i for i in ids.flatten().tolist() if i < 0] == [0, 1, 2, 3, 4, 5]
+    with extended_tables(foundation) as rows, torch.inference_mode():
+        vectors = torch.randn(6, 64)
+        rows.set(vectors)
+        before = encode(foundation, ids).states
+        vectors[5] += 1
+        rows.set(vectors)
+        after = encode(foundation, ids).states
     assert torch.equal(before[0], after[0])
     assert not torch.equal(before[1], after[1])
 
@@ -253,3 +254,33 @@ def test_equal_images_leave_no_prompt_without_any(foundation, words, characters)
     (result,) = learned(foundation, [InversionTask(words("2"), images, plan)])
     assert min(result.cluster_sizes) > 0
     assert np.any(result.vectors, axis=-1).all()
+
+
+def test_min_snr_weights_follow_the_paper(foundation):
+    engine = _Engine(foundation, InversionSettings(snr_gamma=5.0), 0)
+    assert engine.velocity
+    times = torch.tensor([10, 300, 700])
+    signal = engine.schedule.alphas_cumprod[times].double()
+    ratio = signal / (1 - signal)
+    expected = torch.minimum(ratio, torch.tensor(5.0)) / (ratio + 1)
+    assert torch.allclose(engine.min_snr_weights(times, 5.0).double(), expected, atol=1e-6)
+    engine.velocity = False
+    expected = torch.minimum(ratio, torch.tensor(5.0)) / ratio
+    assert torch.allclose(engine.min_snr_weights(times, 5.0).double(), expected, atol=1e-6)
+
+
+def test_weights_and_timestep_law_change_the_steps_and_not_the_fixed_loss(foundation, words, characters):
+    plan = plan_embeddings("ipc-1", 64, width=64)
+    (plain,) = learned(foundation, [task(words, characters, "3", plan)])
+    for changes in ({"snr_gamma": 1.0}, {"timestep_power": 0.4}):
+        (other,) = learned(foundation, [task(words, characters, "3", plan)], QUICK.model_copy(update=changes))
+        assert other.losses[0] == plain.losses[0]  # the same measure for every setting
+        assert other.losses[-1] != plain.losses[-1]
+
+
+def test_a_low_power_draws_the_noisy_timesteps_more_often(foundation, words, characters):
+    state = _Engine(foundation, QUICK, 0).begin(0, task(words, characters, "3", plan_embeddings("x", 64, width=64)),
+                                                None, None)  # fmt: skip
+    uniform, noisy = (state.draw(0, "x", 64, 1000, power)[2].float().mean() for power in (1.0, 0.5))
+    assert abs(uniform - 500) < 20
+    assert noisy > 620

@@ -4,15 +4,17 @@ import pytest
 from d3m_assets.distillation.budgets import EmbeddingPlan
 from d3m_assets.distillation.vectors import from_stored, to_stored
 from d3m_assets.errors import StageError
+from d3m_assets.foundation.vector_layout import VectorLayout
 
 
 @pytest.mark.parametrize(("kind", "tolerance"), [("int8", 0.02), ("fp16", 0.001)])
 def test_storage_keeps_the_direction_and_needs_no_scale(kind, tolerance):
     rows = np.random.default_rng(0).normal(size=(5, 2, 64)).astype(np.float32)
     plan = EmbeddingPlan(5, 2, kind, 64)
-    stored = to_stored(rows, plan)
+    layout = VectorLayout((64,), (0.4,))
+    stored = to_stored(rows, plan, layout)
     assert stored.nbytes == plan.payload
-    back = from_stored(stored, 0.4)
+    back = from_stored(stored, layout)
     np.testing.assert_allclose(np.linalg.norm(back, axis=-1), 0.4, rtol=1e-5)
     unit = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
     assert (1 - (unit * back / 0.4).sum(-1)).max() < tolerance
@@ -21,4 +23,18 @@ def test_storage_keeps_the_direction_and_needs_no_scale(kind, tolerance):
 @pytest.mark.parametrize("bad", [np.zeros((1, 1, 4), np.int8), np.full((1, 1, 4), np.nan, np.float16)])
 def test_a_vector_without_direction_is_refused(bad):
     with pytest.raises(StageError, match="zero or not finite"):
-        from_stored(bad, 1.0)
+        from_stored(bad, VectorLayout((4,), (1.0,)))
+
+
+def test_parts_of_two_text_encoders_keep_their_own_norms():
+    layout = VectorLayout((16, 32), (0.4, 2.0))
+    rows = np.random.default_rng(0).normal(size=(3, 1, 48)).astype(np.float32) * ([9.0] * 16 + [0.1] * 32)
+    back = from_stored(to_stored(rows, EmbeddingPlan(3, 1, "int8", 48), layout), layout)
+    for part, real, norm in ((back[..., :16], rows[..., :16], 0.4), (back[..., 16:], rows[..., 16:], 2.0)):
+        np.testing.assert_allclose(np.linalg.norm(part, axis=-1), norm, rtol=1e-5)
+        assert (part * real).sum(-1).min() > 0.99 * norm * np.linalg.norm(real, axis=-1).min()
+
+
+def test_vectors_of_another_model_are_refused():
+    with pytest.raises(StageError, match="64 numbers.*16 \\+ 32"):
+        from_stored(np.ones((1, 1, 64), np.int8), VectorLayout((16, 32), (1.0, 1.0)))

@@ -32,7 +32,7 @@ def test_facts_come_from_the_files(copy):
     files = find(copy)
     assert (files.text_width, files.text_length, files.image_size) == (64, 24, 32)
     foundation = load_foundation(files, "cpu")
-    assert foundation.table.shape[1] == 64
+    assert foundation.layout.widths == (64,)
     assert not any(p.requires_grad for p in foundation.unet.parameters())
 
 
