@@ -19,7 +19,7 @@ from d3m_assets.datasets.source import Scan, open_dataset
 from d3m_assets.distillation import bundle, generation, inversion, latents
 from d3m_assets.distillation.budgets import EmbeddingPlan, bytes_per_class, plan_embeddings
 from d3m_assets.distillation.prompts import ClassPrompts
-from d3m_assets.errors import D3MError, StageError, StoreError
+from d3m_assets.errors import BudgetError, D3MError, StageError, StoreError
 from d3m_assets.evaluation import students
 from d3m_assets.foundation.loading import FoundationFiles, find_foundation
 from d3m_assets.progress import Progress, silent
@@ -29,6 +29,8 @@ from d3m_assets.workers import Workers, cores
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from d3m_assets.distillation.interchange import ImportedEmbeddings
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,7 @@ class Pipeline:
         self._keys: dict[str, dict[ArtefactKey, None]] = {}
         self._specs: dict[ArtefactKey, Spec] = {}
         self._plans: dict[tuple[str, int], EmbeddingPlan] = {}
+        self._imports: dict[str, ImportedEmbeddings] | None = None
 
     def scan(self) -> Scan:
         """The dataset as it is; read once for this object.
@@ -303,6 +306,8 @@ class Pipeline:
         Raises:
             BudgetError: The budget cannot hold one vector.
         """
+        if imported := self.imported_embeddings(class_key):
+            return self._imported_plan(class_key, imported, budget)
         images = int(self._row(class_key)["n_train"])
         if (budget, images) not in self._plans:
             settings, files = self.settings.inversion, self.foundation_files
@@ -312,6 +317,33 @@ class Pipeline:
                 max_prompts=min(settings.max_prompts, images), max_vectors=max(1, files.text_length // 2),
             )  # fmt: skip
         return self._plans[(budget, images)]
+
+    def imported_embeddings(self, class_key: str) -> ImportedEmbeddings | None:
+        """Embeddings of a class that the user already has; None: they are learned.
+
+        Raises:
+            BundleError: The files are not usable.
+        """
+        if self.settings.imported_embeddings is None:
+            return None
+        if self._imports is None:
+            from d3m_assets.distillation.interchange import find_embeddings
+
+            names = [str(name) for name in self.catalog()["class_name"]]
+            folder = self.settings.imported_embeddings.expanduser()
+            self._imports = find_embeddings(folder, names, self.foundation_files.text_widths)
+        return self._imports.get(str(self._row(class_key)["class_name"]))
+
+    def _imported_plan(self, class_key: str, imported: ImportedEmbeddings, budget: str) -> EmbeddingPlan:
+        kind, width = self.settings.inversion.storage_type, self.foundation_files.text_width
+        plan = EmbeddingPlan(len(imported.files), imported.vectors, "int8" if kind == "auto" else kind, width)
+        if plan.payload > self.budget_bytes(budget):
+            raise BudgetError(
+                f"the imported embeddings of class {self._row(class_key)['class_name']} take {plan.payload} bytes as "
+                f"{plan.storage_type}, but the budget {budget} allows {self.budget_bytes(budget)}; raise the budget to "
+                f"{plan.payload}B or take the files out of {imported.files[0].parent}"
+            )
+        return plan
 
     def _row(self, class_key: str) -> dict[Any, Any]:
         if self._rows is None:
@@ -405,8 +437,10 @@ class Pipeline:
         plan = self.embedding_plan(key.class_key, key.budget)
         # Classes in a batch are how it is run, not what is learned.
         learning = s.inversion.model_dump(mode="json", exclude={"classes_per_batch"})
-        return {"inversion": learning, "seed": s.seed, "device": self._device_kind,
-                "plan": {"prompts": plan.prompts, "vectors": plan.vectors, "storage_type": plan.storage_type}}  # fmt: skip
+        planned = {"prompts": plan.prompts, "vectors": plan.vectors, "storage_type": plan.storage_type}
+        if imported := self.imported_embeddings(key.class_key):
+            return {"imported": list(imported.sha256), "plan": planned}
+        return {"inversion": learning, "seed": s.seed, "device": self._device_kind, "plan": planned}
 
     @cached_property
     def _device_kind(self) -> str:

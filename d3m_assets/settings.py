@@ -242,6 +242,11 @@ class Settings(BaseSettings):
         description='"embedded", or path or hub id of a diffusers text-to-image pipeline.',
     )
     foundation_revision: str | None = Field(default=None, min_length=1, description="Commit or tag of a hub model.")
+    imported_embeddings: Path | None = Field(
+        default=None,
+        description="Folder of textual-inversion files that you already have, each named after its class: these classes "
+        "are not inverted.",
+    )
     budgets: Budgets = Field(
         default=("ipc-1", "ipc-5", "ipc-10"),
         description="Bytes per class: ipc-N, NB or NKiB. In the environment: comma separated or JSON.",

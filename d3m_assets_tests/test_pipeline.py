@@ -403,3 +403,32 @@ def test_what_the_store_refused_need_not_be_learned_again(copy, monkeypatch):
     assert outcome.error is None
     assert not any("step" in e.detail for e in heard)
     assert not list(states.iterdir())
+
+
+def test_embeddings_that_exist_already_are_taken_and_not_learned(copy, tmp_path):
+    from safetensors.numpy import save_file
+
+    from d3m_assets.stages.distillation import read_vectors
+
+    (copy / "mine").mkdir()
+    rows = np.random.default_rng(0).normal(size=(1, 64)).astype(np.float32)
+    save_file({"<mine>": rows}, copy / "mine" / "7.safetensors")
+    pipeline = open_pipeline(copy, copy / "images", imported_embeddings=str(copy / "mine"))
+    pending = [str(e.key) for e in pipeline.plan().pending() if e.key.asset == "inverted_embeddings"]
+    assert pending == [f"inverted_embeddings [7, {b}]" for b in pipeline.settings.budgets]
+    run(pipeline)
+    for budget in pipeline.settings.budgets:
+        key = ArtefactKey("inverted_embeddings", "7", budget)
+        stored = read_vectors(pipeline, key)[0].astype(np.float32)
+        cosine = (stored * rows).sum() / np.linalg.norm(stored) / np.linalg.norm(rows)
+        assert cosine > 0.999
+        assert pipeline.store.manifest(key).metrics["imported_from"] == "7.safetensors"
+        assert pipeline.describe(key)["prompt"]
+    assert pipeline.plan().pending() == []
+    save_file({"<mine>": -rows}, copy / "mine" / "7.safetensors")
+    changed = open_pipeline(copy, copy / "images", imported_embeddings=str(copy / "mine")).plan().pending()
+    assert {e.key.class_key for e in changed if e.key.asset == "inverted_embeddings"} == {"7"}
+    # More vectors than the budget holds.
+    save_file({"<mine>": np.repeat(rows, 3, 0)}, copy / "mine" / "7.safetensors")
+    with pytest.raises(BudgetError, match="class 7 take 192 bytes.*192B"):
+        open_pipeline(copy, copy / "images", budgets=("ipc-1",), imported_embeddings=str(copy / "mine")).plan()

@@ -182,7 +182,9 @@ class ClassState:
         plan = self.task.plan
         rows = self.best.cpu().view(plan.prompts, plan.vectors, -1).numpy()
         sizes = [len(images) for images in self.owner]
-        return InvertedClass(to_stored(rows, plan, self.layout), self.losses, sizes, self.best_step, reason, self.file)
+        return InvertedClass(
+            to_stored(rows, plan, self.layout.widths), self.losses, sizes, self.best_step, reason, self.file
+        )
 
 
 def _digest(tensors: dict[str, torch.Tensor]) -> str:

@@ -13,10 +13,10 @@ def _parts(rows: np.ndarray, widths: tuple[int, ...]) -> list[np.ndarray]:
     return np.split(rows, np.cumsum(widths)[:-1], axis=-1)
 
 
-def to_stored(rows: np.ndarray, plan: EmbeddingPlan, layout: VectorLayout) -> np.ndarray:
-    """Directions of float ``[prompts, vectors, D]`` rows in the plan's storage type."""
+def to_stored(rows: np.ndarray, plan: EmbeddingPlan, widths: tuple[int, ...]) -> np.ndarray:
+    """Directions of float ``[prompts, vectors, D]`` rows, whose parts have these widths, in the plan's storage type."""
     stored = []
-    for part in _parts(rows, layout.widths):
+    for part in _parts(rows, widths):
         if plan.storage_type == "fp16":
             stored.append((part / np.linalg.norm(part, axis=-1, keepdims=True)).astype(np.float16))
         else:

@@ -16,10 +16,12 @@ from d3m_assets.datasets.images import decode_png, encode_png
 from d3m_assets.distillation.budgets import EmbeddingPlan
 from d3m_assets.distillation.bundle import Bundle, DistilledClass, Recipe
 from d3m_assets.distillation.generation import Sample, generate
+from d3m_assets.distillation.interchange import ImportedEmbeddings
 from d3m_assets.distillation.inversion import invert
 from d3m_assets.distillation.inversion_state import InversionTask, InvertedClass, remove_old_states
 from d3m_assets.distillation.latents import ImageFiles, LatentCache
 from d3m_assets.distillation.prompts import ClassPrompts, placeholder_token
+from d3m_assets.distillation.vectors import to_stored
 from d3m_assets.errors import D3MError
 from d3m_assets.pipeline import Pipeline
 from d3m_assets.progress import Progress, ProgressEvent
@@ -80,6 +82,9 @@ def inverted_embeddings(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iter
     tasks: dict[ArtefactKey, InversionTask] = {}
     for key in keys:
         try:
+            if imported := pipeline.imported_embeddings(required(key.class_key)):
+                yield _imported(pipeline, key, imported)
+                continue
             tasks[key] = _inversion_task(pipeline, key)
         except D3MError as error:
             yield Made(key, error=error)
@@ -157,6 +162,25 @@ def _embeddings(key: ArtefactKey, task: InversionTask, learned: InvertedClass) -
         "loss_begin": learned.losses[0][1], "loss_best": min(loss for _, loss in learned.losses),
         "stop_reason": learned.stop_reason,
     }  # fmt: skip
+    return Made(key, {"embeddings.safetensors": save(tensors), "training.json": to_json(record)}, metrics)
+
+
+def _imported(pipeline: Pipeline, key: ArtefactKey, imported: ImportedEmbeddings) -> Made:
+    """Embeddings that the user already has, as artefact: their directions, as learned ones are stored."""
+    from safetensors.numpy import save
+
+    plan, files = _plan_of(pipeline, key), pipeline.foundation_files
+    rows = imported.rows(files.text_widths)
+    prompts = stored_prompts(pipeline, required(key.class_key))
+    stored = to_stored(rows, plan, files.text_widths)
+    tensors = {placeholder_token(prompts.class_id, p): v for p, v in enumerate(stored)}
+    record = {
+        "plan": asdict(plan), "imported_from": [file.name for file in imported.files], "sha256": imported.sha256,
+        "norms": np.linalg.norm(rows, axis=-1).round(4).tolist(), "losses": [], "cluster_sizes": [],
+        "prompts": [prompts.learned(p) for p in range(plan.prompts)],
+    }  # fmt: skip
+    metrics = {"payload_bytes": plan.payload, "prompts": plan.prompts, "vectors": plan.vectors,
+               "imported_from": ", ".join(record["imported_from"])}  # fmt: skip
     return Made(key, {"embeddings.safetensors": save(tensors), "training.json": to_json(record)}, metrics)
 
 

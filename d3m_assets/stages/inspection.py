@@ -46,9 +46,10 @@ def describe(pipeline: Pipeline, key: ArtefactKey) -> dict[str, Any]:
         shown["real_images_png"] = contact_sheet(load_images(uris, size=size, channels=scan.channels), 10, 4)
     elif key.asset == "inverted_embeddings":
         record = json.loads(pipeline.store.read(key, "training.json"))
-        shown |= {"loss_curve_png": _curve(record["losses"]), "prompt": record["prompts"][0],
-                  "cluster sizes": str(record["cluster_sizes"]), "fixed-input loss": pd.DataFrame(
-                      record["losses"], columns=["step", "loss"])}  # fmt: skip
+        shown |= {"prompt": record["prompts"][0]}
+        if record["losses"]:
+            shown |= {"loss_curve_png": _curve(record["losses"]), "cluster sizes": str(record["cluster_sizes"]),
+                      "fixed-input loss": pd.DataFrame(record["losses"], columns=["step", "loss"])}  # fmt: skip
     elif key.asset == "synthetic_pool":
         table = read_table(pipeline, key, "pool.parquet")
         images = pool_images(table.head(SAMPLES_SHOWN))

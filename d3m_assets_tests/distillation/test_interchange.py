@@ -3,13 +3,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from d3m_assets.distillation.budgets import EmbeddingPlan
 from d3m_assets.distillation.bundle import Bundle, DistilledClass
 from d3m_assets.distillation.generation import prompt_states
-from d3m_assets.distillation.interchange import export_tokens
-from d3m_assets.distillation.vectors import from_stored
+from d3m_assets.distillation.interchange import export_tokens, find_embeddings
+from d3m_assets.distillation.vectors import from_stored, to_stored
 from d3m_assets.errors import BundleError
 from d3m_assets.foundation.vector_layout import VectorLayout
 from d3m_assets_tests.distillation.test_bundle import recipe
@@ -87,3 +87,70 @@ def test_a_folder_with_something_in_it_is_refused(made, tmp_path):
     with pytest.raises(BundleError, match="--output"):
         export_tokens(made, LAYOUT, tmp_path, "diffusers")
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("kind", ["diffusers", "a1111", "concept"])
+def test_what_was_exported_comes_back_to_the_last_bit(tmp_path, words, kind):
+    rng = np.random.default_rng(0)
+    plan = EmbeddingPlan(2, 3, "int8", 64)
+    rows = rng.normal(size=(2, 2, 3, 64)).astype(np.float32)
+    classes = [DistilledClass(words(n, class_id=i), plan, to_stored(rows[i], plan, (64,))) for i, n in enumerate("37")]
+    export_tokens(Bundle(recipe(), tuple(classes)), LAYOUT, tmp_path, kind)
+    found = find_embeddings(tmp_path, ["3", "7", "9"], (64,))
+    assert set(found) == {"3", "7"}
+    for learned in classes:
+        embeddings = found[learned.prompts.class_name]
+        assert embeddings.vectors == 3
+        assert np.array_equal(to_stored(embeddings.rows((64,)), plan, (64,)), learned.vectors)
+
+
+def test_what_diffusers_loaded_and_wrote_comes_back_to_the_last_bit(pipeline, foundation, words, tmp_path):
+    plan = EmbeddingPlan(1, 1, "int8", 64)
+    stored = to_stored(np.random.default_rng(1).normal(size=(1, 1, 64)), plan, (64,))
+    bundle = Bundle(recipe(), (DistilledClass(words("3", class_id=0), plan, stored),))
+    (token,) = export_tokens(bundle, foundation.layout, tmp_path / "out", "diffusers")
+    pipeline.load_textual_inversion(str(token.path))
+    row = pipeline.text_encoder.get_input_embeddings().weight[pipeline.tokenizer.convert_tokens_to_ids(token.token)]
+    # As diffusers' training script writes it: one concept folder, one vector without a first axis.
+    (tmp_path / "mine" / "3").mkdir(parents=True)
+    save_file({token.token: row.detach().numpy()}, tmp_path / "mine" / "3" / "learned_embeds.safetensors")
+    found = find_embeddings(tmp_path / "mine", ["3"], (64,))
+    assert np.array_equal(to_stored(found["3"].rows((64,)), plan, (64,)), stored)
+
+
+def test_both_parts_of_an_sdxl_embedding_come_back_in_order(tmp_path):
+    first, second = np.full((2, 32), 1, np.float32), np.full((2, 48), 2, np.float32)
+    save_file({"clip_g": second, "clip_l": first}, tmp_path / "cat.safetensors")
+    rows = find_embeddings(tmp_path, ["cat"], (32, 48))["cat"].rows((32, 48))
+    assert rows.shape == (1, 2, 80)
+    assert (rows[..., :32] == 1).all()
+    assert (rows[..., 32:] == 2).all()
+
+
+def test_embeddings_that_cannot_be_used_are_named_with_the_way_out(tmp_path):
+    with pytest.raises(BundleError, match="no folder"):
+        find_embeddings(tmp_path / "nowhere", ["3"], (64,))
+    file = tmp_path / "3.safetensors"
+
+    def refused(message, tensors=None, names=("3",)):
+        if tensors:
+            save_file(tensors, file)
+        with pytest.raises(BundleError, match=message):
+            find_embeddings(tmp_path, list(names), (64,))
+
+    refused("another model", {"x": np.ones((1, 768), np.float32)})
+    refused("2 tensors", {"a": np.ones((1, 64), np.float32), "b": np.ones((1, 64), np.float32)})
+    refused("zero or not finite", {"x": np.zeros((1, 64), np.float32)})
+    refused("named after no class.*cat, dog", {"x": np.ones((1, 64), np.float32)}, ("cat", "dog"))
+    file.write_bytes(b"damaged")
+    refused("cannot be read as safetensors")
+    file.rename(tmp_path / "3.pt")
+    refused("pickled")
+
+
+def test_a_file_that_changed_meanwhile_is_noticed(tmp_path):
+    save_file({"x": np.ones((1, 64), np.float32)}, tmp_path / "3.safetensors")
+    found = find_embeddings(tmp_path, ["3"], (64,))["3"]
+    save_file({"x": np.full((1, 64), 2, np.float32)}, tmp_path / "3.safetensors")
+    with pytest.raises(BundleError, match="changed"):
+        found.rows((64,))

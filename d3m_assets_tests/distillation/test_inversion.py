@@ -195,8 +195,8 @@ def test_the_best_rows_are_kept(foundation, words, characters, monkeypatch):
     best = min(found.losses, key=lambda record: record[1])
     assert found.best_step == best[0] < 8
     assert len(found.losses) == len(seen) == 9
-    assert np.array_equal(found.vectors, to_stored(seen[best[0]].view(1, 1, 64).numpy(), plan, foundation.layout))
-    assert not np.array_equal(found.vectors, to_stored(seen[8].view(1, 1, 64).numpy(), plan, foundation.layout))
+    assert np.array_equal(found.vectors, to_stored(seen[best[0]].view(1, 1, 64).numpy(), plan, (64,)))
+    assert not np.array_equal(found.vectors, to_stored(seen[8].view(1, 1, 64).numpy(), plan, (64,)))
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing_but_the_state(foundation, words, characters, tmp_path, caplog):

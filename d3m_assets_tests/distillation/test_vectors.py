@@ -12,7 +12,7 @@ def test_storage_keeps_the_direction_and_needs_no_scale(kind, tolerance):
     rows = np.random.default_rng(0).normal(size=(5, 2, 64)).astype(np.float32)
     plan = EmbeddingPlan(5, 2, kind, 64)
     layout = VectorLayout((64,), (0.4,))
-    stored = to_stored(rows, plan, layout)
+    stored = to_stored(rows, plan, layout.widths)
     assert stored.nbytes == plan.payload
     back = from_stored(stored, layout)
     np.testing.assert_allclose(np.linalg.norm(back, axis=-1), 0.4, rtol=1e-5)
@@ -29,7 +29,7 @@ def test_a_vector_without_direction_is_refused(bad):
 def test_parts_of_two_text_encoders_keep_their_own_norms():
     layout = VectorLayout((16, 32), (0.4, 2.0))
     rows = np.random.default_rng(0).normal(size=(3, 1, 48)).astype(np.float32) * ([9.0] * 16 + [0.1] * 32)
-    back = from_stored(to_stored(rows, EmbeddingPlan(3, 1, "int8", 48), layout), layout)
+    back = from_stored(to_stored(rows, EmbeddingPlan(3, 1, "int8", 48), layout.widths), layout)
     for part, real, norm in ((back[..., :16], rows[..., :16], 0.4), (back[..., 16:], rows[..., 16:], 2.0)):
         np.testing.assert_allclose(np.linalg.norm(part, axis=-1), norm, rtol=1e-5)
         assert (part * real).sum(-1).min() > 0.99 * norm * np.linalg.norm(real, axis=-1).min()
