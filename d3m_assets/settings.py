@@ -14,7 +14,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import pydantic_settings
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -96,6 +96,21 @@ Seeds = Annotated[
     BeforeValidator(_listed),
     Field(min_length=1),
     AfterValidator(_distinct),
+]
+
+
+LabelKind = Literal["hard", "soft stored", "soft teacher"]
+LABEL_KINDS: tuple[LabelKind, ...] = get_args(LabelKind)
+"""What students are trained on: the class, probabilities kept with each sample, or a teacher asked at every step."""
+
+Labels = Annotated[
+    tuple[LabelKind, ...],
+    NoDecode,
+    BeforeValidator(_listed),
+    Field(min_length=1),
+    AfterValidator(_distinct),
+    # In one order, so that what is asked for is the same artefact however it is written.
+    AfterValidator(lambda kinds: tuple(kind for kind in LABEL_KINDS if kind in kinds)),
 ]
 
 
@@ -184,6 +199,39 @@ class StudentSettings(_Section):
     )
 
 
+class EvaluationSettings(_Section):
+    """Which rows the table has."""
+
+    labels: Labels = Field(
+        default=("hard",),
+        description="Labels to train students on, each kind beside the same baselines: hard, soft stored, soft teacher.",
+    )
+    temperature: float | None = Field(
+        default=None, gt=0, description="What the teacher's logits are divided by for soft labels; none: as calibrated."
+    )
+    stored_classes: Positive | None = Field(
+        default=None, description="Highest probabilities that a stored soft label keeps; none: those of all classes."
+    )
+
+
+class TeacherSettings(_Section):
+    """Where the classifier of the real data comes from that gives soft labels and features."""
+
+    checkpoint: Path | None = Field(
+        default=None,
+        description="Folder of a transformers image classifier (config.json, *.safetensors) to use; none: one is trained.",
+    )
+    width: Positive = Field(default=64, description="Channels of each convolution of a trained teacher.")
+    steps: Positive = Field(default=1000, description="Optimiser steps.")
+    batch_size: Positive = Field(default=64, description="Images in one step.")
+    learning_rate: float = Field(default=3e-3, gt=0, description="Highest learning rate of the cosine schedule.")
+    weight_decay: float = Field(default=5e-4, ge=0, description="Decoupled weight decay.")
+    image_size: Annotated[int, Field(ge=8)] | None = Field(
+        default=None, description="Side of the square input in pixels; none: derived from the dataset."
+    )
+    flip: bool = Field(default=False, description="Mirror images at random; wrong for digits and letters.")
+
+
 class AutomationSettings(_Section):
     """What Dagster starts by itself."""
 
@@ -251,6 +299,8 @@ class Settings(BaseSettings):
     inversion: InversionSettings = Field(default=InversionSettings(), description="How embeddings are fitted.")
     generation: GenerationSettings = Field(default=GenerationSettings(), description="How the synthetic pool is drawn.")
     students: StudentSettings = Field(default=StudentSettings(), description="How training sets are measured.")
+    evaluation: EvaluationSettings = Field(default=EvaluationSettings(), description="Which rows the table has.")
+    teacher: TeacherSettings = Field(default=TeacherSettings(), description="Who gives soft labels and features.")
     automation: AutomationSettings = Field(default=AutomationSettings(), description="What Dagster starts by itself.")
 
     @property
