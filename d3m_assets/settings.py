@@ -222,7 +222,7 @@ class TeacherSettings(_Section):
         description="Folder of a transformers image classifier (config.json, *.safetensors) to use; none: one is trained.",
     )
     width: Positive = Field(default=64, description="Channels of each convolution of a trained teacher.")
-    steps: Positive = Field(default=1000, description="Optimiser steps.")
+    steps: Positive = Field(default=600, description="Optimiser steps.")
     batch_size: Positive = Field(default=64, description="Images in one step.")
     learning_rate: float = Field(default=3e-3, gt=0, description="Highest learning rate of the cosine schedule.")
     weight_decay: float = Field(default=5e-4, ge=0, description="Decoupled weight decay.")
