@@ -20,7 +20,7 @@ from d3m_assets.distillation import bundle, generation, inversion, latents
 from d3m_assets.distillation.budgets import EmbeddingPlan, bytes_per_class, plan_embeddings
 from d3m_assets.distillation.prompts import ClassPrompts
 from d3m_assets.errors import D3MError, StageError, StoreError
-from d3m_assets.evaluation import labels, students, teacher
+from d3m_assets.evaluation import labels, selection, students, teacher
 from d3m_assets.foundation.loading import FoundationFiles, find_foundation
 from d3m_assets.progress import Progress, silent
 from d3m_assets.settings import Settings
@@ -86,8 +86,9 @@ ASSETS: dict[str, AssetInfo] = {
         "when a row of the table needs it.", ("pytorch", "safetensors"),
     ),
     "reference_metrics": AssetInfo(
-        "budget", ("raw_dataset", "teacher_model"),
-        "Students trained on random real images of equal bytes: what distillation must beat.", ("pytorch",),
+        "budget", ("raw_dataset", "foundation_model", "teacher_model"),
+        "Students trained on random, chosen or recomposed real images of equal bytes: what distillation must beat.",
+        ("pytorch",),
     ),
     "whole_dataset_metrics": AssetInfo(
         "", ("raw_dataset", "teacher_model"), "Students trained on the whole train split: the most that can be reached.",
@@ -340,7 +341,7 @@ class Pipeline:
     def not_needed(self, key: ArtefactKey) -> str:
         """Why the settings do without an artefact that the graph has; empty where they need it."""
         if key.asset == "teacher_model" and not self._uses_teacher("distillation_report"):
-            return "no row of the table needs a teacher, as evaluation.labels has hard labels only"
+            return "no row of the table needs a teacher; evaluation.labels and evaluation.baselines have rows that do"
         if (
             key.asset == "reference_metrics"
             and key.budget
@@ -352,7 +353,12 @@ class Pipeline:
     def _uses_teacher(self, asset: str) -> bool:
         if asset == "distillation_report":
             return any(self._uses_teacher(row) for row in METRIC_ASSETS)
-        return asset in METRIC_ASSETS and self.settings.evaluation.labels != ("hard",)
+        chosen = self.settings.evaluation
+        asked = asset == "reference_metrics" and any(b not in ("random", "latent-means") for b in chosen.baselines)
+        return asked or (asset in METRIC_ASSETS and chosen.labels != ("hard",))
+
+    def _uses_foundation(self, asset: str) -> bool:
+        return asset != "reference_metrics" or "latent-means" in self.settings.evaluation.baselines
 
     def spec(self, key: ArtefactKey) -> Spec:
         """Everything that determines an artefact, known before anything is made.
@@ -379,6 +385,8 @@ class Pipeline:
         for dep in ASSETS[key.asset].deps:
             if dep == "teacher_model" and not self._uses_teacher(key.asset):
                 continue
+            if dep == "foundation_model" and not self._uses_foundation(key.asset):
+                continue
             by = ASSETS[dep].partitioned_by
             classes = [None] if "class" not in by else [key.class_key] if key.class_key else self.catalog()["class_key"]
             budgets = [None] if "budget" not in by else [key.budget] if key.budget else self.settings.budgets
@@ -399,13 +407,8 @@ class Pipeline:
         if asset in ("whole_dataset_metrics", "reference_metrics", "student_metrics", "foundation_metrics"):
             shape = {"image": [self.scan().image_height, self.scan().image_width, self.scan().channels]}
             budget = {"bytes_per_class": self.budget_bytes(key.budget)} if key.budget else {}
-            return (
-                students
-                | shape
-                | budget
-                | self._soft_labels(asset)
-                | (drawing if asset == "foundation_metrics" else {})
-            )
+            rows = self._soft_labels(asset) | (self._baselines() if asset == "reference_metrics" else {})
+            return students | shape | budget | rows | (drawing if asset == "foundation_metrics" else {})
         if asset == "teacher_model":
             return {"teacher": self._teacher_settings(), "device": self._device_kind}
         if asset == "distilled_bundle":
@@ -445,6 +448,14 @@ class Pipeline:
             if asset == "reference_metrics":  # real images may weigh what the pool's labels weigh
                 found["pool_labels"] = self.settings.generation.images_per_class
         return found
+
+    def _baselines(self) -> dict[str, Any]:
+        """What decides about chosen and recomposed real images; nothing while there are only random ones."""
+        chosen = self.settings.evaluation.baselines
+        if chosen == ("random",):
+            return {}
+        version = f"{selection.CODE_VERSION}.{latents.CODE_VERSION}"
+        return {"baselines": list(chosen), "selection_code_version": version}
 
     @property
     def stored_classes(self) -> int | None:

@@ -103,6 +103,25 @@ LabelKind = Literal["hard", "soft stored", "soft teacher"]
 LABEL_KINDS: tuple[LabelKind, ...] = get_args(LabelKind)
 """What students are trained on: the class, probabilities kept with each sample, or a teacher asked at every step."""
 
+Baseline = Literal["random", "herding", "k-center", "k-means", "el2n", "collages", "latent-means"]
+BASELINES: tuple[Baseline, ...] = get_args(Baseline)
+"""Training sets of equal bytes made from real images; :mod:`d3m_assets.evaluation.selection` says how."""
+
+
+def _with_random(names: tuple[Baseline, ...]) -> tuple[Baseline, ...]:
+    if "random" not in names:
+        raise ValueError("random real images are what every result is compared with; add random")
+    return tuple(name for name in BASELINES if name in names)
+
+
+Baselines = Annotated[
+    tuple[Baseline, ...],
+    NoDecode,
+    BeforeValidator(_listed),
+    AfterValidator(_distinct),
+    AfterValidator(_with_random),
+]
+
 Labels = Annotated[
     tuple[LabelKind, ...],
     NoDecode,
@@ -202,6 +221,11 @@ class StudentSettings(_Section):
 class EvaluationSettings(_Section):
     """Which rows the table has."""
 
+    baselines: Baselines = Field(
+        default=("random",),
+        description="Training sets of equal bytes beside the distilled one: random, herding, k-center, k-means, el2n, "
+        "collages, latent-means. All but random and latent-means need a teacher.",
+    )
     labels: Labels = Field(
         default=("hard",),
         description="Labels to train students on, each kind beside the same baselines: hard, soft stored, soft teacher.",

@@ -23,7 +23,7 @@ inverted_embeddings [budget|class] <- class_prompts foundation_model raw_dataset
 synthetic_pool [budget|class] <- class_prompts foundation_model inverted_embeddings
 distilled_bundle [budget] <- class_prompts foundation_model inverted_embeddings
 teacher_model [] <- raw_dataset
-reference_metrics [budget] <- raw_dataset teacher_model
+reference_metrics [budget] <- foundation_model raw_dataset teacher_model
 whole_dataset_metrics [] <- raw_dataset teacher_model
 foundation_metrics [] <- class_prompts foundation_model raw_dataset teacher_model
 student_metrics [budget] <- raw_dataset synthetic_pool teacher_model

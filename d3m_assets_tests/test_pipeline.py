@@ -412,7 +412,7 @@ def test_the_teacher_is_made_only_when_a_row_needs_it(finished):
     assert pipeline.keys("teacher_model") == []
     assert not any(e.key.asset == "teacher_model" for e in pipeline.plan().entries)
     assert not any("teacher" in name for key in pipeline.keys("student_metrics") for name in pipeline.spec(key).inputs)
-    assert "hard labels only" in pipeline.not_needed(ArtefactKey("teacher_model"))
+    assert "evaluation.labels" in pipeline.not_needed(ArtefactKey("teacher_model"))
     with pytest.raises(StageError, match="not part of"):
         pipeline.spec(ArtefactKey("teacher_model"))
     # What decides about soft labels and a teacher that nobody asks is no reason to do anything again.
@@ -477,6 +477,7 @@ def test_what_changes_the_teacher_or_the_labels_redoes_what_depends_on_it(soft):
     assert pending(**{"evaluation.temperature": 5.0}) == {*metrics, "distillation_report"}
     assert pending(**{"evaluation.stored_classes": 2}) == {*metrics, "distillation_report"}
     assert pending(**{"evaluation.stored_classes": 3}) == set()  # all there are
+    assert pending(**{"evaluation.baselines": "random,herding"}) == {"reference_metrics", "distillation_report"}
     assert pending(**{"students.steps": 5}) == {*metrics, "distillation_report"}
 
 
@@ -550,3 +551,65 @@ def test_without_a_validation_image_there_is_no_teacher(copy):
     list(pipeline.materialise("raw_dataset", pipeline.keys("raw_dataset")))
     (outcome,) = pipeline.materialise("teacher_model", pipeline.keys("teacher_model"))
     assert "validation_fraction" in str(outcome.error)
+
+
+BASELINES = "random,herding,k-center,k-means,el2n,collages,latent-means"
+
+
+def test_every_baseline_beside_every_kind_of_labels(soft, tmp_path):
+    import shutil
+
+    from d3m_assets.evaluation.metrics import BASELINES as METHODS_OF
+    from d3m_assets.evaluation.statistics import compare_all, rivals
+
+    shutil.copytree(soft, tmp_path, dirs_exist_ok=True)
+    changes = SOFT | {"evaluation.baselines": BASELINES, "evaluation.labels": "hard,soft teacher"}
+    pipeline = open_pipeline(tmp_path, tmp_path / "images", **changes)
+    assert "teacher_model" not in {e.key.asset for e in pipeline.plan().pending()}
+    run(pipeline)
+    report = ArtefactKey("distillation_report")
+    metrics = pd.read_parquet(BytesIO(pipeline.store.read(report, "metrics.parquet")))
+    assert rivals(metrics) == list(METHODS_OF.values())
+    for budget, size in (("ipc-1", 64), ("ipc-3", 192)):
+        rows = metrics[(metrics["budget"] == budget) & (metrics["method"] != "D3M")]
+        assert set(rows["bytes_per_class"]) == {size}
+        assert set(rows["n_train_images"]) == {3 * size // 64}
+        assert len(rows) == 7 * 2 * 2
+    assert len(compare_all(metrics, reference="real images by herding")) == 4
+    assert "Against each baseline of equal bytes" in pipeline.store.read(report, "report.html").decode()
+    key = ArtefactKey("reference_metrics", None, "ipc-1")
+    assert {"teacher_model", "foundation_model"} <= set(pipeline.spec(key).inputs)
+    # Distilling again does not touch them.
+    again = open_pipeline(
+        tmp_path, tmp_path / "images", **changes | {"inversion.steps": 4, "prompts.initializer": "digit"}
+    )
+    pending = {e.key.asset for e in again.plan().pending()}
+    assert "student_metrics" in pending and not {"reference_metrics", "teacher_model"} & pending
+
+
+def test_baselines_ask_for_what_they_need_only(finished):
+    def inputs(baselines, asset="reference_metrics"):
+        pipeline = open_pipeline(finished, finished / "images", **{"evaluation.baselines": baselines})
+        spec = pipeline.spec(ArtefactKey(asset, None, "ipc-1"))
+        return {name.partition(" [")[0] for name in spec.inputs}, bool(pipeline.keys("teacher_model"))
+
+    assert inputs("random") == ({"raw_dataset"}, False)
+    assert inputs("latent-means,random") == ({"raw_dataset", "foundation_model"}, False)
+    assert inputs("random,herding") == ({"raw_dataset", "teacher_model"}, True)
+    assert inputs("random,herding", "student_metrics")[0] == {"raw_dataset", "synthetic_pool"}
+
+
+def test_a_baseline_that_fails_leaves_no_table_with_fewer_rows(soft, tmp_path, monkeypatch):
+    import shutil
+
+    from d3m_assets.stages.real_sets import RealSets
+
+    shutil.copytree(soft, tmp_path, dirs_exist_ok=True)
+    pipeline = open_pipeline(tmp_path, tmp_path / "images", **SOFT | {"evaluation.baselines": "random,herding"})
+
+    def broken(self):
+        raise StageError("no features")
+
+    monkeypatch.setattr(RealSets, "_described", property(broken))
+    outcomes = list(pipeline.materialise("reference_metrics", pipeline.keys("reference_metrics")))
+    assert [str(o.error) for o in outcomes] == ["no features"] * 2

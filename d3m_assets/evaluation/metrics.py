@@ -24,14 +24,25 @@ from d3m_assets.evaluation.students import (
 from d3m_assets.progress import Progress, ProgressEvent, silent
 
 if TYPE_CHECKING:
-    from d3m_assets.settings import StudentSettings
+    from d3m_assets.settings import Baseline, StudentSettings
 
 D3M = "D3M"
 RANDOM_REAL = "random real images"
+HERDING = "real images by herding"
+K_CENTER = "real images by k-center"
+K_MEANS = "real images by k-means"
+EL2N = "easiest real images (EL2N)"
+COLLAGES = "collages of real patches"
+LATENT_MEANS = "decoded latent means"
 CLASS_NAMES = "class-name prompts"
 RENDERED = "rendered characters"
 WHOLE_TRAIN = "whole train split"
-METHODS = (D3M, RANDOM_REAL, CLASS_NAMES, RENDERED, WHOLE_TRAIN)
+BASELINES: dict[Baseline, str] = {
+    "random": RANDOM_REAL, "herding": HERDING, "k-center": K_CENTER, "k-means": K_MEANS, "el2n": EL2N,
+    "collages": COLLAGES, "latent-means": LATENT_MEANS,
+}  # fmt: skip
+"""Rows of equal bytes, by their names in ``evaluation.baselines``."""
+METHODS = (D3M, *BASELINES.values(), CLASS_NAMES, RENDERED, WHOLE_TRAIN)
 """Rows of a report, in its order."""
 
 _log = logging.getLogger(__name__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from d3m_assets.progress import Progress
 from d3m_assets.stages.artefacts import Made, read_table, required, share_out, to_parquet
 from d3m_assets.stages.dataset import image_table, labelled_images
 from d3m_assets.stages.distillation import drawing_item, drawing_work, pool_images, pool_table, stored_prompts
+from d3m_assets.stages.real_sets import RealSets
 from d3m_assets.stages.teacher import TeacherFiles, loaded_teacher, stored_teacher
 from d3m_assets.store import ArtefactKey
 
@@ -72,7 +74,7 @@ def metrics(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
     from d3m_assets.evaluation.metrics import test_split
 
     rows_of: dict[str, Callable[[Pipeline, ArtefactKey], tuple[list[_Row], dict[str, bytes]]]] = {
-        "reference_metrics": _reference_rows, "whole_dataset_metrics": _whole_dataset_rows,
+        "reference_metrics": partial(_reference_rows, RealSets(pipeline)), "whole_dataset_metrics": _whole_dataset_rows,
         "foundation_metrics": _foundation_rows, "student_metrics": _student_rows,
     }  # fmt: skip
     settings, classes = pipeline.settings.students, len(pipeline.catalog())
@@ -83,16 +85,18 @@ def metrics(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
             rows, files[key] = rows_of[key.asset](pipeline, key)
             test = test_split(lambda: labelled_images(pipeline, image_table(pipeline, "test"), "test"), reader=str(key))
             teacher = stored_teacher(pipeline) if any(row.labels != "hard" for row in rows) else None
-            for row in rows:
-                for seed in settings.seeds:
-                    alone = settings.model_copy(update={"seeds": (seed,)})
-                    items.append((row.method, row.training_sets(seed), test, alone, key.budget or "", row.bytes_per_class,
-                                  classes, pipeline.device, row.labels, teacher, chosen))  # fmt: skip
-                    owner.append(key)
-                    soft = "" if row.labels == "hard" else row.labels
-                    names.append(" ".join(p for p in (row.method, soft, key.budget, f"seed {seed}") if p))
+            # All training sets of a key before any of its students: one that fails must not leave a table with fewer rows.
+            sets = [(row, seed, row.training_sets(seed)) for row in rows for seed in settings.seeds]
         except D3MError as error:
             yield Made(key, error=error)
+            continue
+        for row, seed, train in sets:
+            alone = settings.model_copy(update={"seeds": (seed,)})
+            items.append((row.method, train, test, alone, key.budget or "", row.bytes_per_class, classes, pipeline.device,
+                          row.labels, teacher, chosen))  # fmt: skip
+            owner.append(key)
+            soft = "" if row.labels == "hard" else row.labels
+            names.append(" ".join(p for p in (row.method, soft, key.budget, f"seed {seed}") if p))
     found: dict[ArtefactKey, dict[int, Any]] = {key: {} for key in owner}
     stage = keys[0].asset if keys else ""
     for index, result in share_out(pipeline, stage, _student_work, items, names):
@@ -112,27 +116,24 @@ def metrics(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
         yield Made(key, {"metrics.parquet": to_parquet(metrics), **files[key]}, {**accuracy, "students": len(metrics)})
 
 
-def _reference_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[_Row], dict[str, bytes]]:
-    from d3m_assets.evaluation.baselines import affordable_images, random_real
-    from d3m_assets.evaluation.metrics import RANDOM_REAL
+def _reference_rows(real: RealSets, pipeline: Pipeline, key: ArtefactKey) -> tuple[list[_Row], dict[str, bytes]]:
+    from d3m_assets.evaluation.baselines import affordable_images
+    from d3m_assets.evaluation.metrics import BASELINES
 
-    scan = pipeline.scan()
+    scan, chosen = pipeline.scan(), pipeline.settings.evaluation
     shape = (scan.image_height, scan.image_width, scan.channels)
-    budget, table = pipeline.budget_bytes(required(key.budget)), image_table(pipeline, "train")
-    sizes = table.groupby("class_id").size()
+    budget, sizes = pipeline.budget_bytes(required(key.budget)), real.table.groupby("class_id").size()
     rows = []
-    for kind in pipeline.settings.evaluation.labels:
+    for kind in chosen.labels:
         # Labels that are stored with the pool weigh on the distilled class beyond its budget; real images may weigh as
         # much, labels included.
         label = stored_label_bytes(pipeline, kind)
         allowed = budget + label * pipeline.settings.generation.images_per_class
         count = affordable_images(allowed, *shape, label_bytes=label)
-
-        def draw(seed: int, count: int = count) -> LabelledImages:
-            return labelled_images(pipeline, random_real(table, count, seed), "train")
-
         charged = float(np.minimum(count, sizes).mean()) * (int(np.prod(shape)) + label)
-        rows.append(_Row(RANDOM_REAL, kind, draw, charged))
+        for baseline in chosen.baselines:
+            made = partial(real.training_set, baseline, count)
+            rows.append(_Row(BASELINES[baseline], kind, made, charged))
     return rows, {}
 
 

@@ -16,7 +16,6 @@ from d3m_assets.pipeline import Pipeline, Problem
 from d3m_assets.settings import Settings, load_settings
 from d3m_assets.store import ArtefactKey
 
-
 REPLACED = ("d3m_assets.stages", "d3m_assets.stages.inspection")
 """Modules that the pipeline imports its stages from."""
 
