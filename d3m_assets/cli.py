@@ -140,13 +140,13 @@ def _copy_report(pipeline: Any) -> Path:
 
 
 def _show_metrics(pipeline: Any) -> None:
-    from d3m_assets.evaluation.statistics import compare_all, format_table, summarise
+    from d3m_assets.evaluation.statistics import compare_all, format_table, headline, rivals, summarise
     from d3m_assets.stages.evaluation import all_metrics
 
     metrics = all_metrics(pipeline)
     print("\n" + format_table(summarise(metrics)) + "\n")
-    for comparison in compare_all(metrics):
-        print(comparison.verdict)
+    for reference in rivals(metrics):
+        print(headline(compare_all(metrics, reference=reference)))
 
 
 @app.command()
@@ -163,6 +163,9 @@ def status(
         return
     for asset in ASSETS:
         entries = [e for e in plan.entries if e.key.asset == asset]
+        if not entries:
+            print(f"{asset:24} not needed by these settings")
+            continue
         current = sum(e.state == "up to date" for e in entries)
         print(f"{asset:24} {current:5} of {len(entries)} up to date")
         behind = [e for e in entries if e.state != "up to date"]

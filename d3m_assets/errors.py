@@ -31,6 +31,10 @@ class FoundationError(D3MError):
     """The text-to-image model cannot be found, loaded or used."""
 
 
+class TeacherError(D3MError):
+    """The teacher cannot be found, loaded or trusted, for example because its classes are in another order."""
+
+
 class BundleError(D3MError):
     """A distilled bundle is damaged or does not fit the model or dataset it is used with."""
 

@@ -20,7 +20,7 @@ from d3m_assets.distillation import bundle, generation, inversion, latents
 from d3m_assets.distillation.budgets import EmbeddingPlan, bytes_per_class, plan_embeddings
 from d3m_assets.distillation.prompts import ClassPrompts
 from d3m_assets.errors import BudgetError, D3MError, StageError, StoreError
-from d3m_assets.evaluation import students
+from d3m_assets.evaluation import labels, selection, students, teacher
 from d3m_assets.foundation.loading import FoundationFiles, find_foundation
 from d3m_assets.progress import Progress, silent
 from d3m_assets.settings import Settings
@@ -83,24 +83,30 @@ ASSETS: dict[str, AssetInfo] = {
         "The distilled dataset of a budget: one file with the vectors of all classes and the recipe that regenerates "
         "images from them.", ("safetensors",),
     ),
+    "teacher_model": AssetInfo(
+        "", ("raw_dataset",), "A classifier of the real data, trained or given: it makes soft labels and features. Made only "
+        "when a row of the table needs it.", ("pytorch", "safetensors"),
+    ),
     "reference_metrics": AssetInfo(
-        "budget", ("raw_dataset",), "Students trained on random real images of equal bytes: what distillation must beat.",
+        "budget", ("raw_dataset", "foundation_model", "teacher_model"),
+        "Students trained on random, chosen or recomposed real images of equal bytes: what distillation must beat.",
         ("pytorch",),
     ),
     "whole_dataset_metrics": AssetInfo(
-        "", ("raw_dataset",), "Students trained on the whole train split: the most that can be reached.", ("pytorch",)
+        "", ("raw_dataset", "teacher_model"), "Students trained on the whole train split: the most that can be reached.",
+        ("pytorch",),
     ),
     "foundation_metrics": AssetInfo(
-        "", ("raw_dataset", "class_prompts", "foundation_model"),
+        "", ("raw_dataset", "class_prompts", "foundation_model", "teacher_model"),
         "Students trained on what the foundation model draws from class names alone, without inversion.", ("pytorch",),
     ),
     "student_metrics": AssetInfo(
-        "budget", ("synthetic_pool", "raw_dataset"), "Students trained on the synthetic pool of a budget and tested on "
-        "real images.", ("pytorch",)
+        "budget", ("synthetic_pool", "raw_dataset", "teacher_model"), "Students trained on the synthetic pool of a budget "
+        "and tested on real images.", ("pytorch",)
     ),
     "distillation_report": AssetInfo(
         "", ("student_metrics", "reference_metrics", "whole_dataset_metrics", "foundation_metrics", "distilled_bundle",
-             "synthetic_pool", "raw_dataset"),
+             "synthetic_pool", "raw_dataset", "teacher_model"),
         "The verdict: accuracy against bytes for all methods, samples, ledger and provenance, in one HTML file.",
         ("html",),
     ),
@@ -109,10 +115,12 @@ _VERSIONS = {
     "inverted_embeddings": f"{inversion.CODE_VERSION}.{latents.CODE_VERSION}", "synthetic_pool": generation.CODE_VERSION,
     "distilled_bundle": bundle.CODE_VERSION, "reference_metrics": students.CODE_VERSION,
     "whole_dataset_metrics": students.CODE_VERSION, "foundation_metrics": students.CODE_VERSION,
-    "student_metrics": students.CODE_VERSION,
+    "student_metrics": students.CODE_VERSION, "teacher_model": f"{teacher.CODE_VERSION}.{students.CODE_VERSION}",
 }  # fmt: skip
 ASSETS = {name: replace(info, code_version=_VERSIONS.get(name, info.code_version)) for name, info in ASSETS.items()}
 """The graph, in an order in which every asset follows what it is made from."""
+METRIC_ASSETS = ("student_metrics", "reference_metrics", "foundation_metrics", "whole_dataset_metrics")
+"""Assets whose artefacts are rows of the table."""
 
 
 @dataclass(frozen=True)
@@ -367,10 +375,31 @@ class Pipeline:
             kind = ASSETS[asset].partitioned_by
             classes = list(self.catalog()["class_key"]) if "class" in kind else [None]
             budgets = list(self.settings.budgets) if "budget" in kind else [None]
-            if asset == "reference_metrics":  # a budget below one real image has nothing real of equal bytes beside it
-                budgets = [b for b in self.settings.budgets if self.budget_bytes(b) >= self.budget_bytes("ipc-1")]
-            self._keys[asset] = {ArtefactKey(asset, c, b): None for b in budgets for c in classes}
+            keys = [ArtefactKey(asset, c, b) for b in budgets for c in classes]
+            self._keys[asset] = {key: None for key in keys if not self.not_needed(key)}
         return self._keys[asset]
+
+    def not_needed(self, key: ArtefactKey) -> str:
+        """Why the settings do without an artefact that the graph has; empty where they need it."""
+        if key.asset == "teacher_model" and not self._uses_teacher("distillation_report"):
+            return "no row of the table needs a teacher; evaluation.labels and evaluation.baselines have rows that do"
+        if (
+            key.asset == "reference_metrics"
+            and key.budget
+            and self.budget_bytes(key.budget) < self.budget_bytes("ipc-1")
+        ):
+            return f"the budget {key.budget} holds no real image, so there is nothing real of equal bytes"
+        return ""
+
+    def _uses_teacher(self, asset: str) -> bool:
+        if asset == "distillation_report":
+            return any(self._uses_teacher(row) for row in METRIC_ASSETS)
+        chosen = self.settings.evaluation
+        asked = asset == "reference_metrics" and any(b not in ("random", "latent-means") for b in chosen.baselines)
+        return asked or (asset in METRIC_ASSETS and chosen.labels != ("hard",))
+
+    def _uses_foundation(self, asset: str) -> bool:
+        return asset != "reference_metrics" or "latent-means" in self.settings.evaluation.baselines
 
     def spec(self, key: ArtefactKey) -> Spec:
         """Everything that determines an artefact, known before anything is made.
@@ -395,6 +424,10 @@ class Pipeline:
             return []
         found = []
         for dep in ASSETS[key.asset].deps:
+            if dep == "teacher_model" and not self._uses_teacher(key.asset):
+                continue
+            if dep == "foundation_model" and not self._uses_foundation(key.asset):
+                continue
             by = ASSETS[dep].partitioned_by
             classes = [None] if "class" not in by else [key.class_key] if key.class_key else self.catalog()["class_key"]
             budgets = [None] if "budget" not in by else [key.budget] if key.budget else self.settings.budgets
@@ -415,7 +448,10 @@ class Pipeline:
         if asset in ("whole_dataset_metrics", "reference_metrics", "student_metrics", "foundation_metrics"):
             shape = {"image": [self.scan().image_height, self.scan().image_width, self.scan().channels]}
             budget = {"bytes_per_class": self.budget_bytes(key.budget)} if key.budget else {}
-            return students | shape | budget | (drawing if asset == "foundation_metrics" else {})
+            rows = self._soft_labels(asset) | (self._baselines() if asset == "reference_metrics" else {})
+            return students | shape | budget | rows | (drawing if asset == "foundation_metrics" else {})
+        if asset == "teacher_model":
+            return {"teacher": self._teacher_settings(), "device": self._device_kind}
         if asset == "distilled_bundle":
             assert key.budget is not None
             scan = self.scan()
@@ -441,6 +477,51 @@ class Pipeline:
         if imported := self.imported_embeddings(key.class_key):
             return {"imported": list(imported.sha256), "plan": planned}
         return {"inversion": learning, "seed": s.seed, "device": self._device_kind, "plan": planned}
+
+    def _soft_labels(self, asset: str) -> dict[str, Any]:
+        """What decides about the rows with soft labels; nothing while there are none."""
+        chosen = self.settings.evaluation
+        if chosen.labels == ("hard",):
+            return {}
+        found: dict[str, Any] = {
+            "labels": list(chosen.labels), "temperature": chosen.temperature, "label_code_version": labels.CODE_VERSION
+        }  # fmt: skip
+        if "soft stored" in chosen.labels:
+            found["stored_classes"] = self.stored_classes
+            if asset == "reference_metrics":  # real images may weigh what the pool's labels weigh
+                found["pool_labels"] = self.settings.generation.images_per_class
+        return found
+
+    def _baselines(self) -> dict[str, Any]:
+        """What decides about chosen and recomposed real images; nothing while there are only random ones."""
+        chosen = self.settings.evaluation.baselines
+        if chosen == ("random",):
+            return {}
+        version = f"{selection.CODE_VERSION}.{latents.CODE_VERSION}"
+        return {"baselines": list(chosen), "selection_code_version": version}
+
+    @property
+    def stored_classes(self) -> int | None:
+        """Probabilities of a stored soft label; None for those of all classes."""
+        wanted = self.settings.evaluation.stored_classes
+        return None if wanted is None or wanted >= len(self.catalog()) else wanted
+
+    def _teacher_settings(self) -> dict[str, Any]:
+        s = self.settings
+        if s.teacher.checkpoint is not None:
+            return {"checkpoint": self.teacher_checkpoint.fingerprint}
+        shape = [self.scan().image_height, self.scan().image_width, self.scan().channels]
+        return s.teacher.model_dump(mode="json", exclude={"checkpoint"}) | {"seed": s.seed, "image": shape}
+
+    @cached_property
+    def teacher_checkpoint(self) -> teacher.Checkpoint:
+        """The image classifier that ``teacher.checkpoint`` names.
+
+        Raises:
+            TeacherError: It is none.
+        """
+        assert self.settings.teacher.checkpoint is not None
+        return teacher.Checkpoint(self.settings.teacher.checkpoint.expanduser().absolute())
 
     @cached_property
     def _device_kind(self) -> str:

@@ -14,7 +14,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import pydantic_settings
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -104,6 +104,40 @@ Seeds = Annotated[
     BeforeValidator(_listed),
     Field(min_length=1),
     AfterValidator(_distinct),
+]
+
+
+LabelKind = Literal["hard", "soft stored", "soft teacher"]
+LABEL_KINDS: tuple[LabelKind, ...] = get_args(LabelKind)
+"""What students are trained on: the class, probabilities kept with each sample, or a teacher asked at every step."""
+
+Baseline = Literal["random", "herding", "k-center", "k-means", "el2n", "collages", "latent-means"]
+BASELINES: tuple[Baseline, ...] = get_args(Baseline)
+"""Training sets of equal bytes made from real images; :mod:`d3m_assets.evaluation.selection` says how."""
+
+
+def _with_random(names: tuple[Baseline, ...]) -> tuple[Baseline, ...]:
+    if "random" not in names:
+        raise ValueError("random real images are what every result is compared with; add random")
+    return tuple(name for name in BASELINES if name in names)
+
+
+Baselines = Annotated[
+    tuple[Baseline, ...],
+    NoDecode,
+    BeforeValidator(_listed),
+    AfterValidator(_distinct),
+    AfterValidator(_with_random),
+]
+
+Labels = Annotated[
+    tuple[LabelKind, ...],
+    NoDecode,
+    BeforeValidator(_listed),
+    Field(min_length=1),
+    AfterValidator(_distinct),
+    # In one order, so that what is asked for is the same artefact however it is written.
+    AfterValidator(lambda kinds: tuple(kind for kind in LABEL_KINDS if kind in kinds)),
 ]
 
 
@@ -204,6 +238,44 @@ class StudentSettings(_Section):
     )
 
 
+class EvaluationSettings(_Section):
+    """Which rows the table has."""
+
+    baselines: Baselines = Field(
+        default=("random",),
+        description="Training sets of equal bytes beside the distilled one: random, herding, k-center, k-means, el2n, "
+        "collages, latent-means. All but random and latent-means need a teacher.",
+    )
+    labels: Labels = Field(
+        default=("hard",),
+        description="Labels to train students on, each kind beside the same baselines: hard, soft stored, soft teacher.",
+    )
+    temperature: float | None = Field(
+        default=None, gt=0, description="What the teacher's logits are divided by for soft labels; none: as calibrated."
+    )
+    stored_classes: Positive | None = Field(
+        default=None, description="Highest probabilities that a stored soft label keeps; none: those of all classes."
+    )
+
+
+class TeacherSettings(_Section):
+    """Where the classifier of the real data comes from that gives soft labels and features."""
+
+    checkpoint: Path | None = Field(
+        default=None,
+        description="Folder of a transformers image classifier (config.json, *.safetensors) to use; none: one is trained.",
+    )
+    width: Positive = Field(default=64, description="Channels of each convolution of a trained teacher.")
+    steps: Positive = Field(default=600, description="Optimiser steps.")
+    batch_size: Positive = Field(default=64, description="Images in one step.")
+    learning_rate: float = Field(default=3e-3, gt=0, description="Highest learning rate of the cosine schedule.")
+    weight_decay: float = Field(default=5e-4, ge=0, description="Decoupled weight decay.")
+    image_size: Annotated[int, Field(ge=8)] | None = Field(
+        default=None, description="Side of the square input in pixels; none: derived from the dataset."
+    )
+    flip: bool = Field(default=False, description="Mirror images at random; wrong for digits and letters.")
+
+
 class AutomationSettings(_Section):
     """What Dagster starts by itself."""
 
@@ -280,6 +352,8 @@ class Settings(BaseSettings):
     inversion: InversionSettings = Field(default=InversionSettings(), description="How embeddings are fitted.")
     generation: GenerationSettings = Field(default=GenerationSettings(), description="How the synthetic pool is drawn.")
     students: StudentSettings = Field(default=StudentSettings(), description="How training sets are measured.")
+    evaluation: EvaluationSettings = Field(default=EvaluationSettings(), description="Which rows the table has.")
+    teacher: TeacherSettings = Field(default=TeacherSettings(), description="Who gives soft labels and features.")
     automation: AutomationSettings = Field(default=AutomationSettings(), description="What Dagster starts by itself.")
 
     @property

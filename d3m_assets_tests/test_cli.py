@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -83,6 +84,26 @@ def test_distill_status_metrics_inspect_regenerate(tmp_path, image_folder):
     assert "--output" in again.stderr
     stored = np.asarray(Image.open(BytesIO(pool["image"][2]["bytes"])))
     assert np.array_equal(stored, np.asarray(Image.open(out / "7" / "00002.png")))
+
+
+def test_soft_labels_and_a_chosen_baseline_from_one_command(tmp_path, image_folder):
+    folder, home = image_folder(train=20), tmp_path / "home"
+    wanted = {
+        "D3M_EVALUATION__LABELS": "hard,soft teacher", "D3M_EVALUATION__BASELINES": "random,herding",
+        "D3M_TEACHER__STEPS": "20", "D3M_TEACHER__WIDTH": "4", "D3M_VALIDATION_FRACTION": "0.3",
+    }  # fmt: skip
+    plain = d3m(home, "status", "--dataset", folder).stdout
+    assert "teacher_model            not needed by these settings" in plain
+    done = d3m(home, "distill", "--dataset", folder, **wanted).stdout
+    rows = json.loads(d3m(home, "metrics", "--dataset", folder, "--json", **wanted).stdout)
+    found = {(r["method"], r["labels"]) for r in rows}
+    methods = {"D3M", "random real images", "real images by herding", "class-name prompts", "whole train split"}
+    assert found >= {(m, labels) for m in methods for labels in ("hard", "soft teacher")}
+    assert re.search("Soft labels from the teacher: .* (than|from) real images by herding at", done)
+    report = (home / "report.html").read_text()
+    assert "Against each baseline of equal bytes" in report
+    assert "with everything shared and teacher" in report
+    assert "nothing was done" in d3m(home, "distill", "--dataset", folder, **wanted).stdout
 
 
 @pytest.mark.timeout(1800)

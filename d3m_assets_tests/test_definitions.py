@@ -22,12 +22,13 @@ class_prompts [class] <- raw_dataset
 inverted_embeddings [budget|class] <- class_prompts foundation_model raw_dataset
 synthetic_pool [budget|class] <- class_prompts foundation_model inverted_embeddings
 distilled_bundle [budget] <- class_prompts foundation_model inverted_embeddings
-reference_metrics [budget] <- raw_dataset
-whole_dataset_metrics [] <- raw_dataset
-foundation_metrics [] <- class_prompts foundation_model raw_dataset
-student_metrics [budget] <- raw_dataset synthetic_pool
+teacher_model [] <- raw_dataset
+reference_metrics [budget] <- foundation_model raw_dataset teacher_model
+whole_dataset_metrics [] <- raw_dataset teacher_model
+foundation_metrics [] <- class_prompts foundation_model raw_dataset teacher_model
+student_metrics [budget] <- raw_dataset synthetic_pool teacher_model
 distillation_report [] <- distilled_bundle foundation_metrics raw_dataset reference_metrics student_metrics \
-synthetic_pool whole_dataset_metrics
+synthetic_pool teacher_model whole_dataset_metrics
 """
 
 

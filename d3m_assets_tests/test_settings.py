@@ -60,6 +60,9 @@ def test_named_settings_file(monkeypatch, tmp_path):
         ("D3M_INVERSION__VECTORS_PER_PROMPT", "none", "inversion.vectors_per_prompt", None),
         ("D3M_INVERSION", '{"steps": 9}', "inversion.steps", 9),
         ("D3M_HOME", "elsewhere", "home", Path("elsewhere")),
+        ("D3M_EVALUATION__LABELS", "soft teacher, hard", "evaluation.labels", ("hard", "soft teacher")),
+        ("D3M_EVALUATION__BASELINES", "herding,random", "evaluation.baselines", ("random", "herding")),
+        ("D3M_TEACHER__CHECKPOINT", "vit", "teacher.checkpoint", Path("vit")),
         ("D3M_DATASET", "", "dataset", "digits"),
     ],
 )
@@ -114,6 +117,10 @@ def test_bad_environment_is_named(monkeypatch, variable, message):
         ({"device": "gpu"}, "device.*cuda:1"),
         ({"automation.cron": "daily"}, "automation.cron.*five fields"),
         ({"generation.scheduler": "euler"}, "generation.scheduler.*ddim"),
+        ({"evaluation.labels": "soft"}, "evaluation.labels.*'hard', 'soft stored' or 'soft teacher'"),
+        ({"evaluation.labels": "hard,hard"}, "hard given twice"),
+        ({"evaluation.baselines": "herding"}, "evaluation.baselines.*add random"),
+        ({"evaluation.temperature": 0}, "evaluation.temperature"),
     ],
 )
 def test_bad_arguments_are_named(overrides, message):

@@ -10,10 +10,11 @@ from d3m_assets.assets import (
     prompts,
     raw,
     report,
+    teacher,
 )
 from d3m_assets.assets.stage import Stages
 
-MODULES = (catalog, raw, prompts, foundation, inversion, pool, bundle, metrics, report)
+MODULES = (catalog, raw, prompts, foundation, inversion, pool, bundle, teacher, metrics, report)
 """Every module has ``define(stages)``, which returns its assets."""
 
 __all__ = ["MODULES", "Stages"]

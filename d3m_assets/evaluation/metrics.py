@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from d3m_assets.errors import DatasetError
+from d3m_assets.evaluation.labels import HARD, Labelling
 from d3m_assets.evaluation.students import (
     AUGMENTATION,
     CODE_VERSION,
@@ -23,14 +24,25 @@ from d3m_assets.evaluation.students import (
 from d3m_assets.progress import Progress, ProgressEvent, silent
 
 if TYPE_CHECKING:
-    from d3m_assets.settings import StudentSettings
+    from d3m_assets.settings import Baseline, StudentSettings
 
 D3M = "D3M"
 RANDOM_REAL = "random real images"
+HERDING = "real images by herding"
+K_CENTER = "real images by k-center"
+K_MEANS = "real images by k-means"
+EL2N = "easiest real images (EL2N)"
+COLLAGES = "collages of real patches"
+LATENT_MEANS = "decoded latent means"
 CLASS_NAMES = "class-name prompts"
 RENDERED = "rendered characters"
 WHOLE_TRAIN = "whole train split"
-METHODS = (D3M, RANDOM_REAL, CLASS_NAMES, RENDERED, WHOLE_TRAIN)
+BASELINES: dict[Baseline, str] = {
+    "random": RANDOM_REAL, "herding": HERDING, "k-center": K_CENTER, "k-means": K_MEANS, "el2n": EL2N,
+    "collages": COLLAGES, "latent-means": LATENT_MEANS,
+}  # fmt: skip
+"""Rows of equal bytes, by their names in ``evaluation.baselines``."""
+METHODS = (D3M, *BASELINES.values(), CLASS_NAMES, RENDERED, WHOLE_TRAIN)
 """Rows of a report, in its order."""
 
 _log = logging.getLogger(__name__)
@@ -70,9 +82,15 @@ def test_split_reads() -> pd.DataFrame:
 test_split_reads.__test__ = False  # type: ignore[attr-defined]
 
 
-def recipe(settings: StudentSettings, *, image_size: int, channels: int) -> dict[str, object]:
-    """Everything that must be the same for two rows of students to be comparable."""
+def recipe(
+    settings: StudentSettings, *, image_size: int, channels: int, labelling: Labelling = HARD
+) -> dict[str, object]:
+    """Everything that must be the same for two rows of students to be comparable.
+
+    ``labels`` is in it for soft labels only, and must be the same within a kind of labels.
+    """
     return {
+        **labelling.recipe(),
         **settings.model_dump(exclude={"seeds"}),
         "image_size": image_size,
         "channels": channels,
@@ -91,6 +109,7 @@ def student_metrics(
     budget: str = "",
     bytes_per_class: float = float("nan"),
     n_classes: int | None = None,
+    labelling: Labelling = HARD,
     device: str = "cpu",
     progress: Progress = silent,
 ) -> pd.DataFrame:
@@ -107,13 +126,14 @@ def student_metrics(
         budget: Name of the budget; empty for rows that have none.
         bytes_per_class: Bytes of a class actually charged; NaN for rows that have no such figure.
         n_classes: Number of classes K; by default the classes of ``test``.
+        labelling: How the training sets are labelled; students of all kinds are tested on hard labels.
         device: Torch device to train on.
         progress: Told of every fiftieth step, over all seeds.
 
     Returns:
-        One row a student: method, budget, labels ("hard"), architecture, seed, accuracy (fraction), split,
-        n_train_images, images_per_class, bytes_per_class, steps, n_evaluated, class_accuracy (list of K
-        fractions, NaN where a class has no image), recipe (JSON).
+        One row a student: method, budget, labels ("hard", "soft stored" or "soft teacher"), architecture, seed,
+        accuracy (fraction), split, n_train_images, images_per_class, bytes_per_class, steps, n_evaluated,
+        class_accuracy (list of K fractions, NaN where a class has no image), recipe (JSON).
 
     Raises:
         DatasetError: If ``test`` is training data, or labels are out of range.
@@ -124,23 +144,25 @@ def student_metrics(
     height, width, channels = test.images.shape[1:]
     side = student_image_size(settings, height, width)
     test = test.fitted(side, channels)
-    used = json.dumps(recipe(settings, image_size=side, channels=channels), sort_keys=True)
+    used = json.dumps(recipe(settings, image_size=side, channels=channels, labelling=labelling), sort_keys=True)
     total = settings.steps * len(settings.seeds)
     rows = []
     for position, seed in enumerate(settings.seeds):
-        train = training_sets(seed).fitted(side, channels)
+        train = labelling.applied(training_sets(seed).fitted(side, channels))
 
         def report(event: ProgressEvent, before: int = position * settings.steps, seed: int = seed) -> None:
             detail = " ".join(word for word in (method, budget, f"seed {seed}") if word)
             progress(ProgressEvent("students", before + event.done, total, detail))
 
-        model = train_student(train, settings, n_classes=k, seed=seed, device=device, progress=report)
+        model = train_student(
+            train, settings, n_classes=k, seed=seed, device=device, labeller=labelling.labeller(), progress=report
+        )
         predictions = evaluate(model, test)
         rows.append(
             {
                 "method": method,
                 "budget": budget,
-                "labels": "hard",
+                "labels": labelling.kind,
                 "architecture": settings.architecture,
                 "seed": seed,
                 "accuracy": float((predictions == test.labels).mean()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -14,9 +15,18 @@ import pandas as pd
 
 from d3m_assets.errors import StageError
 from d3m_assets.evaluation.metrics import CLASS_NAMES, D3M, RANDOM_REAL, WHOLE_TRAIN
-from d3m_assets.evaluation.statistics import Comparison, compare_all, headline, percent, summarise
+from d3m_assets.evaluation.statistics import (
+    LABEL_WORDS,
+    Comparison,
+    compare_all,
+    headline,
+    percent,
+    rivals,
+    summarise,
+)
 
 LEDGER_COLUMNS = ("budget", "item", "scope", "kind", "bytes")
+_KINDS = {"stored", "regenerable", "for soft labels", "reference"}
 MAX_CLASSES = 20
 """Classes shown in pictures and in the table by class; a thousand of them would make a file nobody opens."""
 MAX_COLUMNS = 12
@@ -28,6 +38,8 @@ _MAX_TILE = 64
 _INK, _FAINT, _OURS, _THEIRS = "#010101", "#020202", "#030303", "#040404"
 _VARIABLES = {_INK: "var(--muted)", _FAINT: "var(--line)", _OURS: "var(--ours)", _THEIRS: "var(--theirs)"}
 _SIGNS = {"better": "▲", "worse": "▼", "not distinguishable": "≈", "too few students": "?"}
+_STYLES = {D3M: (_OURS, "o"), RANDOM_REAL: (_THEIRS, "s")}
+_MARKERS = "D^vPX*<>"
 _DASHES = ((0, (6, 2)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)), (0, (2, 1)))
 
 
@@ -46,8 +58,8 @@ def render_report(
         metrics: Student rows of every method and budget
             (:func:`d3m_assets.evaluation.metrics.student_metrics`).
         ledger: Bytes, one row an item: ``budget`` (empty for all), ``item`` (words), ``scope`` ("class" or
-            "shared"), ``kind`` ("stored", "regenerable" or, for comparison only, "reference"), ``bytes``
-            (int, all classes together).
+            "shared"), ``kind`` ("stored", "regenerable", "for soft labels" where only rows with soft labels need
+            it or, for comparison only, "reference"), ``bytes`` (int, all classes together).
         samples: Example images, title to class name to uint8 ``[N, H, W, C]``; titles in the order shown, the
             first eight images of each class.
         provenance: Where it comes from, name to value; a mapping as value becomes a group of its own.
@@ -67,6 +79,8 @@ def render_report(
     if wrong := {len(a) for a in metrics["class_accuracy"]} - {len(class_names)}:
         raise StageError(f"metrics have {wrong.pop()} classes, the report {len(class_names)}; run `d3m distill`.")
     comparisons = compare_all(metrics)
+    kinds = list(dict.fromkeys(summary["labels"]))
+    names = {kind: "" if kinds == ["hard"] else LABEL_WORDS[kind] for kind in kinds}
     environment = Environment(
         loader=PackageLoader("d3m_assets.evaluation"),
         autoescape=True,
@@ -83,17 +97,24 @@ def render_report(
         students=sorted(set(summary["n"])),
         headline=headline(comparisons),
         asides=_asides(metrics, summary),
-        cards=[_card(summary, comparison) for comparison in comparisons],
-        rows=summary.to_dict("records"),
+        cards=[_card(summary, comparison, names) for comparison in comparisons],
+        against=_against(metrics, names),
+        groups=[
+            {"title": names[kind], "rows": rows.to_dict("records")}
+            for kind, rows in summary.groupby("labels", sort=False)
+        ],
         ours=D3M,
-        plot=accuracy_plot(summary),
-        plot_alt=_plot_alt(summary),
+        plots=[
+            {"title": names[kind], "svg": accuracy_plot(rows), "alt": _plot_alt(rows)}
+            for kind, rows in summary.groupby("labels", sort=False)
+        ],
         sample_titles=list(samples),
         sample_classes=_sample_classes(samples, class_names),
         n_hidden=max(0, len(class_names) - MAX_CLASSES),
         class_table=_class_table(metrics, summary, class_names),
         ledger=_ledger_groups(ledger),
-        recipe=_groups({"Recipe of every student": json.loads(metrics["recipe"].iloc[0])}),
+        soft_labels="for soft labels" in set(ledger["kind"]),
+        recipe=_groups(_recipes(metrics)),
         provenance=_groups(provenance),
     )
 
@@ -101,8 +122,11 @@ def render_report(
 def accuracy_plot(summary: pd.DataFrame) -> str:
     """Draw accuracy against bytes per class as an ``<svg>`` element whose colours are the page's variables.
 
-    Methods with several byte counts become points with 95 % intervals; methods without one, and the whole
-    train split, become horizontal lines.
+    Methods with several byte counts become points with 95 % intervals; methods without one, and the whole train split,
+    become horizontal lines.
+
+    Args:
+        summary: Rows of one kind of labels, from :func:`d3m_assets.evaluation.statistics.summarise`.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -113,14 +137,14 @@ def accuracy_plot(summary: pd.DataFrame) -> str:
     with mpl.rc_context(style):
         figure = Figure(figsize=(5.4, 3.8), layout="constrained")
         axes = figure.subplots()
-        for colour, (name, rows) in zip(
-            [_OURS, _THEIRS, _INK, _INK], points.groupby("method", sort=False), strict=False
-        ):
+        others = itertools.cycle(_MARKERS)
+        for name, rows in points.groupby("method", sort=False):
+            colour, marker = _STYLES.get(str(name)) or (_INK, next(others))
             x, y = rows["bytes_per_class"].to_numpy(float), rows["mean"].to_numpy(float) * 100
             error = rows["half_width"].fillna(0).to_numpy(float) * 100
             axes.errorbar(
                 x, y, np.vstack([error, np.minimum(error, 100 - y)]), color=colour, label=name, capsize=3,
-                marker="o" if colour == _OURS else "s", markersize=6, linewidth=1.8, elinewidth=1.2,
+                marker=marker, markersize=6, linewidth=1.8 if name in _STYLES else 1, elinewidth=1.2,
             )  # fmt: skip
         for i, row in enumerate(summary[~_at_budgets(summary)].to_dict("records")):
             dash = _DASHES[i % len(_DASHES)]
@@ -182,7 +206,7 @@ def ledger_totals(ledger: pd.DataFrame) -> pd.DataFrame:
     """
     if missing := [c for c in LEDGER_COLUMNS if c not in ledger.columns]:
         raise StageError(f"the ledger lacks the columns {', '.join(missing)}; see render_report.")
-    for column, known in (("scope", {"class", "shared"}), ("kind", {"stored", "regenerable", "reference"})):
+    for column, known in (("scope", {"class", "shared"}), ("kind", _KINDS)):
         if unknown := sorted(set(ledger[column]) - known):
             raise StageError(f"ledger {column} {unknown[0]!r} is none of {', '.join(sorted(known))}; correct it.")
     stored = ledger[ledger["kind"] == "stored"]
@@ -198,33 +222,69 @@ def _at_budgets(summary: pd.DataFrame) -> pd.Series:
     return (summary["budget"] != "") & summary["bytes_per_class"].gt(0)
 
 
+def _recipes(metrics: pd.DataFrame) -> dict[str, Any]:
+    """The recipe that all rows share, and how each kind of soft labels was made."""
+    found: dict[str, Any] = {}
+    for kind, students in metrics.groupby("labels", sort=False):
+        recipe = json.loads(students["recipe"].iloc[0])
+        soft = recipe.pop("labels", None)
+        found["Recipe of every student"] = recipe
+        if soft:
+            found[LABEL_WORDS[str(kind)]] = soft
+    return found
+
+
 def _asides(metrics: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
     asides = []
     if against_names := compare_all(metrics, reference=CLASS_NAMES):
         asides.append("Is learning worth more than naming the class? " + headline(against_names))
     for row in summary[summary["method"] == WHOLE_TRAIN].to_dict("records"):
         images, accuracy = row["n_train_images"], percent(row["mean"])
-        asides.append(f"The whole train split, {images:,} images, reaches {accuracy} %.")
+        kind = "" if row["labels"] == "hard" else f" with {LABEL_WORDS[row['labels']].lower()}"
+        asides.append(f"The whole train split, {images:,} images{kind}, reaches {accuracy} %.")
     return asides
 
 
-def _card(summary: pd.DataFrame, comparison: Comparison) -> dict[str, Any]:
+def _card(summary: pd.DataFrame, comparison: Comparison, names: Mapping[str, str]) -> dict[str, Any]:
     def row(method: str) -> dict[str, Any]:
-        found = summary[(summary["method"] == method) & summary["budget"].isin([comparison.budget, ""])]
+        found = summary[
+            (summary["method"] == method)
+            & (summary["labels"] == comparison.labels)
+            & summary["budget"].isin([comparison.budget, ""])
+        ]
         return dict(found.iloc[-1])
 
-    words = f"{comparison.difference * 100:+.1f} points"
-    if not math.isnan(comparison.low):
-        words += f" (95 % interval {comparison.low * 100:+.1f} to {comparison.high * 100:+.1f})"
     return {
-        "budget": comparison.budget,
+        "title": " · ".join(word for word in (comparison.budget, names[comparison.labels]) if word),
         "outcome": comparison.outcome.replace(" ", "-"),
         "sign": _SIGNS[comparison.outcome],
         "verdict": comparison.verdict,
-        "difference": words.replace("-", "−"),
+        "difference": _difference(comparison),
         "ours": row(D3M),
         "theirs": row(RANDOM_REAL),
     }
+
+
+def _difference(comparison: Comparison) -> str:
+    words = f"{comparison.difference * 100:+.1f} points"
+    if not math.isnan(comparison.low):
+        words += f" (95 % interval {comparison.low * 100:+.1f} to {comparison.high * 100:+.1f})"
+    return words.replace("-", "−")
+
+
+def _against(metrics: pd.DataFrame, names: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Differences to every method of equal bytes; empty when random real images are the only one, as the cards tell it."""
+    others = rivals(metrics)
+    if others in ([], [RANDOM_REAL]):
+        return []
+    compared = [c for reference in others for c in compare_all(metrics, reference=reference)]
+    order = {kind: i for i, kind in enumerate(names)}
+    compared.sort(key=lambda c: order[c.labels])
+    return [
+        {"labels": names[c.labels], "reference": c.reference, "budget": c.budget, "difference": _difference(c),
+         "sign": _SIGNS[c.outcome], "outcome": c.outcome, "n": c.n}
+        for c in compared
+    ]  # fmt: skip
 
 
 def _plot_alt(summary: pd.DataFrame) -> str:
@@ -284,22 +344,34 @@ def _sheet(images: np.ndarray, columns: int = 4) -> str:
 
 def _class_table(metrics: pd.DataFrame, summary: pd.DataFrame, class_names: Sequence[str]) -> dict[str, Any]:
     """Mean accuracy by class; with many classes the ones where our largest budget does worst."""
-    columns = list(zip(summary["method"], summary["budget"], strict=True))[:MAX_COLUMNS]
+    columns = list(zip(summary["method"], summary["budget"], summary["labels"], strict=True))[:MAX_COLUMNS]
     means = {}
-    for method, budget in columns:
-        rows = metrics[(metrics["method"] == method) & (metrics["budget"] == budget)]
-        means[method, budget] = np.mean(np.array(rows["class_accuracy"].tolist(), float), axis=0)
+    for method, budget, labels in columns:
+        wanted = (metrics["method"] == method) & (metrics["budget"] == budget) & (metrics["labels"] == labels)
+        means[method, budget, labels] = np.mean(np.array(metrics[wanted]["class_accuracy"].tolist(), float), axis=0)
     order = list(range(len(class_names)))
     if len(order) > MAX_CLASSES:
         ours = [c for c in columns if c[0] == D3M] or columns
         worst = means[ours[-1]]
         order = sorted(sorted(order, key=lambda i: worst[i])[:MAX_CLASSES])
     rows = [{"name": class_names[i], "values": [float(means[c][i]) for c in columns]} for i in order]
-    return {"columns": columns, "rows": rows, "worst": len(class_names) > MAX_CLASSES}
+    shown = [(method, budget, "" if labels == "hard" else labels) for method, budget, labels in columns]
+    return {
+        "columns": shown,
+        "rows": rows,
+        "worst": len(class_names) > MAX_CLASSES,
+        "left_out": max(0, len(summary) - MAX_COLUMNS),
+    }
 
 
 def _ledger_groups(ledger: pd.DataFrame) -> list[dict[str, Any]]:
     totals = {row["budget"]: row for row in ledger_totals(ledger).to_dict("records")}
+    soft = ledger[ledger["kind"] == "for soft labels"]
+    for budget, total in totals.items():
+        needed = soft[soft["budget"].isin([budget, ""])]
+        total["soft"] = [
+            {"item": item["item"], "bytes": total["everything"] + item["bytes"]} for item in needed.to_dict("records")
+        ]
     groups = []
     for budget in [*dict.fromkeys(b for b in ledger["budget"] if b), ""]:
         items = ledger[ledger["budget"] == budget].to_dict("records")

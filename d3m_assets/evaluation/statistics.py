@@ -16,8 +16,12 @@ import pandas as pd
 
 from d3m_assets.errors import StageError
 from d3m_assets.evaluation.metrics import D3M, METHODS, RANDOM_REAL
+from d3m_assets.settings import LABEL_KINDS, LabelKind
 
 CONFIDENCE = 0.95
+LABEL_WORDS: dict[str, str] = {
+    "hard": "Hard labels", "soft stored": "Soft labels, stored", "soft teacher": "Soft labels from the teacher"
+}  # fmt: skip
 _COMMON = ("n_train_images", "images_per_class", "bytes_per_class", "steps", "n_evaluated")
 Outcome = Literal["better", "worse", "not distinguishable", "too few students"]
 
@@ -30,8 +34,8 @@ def summarise(metrics: pd.DataFrame) -> pd.DataFrame:
             budgets.
 
     Returns:
-        One row for each method, budget, label mode, architecture and split, methods in the order of a report
-        and budgets by bytes: mean and half_width (fractions; half the 95 % t-interval, NaN for a single
+        One row for each kind of labels, method, budget, architecture and split; hard labels first, methods in the
+        order of a report and budgets by bytes: mean and half_width (fractions; half the 95 % t-interval, NaN for a single
         student), n (students), n_train_images, images_per_class, bytes_per_class, steps, n_evaluated.
 
     Raises:
@@ -49,22 +53,25 @@ def summarise(metrics: pd.DataFrame) -> pd.DataFrame:
     rows.sort(key=lambda row: METHODS.index(row["method"]) if row["method"] in METHODS else len(METHODS))
     summary = pd.DataFrame(rows)
     summary["rank"] = pd.factorize(summary["method"])[0]
-    summary = summary.sort_values(["rank", "bytes_per_class"], kind="stable", ignore_index=True)
-    return summary.drop(columns="rank")
+    summary["kind"] = summary["labels"].map(LABEL_KINDS.index)
+    summary = summary.sort_values(["kind", "rank", "bytes_per_class"], kind="stable", ignore_index=True)
+    return summary.drop(columns=["rank", "kind"])
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One method against another at one budget.
+    """One method against another at one budget, trained on the same kind of labels.
 
     Attributes:
         method: The method in question.
         reference: What it is compared with.
         budget: Budget of the method.
-        difference: Mean accuracy of the method minus that of the reference, as a fraction.
-        low: Lower end of the 95 % interval of the difference; NaN with fewer than two students on a side.
+        difference: Mean over seeds of the accuracy of the method minus that of the reference, as a fraction.
+        low: Lower end of the 95 % interval of the difference; NaN with fewer than two seeds.
         high: Upper end.
         outcome: What the interval says.
+        labels: Kind of labels of both.
+        n: Seeds that both have.
     """
 
     method: str
@@ -74,6 +81,8 @@ class Comparison:
     low: float
     high: float
     outcome: Outcome
+    labels: LabelKind = "hard"
+    n: int = 0
 
     @property
     def verdict(self) -> str:
@@ -83,10 +92,12 @@ class Comparison:
         return f"{self.outcome} {'from' if self.outcome == 'not distinguishable' else 'than'} {self.reference}"
 
 
-def compare(metrics: pd.DataFrame, budget: str, *, method: str = D3M, reference: str = RANDOM_REAL) -> Comparison:
-    """Compare two methods by Welch's unequal-variance t-test at 95 %.
+def compare(
+    metrics: pd.DataFrame, budget: str, *, method: str = D3M, reference: str = RANDOM_REAL, labels: LabelKind = "hard"
+) -> Comparison:
+    """Compare two methods by the differences between students of the same seed: a paired t-test at 95 %.
 
-    Unpaired, since equal seeds share nothing that would make their students alike.
+    Students of one seed begin with the same weights and draw the same batches and augmentations.
 
     Args:
         metrics: Student rows.
@@ -94,50 +105,79 @@ def compare(metrics: pd.DataFrame, budget: str, *, method: str = D3M, reference:
             none.
         method: Method in question.
         reference: Method to compare with.
+        labels: Kind of labels that the students of both were trained on.
 
     Raises:
-        StageError: If either has no students, or their recipes differ.
+        StageError: If either has no students, their recipes differ, or a seed has several students.
     """
-    ours = metrics[(metrics["method"] == method) & (metrics["budget"] == budget)]
-    theirs = metrics[(metrics["method"] == reference) & metrics["budget"].isin([budget, ""])]
+    of_kind = metrics[metrics["labels"] == labels]
+    ours = of_kind[(of_kind["method"] == method) & (of_kind["budget"] == budget)]
+    theirs = of_kind[(of_kind["method"] == reference) & of_kind["budget"].isin([budget, ""])]
     for name, students in ((method, ours), (reference, theirs)):
         if students.empty:
-            raise StageError(f'no students of "{name}" at budget "{budget}"; run `d3m distill` to train them.')
+            raise StageError(
+                f'no students of "{name}" at budget "{budget}" with {labels} labels; run `d3m distill` to train them.'
+            )
+        if students["seed"].duplicated().any():
+            raise StageError(f'several students of "{name}" at budget "{budget}" have one seed; keep one of each.')
     check_equal_recipe(pd.concat([ours, theirs]))
-    mean_a, variance_a, n_a = _moments(ours)
-    mean_b, variance_b, n_b = _moments(theirs)
-    difference = mean_a - mean_b
-    if min(n_a, n_b) < 2:
-        return Comparison(method, reference, budget, difference, math.nan, math.nan, "too few students")
-    a, b = variance_a / n_a, variance_b / n_b
-    freedom = (a + b) ** 2 / (a**2 / (n_a - 1) + b**2 / (n_b - 1))
-    half = _t_quantile(freedom) * math.sqrt(a + b)
+    paired = ours.set_index("seed")["accuracy"] - theirs.set_index("seed")["accuracy"]
+    differences = paired.dropna().to_numpy(float)
+    n = len(differences)
+    if n < 2:
+        difference = float(ours["accuracy"].mean() - theirs["accuracy"].mean())
+        return Comparison(method, reference, budget, difference, math.nan, math.nan, "too few students", labels, n)
+    difference = float(differences.mean())
+    variance = max(float(np.var(differences, ddof=1)), 2 * _rounding(ours))
+    half = _t_quantile(n - 1) * math.sqrt(variance / n)
     low, high = difference - half, difference + half
     outcome: Outcome = "better" if low > 0 else "worse" if high < 0 else "not distinguishable"
-    return Comparison(method, reference, budget, difference, low, high, outcome)
+    return Comparison(method, reference, budget, difference, low, high, outcome, labels, n)
 
 
 def compare_all(metrics: pd.DataFrame, *, method: str = D3M, reference: str = RANDOM_REAL) -> list[Comparison]:
-    """Compare at every budget at which both were run, smallest first; empty if there is none."""
-    ours = metrics[metrics["method"] == method].sort_values("bytes_per_class", kind="stable")
-    theirs = set(metrics.loc[metrics["method"] == reference, "budget"])
-    budgets = [b for b in dict.fromkeys(ours["budget"]) if b in theirs or "" in theirs]
-    return [compare(metrics, b, method=method, reference=reference) for b in budgets]
+    """Compare at every kind of labels and budget at which both were run.
+
+    Returns:
+        Hard labels first, the smallest budget first; empty if there is nothing to compare.
+    """
+    found = []
+    for kind in LABEL_KINDS:
+        of_kind = metrics[metrics["labels"] == kind]
+        ours = of_kind[of_kind["method"] == method].sort_values("bytes_per_class", kind="stable")
+        theirs = set(of_kind.loc[of_kind["method"] == reference, "budget"])
+        budgets = [b for b in dict.fromkeys(ours["budget"]) if b in theirs or "" in theirs]
+        found += [compare(metrics, b, method=method, reference=reference, labels=kind) for b in budgets]
+    return found
+
+
+def rivals(metrics: pd.DataFrame, *, method: str = D3M) -> list[str]:
+    """Methods that were run within a budget of bytes as ``method`` was, in the order of a report."""
+    budgeted = metrics[(metrics["budget"] != "") & (metrics["method"] != method)]
+    found = list(dict.fromkeys(budgeted["method"]))
+    return sorted(found, key=lambda m: METHODS.index(m) if m in METHODS else len(METHODS))
 
 
 def headline(comparisons: list[Comparison]) -> str:
-    """Say in one sentence how a method does against one reference over its budgets."""
+    """Say in words how a method does against one reference over its budgets, one sentence a kind of labels."""
     if not comparisons:
         return "Nothing to compare yet."
+    kinds = list(dict.fromkeys(c.labels for c in comparisons))
+    sentences = [_sentence([c for c in comparisons if c.labels == kind]) for kind in kinds]
+    if kinds == ["hard"]:
+        return f"{sentences[0][0].upper()}{sentences[0][1:]}."
+    return " ".join(f"{LABEL_WORDS[k]}: {s}." for k, s in zip(kinds, sentences, strict=True))
+
+
+def _sentence(comparisons: list[Comparison]) -> str:
     groups: dict[Outcome, list[str]] = {}
     for comparison in comparisons:
         groups.setdefault(comparison.outcome, []).append(comparison.budget)
     first = comparisons[0].verdict
-    everywhere = len(groups) == 1 and len(comparisons) > 1
-    text = f"{first} {'at every budget' if everywhere else 'at ' + _listing(groups.pop(comparisons[0].outcome))}"
-    if not everywhere:
-        text = "; ".join([text, *(f"{outcome} at {_listing(budgets)}" for outcome, budgets in groups.items())])
-    return f"{text[0].upper()}{text[1:]}."
+    if len(groups) == 1 and len(comparisons) > 1:
+        return f"{first} at every budget"
+    text = f"{first} at {_listing(groups.pop(comparisons[0].outcome))}"
+    return "; ".join([text, *(f"{outcome} at {_listing(budgets)}" for outcome, budgets in groups.items())])
 
 
 def check_equal_recipe(metrics: pd.DataFrame) -> None:
@@ -148,6 +188,17 @@ def check_equal_recipe(metrics: pd.DataFrame) -> None:
     """
     if metrics.empty:
         raise StageError("there are no student metrics; run `d3m distill` to train students.")
+    known = {text: _without_labels(text) for text in metrics["recipe"].unique()}
+    _check_equal(metrics.assign(recipe=metrics["recipe"].map(known)))
+    for _, of_kind in metrics.groupby("labels", sort=False):  # how soft labels are made is the same within a kind
+        _check_equal(of_kind)
+
+
+def _without_labels(recipe: str) -> str:
+    return json.dumps({k: v for k, v in json.loads(recipe).items() if k != "labels"}, sort_keys=True)
+
+
+def _check_equal(metrics: pd.DataFrame) -> None:
     first = metrics.iloc[0]
     for column, what in (("recipe", "recipe"), ("split", "split"), ("n_evaluated", "number of test images")):
         other = metrics[metrics[column] != first[column]]
@@ -162,9 +213,11 @@ def check_equal_recipe(metrics: pd.DataFrame) -> None:
 
 
 def format_table(summary: pd.DataFrame) -> str:
-    """Lay out a summary as text for a terminal."""
+    """Lay out a summary as text for a terminal; kinds of labels are told where there is another than hard ones."""
+    soft = {"labels": summary["labels"]} if set(summary["labels"]) != {"hard"} else {}
     table = pd.DataFrame(
         {
+            **soft,
             "method": summary["method"],
             "budget": summary["budget"],
             "bytes/class": ["" if math.isnan(b) else f"{b:,.0f}" for b in summary["bytes_per_class"]],
@@ -175,7 +228,7 @@ def format_table(summary: pd.DataFrame) -> str:
     )
     # pandas has no left-aligned text columns.
     widths = [max([len(c), *table[c].map(len)]) for c in table.columns]
-    left = {"method", "budget"}
+    left = {"labels", "method", "budget"}
     lines = [table.columns.tolist(), ["-" * w for w in widths], *table.to_numpy().tolist()]
     aligned = [
         [v.ljust(w) if c in left else v.rjust(w) for v, w, c in zip(line, widths, table.columns, strict=True)]
@@ -196,9 +249,13 @@ def _moments(students: pd.DataFrame) -> tuple[float, float, int]:
     never taken to be below that of the rounding.
     """
     values = students["accuracy"].to_numpy(float)
-    rounding = (1 / float(students["n_evaluated"].iloc[0])) ** 2 / 12
-    variance = max(float(np.var(values, ddof=1)), rounding) if len(values) > 1 else math.nan
+    variance = max(float(np.var(values, ddof=1)), _rounding(students)) if len(values) > 1 else math.nan
     return float(values.mean()), variance, len(values)
+
+
+def _rounding(students: pd.DataFrame) -> float:
+    """Variance of one accuracy that comes of counting whole images."""
+    return (1 / float(students["n_evaluated"].iloc[0])) ** 2 / 12
 
 
 def _t_quantile(freedom: float) -> float:

@@ -10,7 +10,7 @@ distillation (Gidaris & Komodakis, CVPR 2018; Zhao et al., "Dataset Condensation
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -55,12 +55,14 @@ AUGMENTATION = Augmentation()
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images with one hard label each.
+    """Images with one label each.
 
     Attributes:
         images: uint8 ``[N, H, W, C]`` with C 1 or 3.
         labels: int64 ``[N]``, position of the class in the table of classes, 0 to K-1.
         split: Where the images come from. Students refuse to train on "test".
+        probabilities: Soft labels, float ``[N, K]``, each row a distribution over the classes; None where the
+            labels are hard. Students train on them in place of ``labels``.
 
     Raises:
         DatasetError: If shapes, types or the two lengths do not fit.
@@ -69,6 +71,7 @@ class LabelledImages:
     images: np.ndarray
     labels: np.ndarray
     split: Split = "train"
+    probabilities: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         """Reject arrays that could only fail later, far from their cause."""
@@ -85,6 +88,18 @@ class LabelledImages:
             )
         if shape[0] == 0:
             raise DatasetError(f"the {self.split} images are empty; a student needs at least one image.")
+        soft = self.probabilities
+        if soft is not None and not (
+            soft.ndim == 2
+            and len(soft) == shape[0]
+            and np.issubdtype(soft.dtype, np.floating)
+            and (soft >= 0).all()
+            and np.allclose(soft.sum(axis=1, dtype=np.float64), 1, atol=1e-2)
+        ):
+            raise DatasetError(
+                f"soft labels of the {self.split} images are {soft.dtype} of shape {soft.shape} for {shape[0]} "
+                "images; give each image probabilities of all classes that add up to 1."
+            )
 
     def __len__(self) -> int:
         """Number of images."""
@@ -96,19 +111,34 @@ class LabelledImages:
         The shorter side is kept whole, the longer one cropped at its centre; resizing is PIL bicubic, which
         also low-passes when it shrinks.
         """
-        if self.images.shape[1:] == (size, size, channels):
-            return self
-        from PIL import Image
+        fitted = fit_images(self.images, size, channels)
+        return self if fitted is self.images else replace(self, images=fitted)
 
-        height, width = self.images.shape[1:3]
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        mode = "L" if channels == 1 else "RGB"
-        fitted = np.empty((len(self), size, size, channels), np.uint8)
-        for row, image in zip(fitted, self.images[:, top : top + side, left : left + side], strict=True):
-            picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).convert(mode)
-            row[:] = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC)).reshape(row.shape)
-        return replace(self, images=fitted)
+
+def fit_images(images: np.ndarray, size: int, channels: int) -> np.ndarray:
+    """Make squares of images, as :meth:`LabelledImages.fitted` does; those that fit already are returned as they are.
+
+    Args:
+        images: uint8 ``[N, H, W, 1 or 3]``.
+        size: Side in px.
+        channels: 1 or 3.
+
+    Returns:
+        uint8 ``[N, size, size, channels]``.
+    """
+    if images.shape[1:] == (size, size, channels):
+        return images
+    from PIL import Image
+
+    height, width = images.shape[1:3]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    mode = "L" if channels == 1 else "RGB"
+    fitted = np.empty((len(images), size, size, channels), np.uint8)
+    for row, image in zip(fitted, images[:, top : top + side, left : left + side], strict=True):
+        picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).convert(mode)
+        row[:] = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC)).reshape(row.shape)
+    return fitted
 
 
 def student_image_size(settings: StudentSettings, height: int, width: int) -> int:
@@ -154,9 +184,13 @@ def train_student(
     seed: int,
     device: str = "cpu",
     augmentation: Augmentation = AUGMENTATION,
+    labeller: Callable[[torch.Tensor], torch.Tensor] | None = None,
     progress: Progress = silent,
 ) -> torch.nn.Module:
-    """Train one student on hard labels for ``settings.steps`` steps and return its last weights.
+    """Train one student for ``settings.steps`` steps and return its last weights.
+
+    The loss is the cross-entropy with the labels: hard ones, the soft ones stored with the training set, or those that
+    ``labeller`` gives to each batch after its augmentation.
 
     AdamW under a cosine to zero. Batches run through reshuffled epochs without replacement; a training set
     smaller than a batch appears in it several times, each time under another augmentation. Everything random
@@ -169,13 +203,16 @@ def train_student(
         seed: Seed of weights, batches and augmentation.
         device: Torch device to train on.
         augmentation: Limits of the random affine maps.
+        labeller: From an augmented batch, float ``[B, C, S, S]`` in 0..1 on ``device``, to probabilities ``[B, K]``;
+            takes the place of all stored labels.
         progress: Told of every fiftieth step.
 
     Returns:
         Trained module in evaluation mode, on ``device``.
 
     Raises:
-        DatasetError: If the images are not square, belong to the test split, or a label is outside 0..K-1.
+        DatasetError: If the images are not square, belong to the test split, a label is outside 0..K-1, or soft labels
+            are not of K classes.
     """
     import torch
     from torch.nn import functional as F
@@ -190,18 +227,23 @@ def train_student(
             f"labels run from {train.labels.min()} to {train.labels.max()} for {n_classes} classes; "
             "labels are positions in the table of classes, not class ids."
         )
+    soft = train.probabilities
+    if soft is not None and soft.shape[1] != n_classes:
+        raise DatasetError(f"soft labels are of {soft.shape[1]} classes, the student of {n_classes}; label them anew.")
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build_student(settings, n_classes, channels, height).to(device).train()
         draw = torch.Generator().manual_seed(seed)
         images = _to_tensor(train.images).to(device)
-        labels = torch.from_numpy(train.labels.astype(np.int64)).to(device)
+        stored = train.labels.astype(np.int64) if soft is None else soft.astype(np.float32)
+        labels = torch.from_numpy(stored).to(device)
         optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
         for step, index in enumerate(_batches(n, settings.batch_size, settings.steps, draw), start=1):
             index = index.to(device)
             warped = _warp(images[index], augmentation, draw, flip=settings.flip)
-            loss = F.cross_entropy(model(warped), labels[index])
+            wanted = labels[index] if labeller is None else labeller(warped)
+            loss = F.cross_entropy(model(warped), wanted)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
@@ -272,6 +314,13 @@ def _warp(images: torch.Tensor, limits: Augmentation, draw: torch.Generator, *, 
 
 
 def concatenate(parts: Sequence[LabelledImages]) -> LabelledImages:
-    """Join sets of the same image shape and split, in order."""
+    """Join sets of the same image shape and split, in order.
+
+    Raises:
+        DatasetError: Some have soft labels and some have not.
+    """
     images, labels = np.concatenate([p.images for p in parts]), np.concatenate([p.labels for p in parts])
-    return replace(parts[0], images=images, labels=labels)
+    soft = [p.probabilities for p in parts if p.probabilities is not None]
+    if soft and len(soft) < len(parts):
+        raise DatasetError("sets with soft labels and sets without cannot be joined; label all of them or none.")
+    return replace(parts[0], images=images, labels=labels, probabilities=np.concatenate(soft) if soft else None)

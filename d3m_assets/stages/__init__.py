@@ -22,6 +22,7 @@ from d3m_assets.stages.distillation import (
 )
 from d3m_assets.stages.evaluation import metrics
 from d3m_assets.stages.report import distillation_report
+from d3m_assets.stages.teacher import teacher_model
 from d3m_assets.store import ArtefactKey
 
 
@@ -37,7 +38,7 @@ def make(pipeline: Pipeline, asset: str, keys: Sequence[ArtefactKey]) -> Iterato
     makers: dict[str, Callable[[Pipeline, ArtefactKey], Made]] = {
         "class_catalog": class_catalog, "raw_dataset": raw_dataset, "foundation_model": foundation_model,
         "class_prompts": class_prompts, "distilled_bundle": distilled_bundle,
-        "distillation_report": distillation_report,
+        "distillation_report": distillation_report, "teacher_model": teacher_model,
     }  # fmt: skip
     for done, key in enumerate(keys):
         pipeline.progress(ProgressEvent(asset, done, len(keys), where(key)))

@@ -5,41 +5,70 @@ from __future__ import annotations
 import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from d3m_assets.errors import D3MError, StageError
-from d3m_assets.pipeline import Pipeline
+from d3m_assets.pipeline import METRIC_ASSETS, Pipeline
 from d3m_assets.progress import Progress
 from d3m_assets.stages.artefacts import Made, read_table, required, share_out, to_parquet
 from d3m_assets.stages.dataset import image_table, labelled_images
 from d3m_assets.stages.distillation import drawing_item, drawing_work, pool_images, pool_table, stored_prompts
+from d3m_assets.stages.real_sets import RealSets
+from d3m_assets.stages.teacher import TeacherFiles, loaded_teacher, stored_teacher
 from d3m_assets.store import ArtefactKey
 from d3m_assets.workers import own_device
 
 if TYPE_CHECKING:
+    from d3m_assets.evaluation.labels import Labelling
     from d3m_assets.evaluation.students import LabelledImages
+    from d3m_assets.settings import EvaluationSettings, LabelKind
 
 
 def _student_work(item: tuple[Any, ...], progress: Progress) -> pd.DataFrame:
     from d3m_assets.evaluation.metrics import student_metrics
 
-    method, train, test, settings, budget, charged, classes, device = item
+    method, train, test, settings, budget, charged, classes, device, kind, teacher, chosen = item
+    device = own_device() or device
     return student_metrics(
         method, lambda seed: train, test, settings, budget=budget, bytes_per_class=charged, n_classes=classes,
-        device=own_device() or device, progress=progress,
+        labelling=_labelling(kind, teacher, chosen, device), device=device, progress=progress,
     )  # fmt: skip
+
+
+def _labelling(kind: LabelKind, teacher: TeacherFiles | None, chosen: EvaluationSettings, device: str) -> Labelling:
+    from d3m_assets.evaluation.labels import HARD, Labelling
+
+    if kind == "hard" or teacher is None:
+        return HARD
+    return Labelling(
+        kind, loaded_teacher(teacher, device), teacher.fingerprint, chosen.temperature, chosen.stored_classes
+    )
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One row of the table: a training set for each seed."""
+    """One row of the table: a training set for each seed, and how it is labelled."""
 
     method: str
+    labels: LabelKind
     training_sets: Callable[[int], LabelledImages]
     bytes_per_class: float = float("nan")
+
+
+def _all_labels(pipeline: Pipeline, method: str, training_sets: Callable[[int], LabelledImages]) -> list[_Row]:
+    """Rows of a training set that has no budget, one for each kind of labels."""
+    return [_Row(method, kind, training_sets) for kind in pipeline.settings.evaluation.labels]
+
+
+def stored_label_bytes(pipeline: Pipeline, kind: LabelKind = "soft stored") -> int:
+    """Bytes that the label of one sample is charged; hard labels and those of a teacher are free."""
+    from d3m_assets.evaluation.labels import label_bytes
+
+    return label_bytes(len(pipeline.catalog()), pipeline.stored_classes) if kind == "soft stored" else 0
 
 
 def metrics(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
@@ -47,24 +76,29 @@ def metrics(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
     from d3m_assets.evaluation.metrics import test_split
 
     rows_of: dict[str, Callable[[Pipeline, ArtefactKey], tuple[list[_Row], dict[str, bytes]]]] = {
-        "reference_metrics": _reference_rows, "whole_dataset_metrics": _whole_dataset_rows,
+        "reference_metrics": partial(_reference_rows, RealSets(pipeline)), "whole_dataset_metrics": _whole_dataset_rows,
         "foundation_metrics": _foundation_rows, "student_metrics": _student_rows,
     }  # fmt: skip
     settings, classes = pipeline.settings.students, len(pipeline.catalog())
+    chosen = pipeline.settings.evaluation.model_copy(update={"stored_classes": pipeline.stored_classes})
     items, owner, names, files = [], [], [], {}
     for key in keys:
         try:
             rows, files[key] = rows_of[key.asset](pipeline, key)
             test = test_split(lambda: labelled_images(pipeline, image_table(pipeline, "test"), "test"), reader=str(key))
-            for row in rows:
-                for seed in settings.seeds:
-                    alone = settings.model_copy(update={"seeds": (seed,)})
-                    items.append((row.method, row.training_sets(seed), test, alone, key.budget or "", row.bytes_per_class,
-                                  classes, pipeline.device))  # fmt: skip
-                    owner.append(key)
-                    names.append(" ".join(p for p in (row.method, key.budget, f"seed {seed}") if p))
+            teacher = stored_teacher(pipeline) if any(row.labels != "hard" for row in rows) else None
+            # All training sets of a key before any of its students: one that fails must not leave a table with fewer rows.
+            sets = [(row, seed, row.training_sets(seed)) for row in rows for seed in settings.seeds]
         except D3MError as error:
             yield Made(key, error=error)
+            continue
+        for row, seed, train in sets:
+            alone = settings.model_copy(update={"seeds": (seed,)})
+            items.append((row.method, train, test, alone, key.budget or "", row.bytes_per_class, classes, pipeline.device,
+                          row.labels, teacher, chosen))  # fmt: skip
+            owner.append(key)
+            soft = "" if row.labels == "hard" else row.labels
+            names.append(" ".join(p for p in (row.method, soft, key.budget, f"seed {seed}") if p))
     found: dict[ArtefactKey, dict[int, Any]] = {key: {} for key in owner}
     stage = keys[0].asset if keys else ""
     for index, result in share_out(pipeline, stage, _student_work, items, names):
@@ -77,31 +111,39 @@ def metrics(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
             yield Made(key, error=errors[0])
             continue
         metrics = pd.concat(parts, ignore_index=True)
-        accuracy = {f"accuracy {m}": float(g.mean()) for m, g in metrics.groupby("method")["accuracy"]}
+        accuracy = {
+            f"accuracy {method}" + ("" if kind == "hard" else f", {kind}"): float(students.mean())
+            for (method, kind), students in metrics.groupby(["method", "labels"])["accuracy"]
+        }
         yield Made(key, {"metrics.parquet": to_parquet(metrics), **files[key]}, {**accuracy, "students": len(metrics)})
 
 
-def _reference_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[_Row], dict[str, bytes]]:
-    from d3m_assets.evaluation.baselines import affordable_images, random_real
-    from d3m_assets.evaluation.metrics import RANDOM_REAL
+def _reference_rows(real: RealSets, pipeline: Pipeline, key: ArtefactKey) -> tuple[list[_Row], dict[str, bytes]]:
+    from d3m_assets.evaluation.baselines import affordable_images
+    from d3m_assets.evaluation.metrics import BASELINES
 
-    scan = pipeline.scan()
+    scan, chosen = pipeline.scan(), pipeline.settings.evaluation
     shape = (scan.image_height, scan.image_width, scan.channels)
-    count = affordable_images(pipeline.budget_bytes(required(key.budget)), *shape)
-    rows = image_table(pipeline, "train")
-    return [
-        _Row(
-            RANDOM_REAL, lambda seed: labelled_images(pipeline, random_real(rows, count, seed), "train"),
-            count * int(np.prod(shape)),
-        )
-    ], {}  # fmt: skip
+    budget, sizes = pipeline.budget_bytes(required(key.budget)), real.table.groupby("class_id").size()
+    rows = []
+    for kind in chosen.labels:
+        # Labels that are stored with the pool weigh on the distilled class beyond its budget; real images may weigh as
+        # much, labels included.
+        label = stored_label_bytes(pipeline, kind)
+        allowed = budget + label * pipeline.settings.generation.images_per_class
+        count = affordable_images(allowed, *shape, label_bytes=label)
+        charged = float(np.minimum(count, sizes).mean()) * (int(np.prod(shape)) + label)
+        for baseline in chosen.baselines:
+            made = partial(real.training_set, baseline, count)
+            rows.append(_Row(BASELINES[baseline], kind, made, charged))
+    return rows, {}
 
 
 def _whole_dataset_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[_Row], dict[str, bytes]]:
     from d3m_assets.evaluation.metrics import WHOLE_TRAIN
 
     train = labelled_images(pipeline, image_table(pipeline, "train"), "train")
-    return [_Row(WHOLE_TRAIN, lambda seed: train)], {}
+    return _all_labels(pipeline, WHOLE_TRAIN, lambda seed: train), {}
 
 
 def _foundation_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[_Row], dict[str, bytes]]:
@@ -115,10 +157,10 @@ def _foundation_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[_Row], 
             raise result
         drawn[index] = result
     pool = _training_set([images for images, _ in drawn])
-    rows = [_Row(CLASS_NAMES, lambda seed: pool)]
+    rows = _all_labels(pipeline, CLASS_NAMES, lambda seed: pool)
     names = [p.display_name for p in prompts]
     if pipeline.foundation_name == "embedded" and all(drawable(name) for name in names):
-        rows.append(_Row(RENDERED, lambda seed: rendered_characters(pipeline, names, seed)))
+        rows += _all_labels(pipeline, RENDERED, lambda seed: rendered_characters(pipeline, names, seed))
     tables = [pool_table(p, i, s) for p, (i, s) in zip(prompts, drawn, strict=True)]
     return rows, {"pool.parquet": to_parquet(pd.concat(tables, ignore_index=True))}
 
@@ -144,8 +186,12 @@ def _student_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[_Row], dic
 
     budget = required(key.budget)
     plans = [pipeline.embedding_plan(class_key, budget) for class_key in pipeline.catalog()["class_key"]]
-    pool = synthetic_images(pipeline, budget)
-    return [_Row(D3M, lambda seed: pool, float(np.mean([plan.payload for plan in plans])))], {}
+    pool, payload = synthetic_images(pipeline, budget), float(np.mean([plan.payload for plan in plans]))
+    count = pipeline.settings.generation.images_per_class
+    return [
+        _Row(D3M, kind, lambda seed: pool, payload + count * stored_label_bytes(pipeline, kind))
+        for kind in pipeline.settings.evaluation.labels
+    ], {}
 
 
 def synthetic_images(pipeline: Pipeline, budget: str) -> LabelledImages:
@@ -163,9 +209,6 @@ def _training_set(images: Sequence[np.ndarray]) -> LabelledImages:
 
     labels = np.repeat(np.arange(len(images)), [len(i) for i in images])
     return LabelledImages(np.concatenate(images), labels, "synthetic")
-
-
-METRIC_ASSETS = ("student_metrics", "reference_metrics", "foundation_metrics", "whole_dataset_metrics")
 
 
 def all_metrics(pipeline: Pipeline) -> pd.DataFrame:

@@ -13,11 +13,10 @@ import pandas as pd
 from d3m_assets.datasets.images import contact_sheet, load_images
 from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.errors import D3MError, StageError
-from d3m_assets.pipeline import Pipeline, Problem
+from d3m_assets.pipeline import METRIC_ASSETS, Pipeline, Problem
 from d3m_assets.stages.artefacts import read_table, required
 from d3m_assets.stages.dataset import image_table
 from d3m_assets.stages.distillation import pool_images, read_vectors
-from d3m_assets.stages.evaluation import METRIC_ASSETS
 from d3m_assets.store import ArtefactKey
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
 SAMPLES_SHOWN = 30
 """Images on a contact sheet."""
+_SUMMARY = ["method", "labels", "mean", "half_width", "n", "n_train_images"]
 
 
 def describe(pipeline: Pipeline, key: ArtefactKey) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def describe(pipeline: Pipeline, key: ArtefactKey) -> dict[str, Any]:
         from d3m_assets.evaluation.statistics import summarise
 
         summary = summarise(read_table(pipeline, key, "metrics.parquet"))
-        shown |= {"rows": len(summary), "summary": summary[["method", "mean", "half_width", "n", "n_train_images"]]}
+        shown |= {"rows": len(summary), "summary": summary[_SUMMARY]}
     elif key.asset == "distilled_bundle":
         bundle = Bundle.from_bytes(pipeline.store.read(key, "bundle.safetensors"), str(key))
         shown |= {"ledger": bundle.ledger(), "file": pipeline.store.uri(key, "bundle.safetensors")}
@@ -68,7 +68,12 @@ def describe(pipeline: Pipeline, key: ArtefactKey) -> dict[str, Any]:
 
         metrics = read_table(pipeline, key, "metrics.parquet")
         shown |= {"verdict": headline(compare_all(metrics)), "file": pipeline.store.uri(key, "report.html"),
-                  "summary": summarise(metrics)[["method", "budget", "mean", "half_width"]]}  # fmt: skip
+                  "summary": summarise(metrics)[["method", "labels", "budget", "mean", "half_width"]]}  # fmt: skip
+    elif key.asset == "teacher_model":
+        record = json.loads(pipeline.store.read(key, "teacher.json"))
+        shown["accuracy by class"] = pd.DataFrame(
+            {"class": record["class_names"], "held-out accuracy": record["class_accuracy"]}
+        )
     return shown
 
 

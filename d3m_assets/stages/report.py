@@ -15,7 +15,8 @@ from d3m_assets.pipeline import Pipeline
 from d3m_assets.stages.artefacts import Made, read_table, to_parquet
 from d3m_assets.stages.dataset import image_table
 from d3m_assets.stages.distillation import pool_images
-from d3m_assets.stages.evaluation import all_metrics
+from d3m_assets.stages.evaluation import all_metrics, stored_label_bytes
+from d3m_assets.stages.teacher import stored_teacher
 from d3m_assets.store import ArtefactKey
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def distillation_report(pipeline: Pipeline, key: ArtefactKey) -> Made:
 
 
 def _ledger(pipeline: Pipeline) -> pd.DataFrame:
-    parts, weights, pixels = [], 0, 0
+    parts, weights, kinds = [], 0, pipeline.settings.evaluation.labels
     for key in pipeline.keys("distilled_bundle"):
         bundle = Bundle.from_bytes(pipeline.store.read(key, "bundle.safetensors"), str(key))
         table = bundle.ledger().assign(budget=key.budget)
@@ -46,6 +47,13 @@ def _ledger(pipeline: Pipeline) -> pd.DataFrame:
         pool = sum(_bytes(pipeline, k) for k in pipeline.keys("synthetic_pool") if k.budget == key.budget)
         row = {"budget": key.budget, "item": "synthetic pool", "scope": "class", "kind": "regenerable", "bytes": pool}
         parts.append(pd.DataFrame([row]))
+        if "soft stored" in kinds:
+            size = (
+                stored_label_bytes(pipeline) * pipeline.settings.generation.images_per_class * len(pipeline.catalog())
+            )
+            row = {"budget": key.budget, "item": "soft labels of the pool", "scope": "class", "kind": "for soft labels",
+                   "bytes": size}  # fmt: skip
+            parts.append(pd.DataFrame([row]))
     scan, catalog = pipeline.scan(), pipeline.catalog()
     pixels = int(catalog["n_train"].sum()) * scan.image_height * scan.image_width * scan.channels
     shared = [
@@ -53,6 +61,9 @@ def _ledger(pipeline: Pipeline) -> pd.DataFrame:
         {"budget": "", "item": "whole train split, one byte a channel", "scope": "class", "kind": "reference",
          "bytes": pixels},
     ]  # fmt: skip
+    if "soft teacher" in kinds:  # at training time it labels every batch, so it has to be there
+        size = int(stored_teacher(pipeline).facts["bytes"])
+        shared.append({"budget": "", "item": "teacher", "scope": "shared", "kind": "for soft labels", "bytes": size})
     return pd.concat([*parts, pd.DataFrame(shared)], ignore_index=True)[["budget", "item", "scope", "kind", "bytes"]]
 
 
@@ -87,6 +98,11 @@ def sample_grids(pipeline: Pipeline) -> dict[str, dict[str, np.ndarray]]:
 
 def _provenance(pipeline: Pipeline) -> dict[str, Any]:
     s = pipeline.settings
+    teacher = {}
+    if pipeline.keys("teacher_model"):
+        facts = stored_teacher(pipeline).facts
+        shown = ("kind", "accuracy", "temperature", "n_validation", "image_size", "bytes", "recipe")
+        teacher = {"teacher": {name: facts[name] for name in shown}}
     packages = ("d3m-assets", "torch", "diffusers", "transformers", "dagster", "numpy", "pandas")
     return {
         "dataset": s.dataset, "dataset fingerprint": pipeline.scan().fingerprint,
@@ -94,6 +110,7 @@ def _provenance(pipeline: Pipeline) -> dict[str, Any]:
         "seed": s.seed, "validation fraction": s.validation_fraction,
         "prompts": s.prompts.model_dump(mode="json"), "inversion": s.inversion.model_dump(mode="json"),
         "generation": s.generation.model_dump(mode="json"), "students": s.students.model_dump(mode="json"),
+        "evaluation": s.evaluation.model_dump(mode="json"), **teacher,
         "versions": {p: _version(p) for p in packages} | {"Python": platform.python_version()},
         "hardware": f"{platform.machine()} {platform.system()}, device {s.device}",
         "command": "d3m distill",

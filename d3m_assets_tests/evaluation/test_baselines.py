@@ -55,5 +55,8 @@ def test_impossible_draws_are_refused(rows):
 def test_affordable_images():
     assert affordable_images(64, 8, 8, 1) == 1
     assert affordable_images(700, 8, 8, 1) == 10
+    assert affordable_images(840, 8, 8, 1, label_bytes=20) == 10
+    with pytest.raises(BudgetError, match="20 for its label"):
+        affordable_images(83, 8, 8, 1, label_bytes=20)
     with pytest.raises(BudgetError, match="64B or ipc-1"):
         affordable_images(63, 8, 8, 1)

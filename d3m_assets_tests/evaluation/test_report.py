@@ -1,5 +1,6 @@
 import base64
 import io
+import json
 import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -93,12 +94,12 @@ def test_report_reads_as_text_with_the_verdict_first(metrics, ledger, samples):
     assert page.open == []
     verdict = "Better than random real images at ipc-1; worse at ipc-5."
     assert page.text.index(verdict) < 100
-    welch = stats.ttest_ind([0.90, 0.91, 0.93], [0.70, 0.72, 0.74], equal_var=False).confidence_interval(0.95)
+    paired = stats.ttest_rel([0.90, 0.91, 0.93], [0.70, 0.72, 0.74]).confidence_interval(0.95)
     for words in (
         "Better than class-name prompts at every budget.",
         "The whole train split, 1,000 images, reaches 99.3 %.",
         "▲ better than random real images",
-        f"+19.3 points (95 % interval +{welch.low * 100:.1f} to +{welch.high * 100:.1f})",
+        f"+19.3 points (95 % interval +{paired.low * 100:.1f} to +{paired.high * 100:.1f})",
         "−4.3 points",
         "72.0 ± 5.0",
         "4,000,120",
@@ -170,6 +171,32 @@ def test_many_classes_show_the_worst(metrics, ledger):
     assert "does worst" in table
     assert "class 29" in table and "class 09" not in table and table.count("class ") >= MAX_CLASSES
     assert "10 more classes are not shown" in page.text
+
+
+def test_soft_labels_have_rows_plots_and_totals_of_their_own(metrics, ledger):
+    soft = metrics[metrics["budget"] != ""].copy()
+    soft["recipe"] = [json.dumps(json.loads(r) | {"labels": {"temperature": 2.5}}) for r in soft["recipe"]]
+    herding = metrics[metrics["method"] == "random real images"].assign(method="herding")
+    both = pd.concat([metrics, herding, soft.assign(labels="soft teacher")], ignore_index=True)
+    row = {"budget": "", "item": "teacher", "scope": "shared", "kind": "for soft labels", "bytes": 5000}
+    page = Page(_render(both, pd.concat([ledger, pd.DataFrame([row])], ignore_index=True), {}))
+    assert page.open == []
+    assert page.text.count("Hard labels") >= 4  # headline, cards, table, plot
+    assert len([a for tag, a in page.tags if tag == "figure" and a.get("role") == "img"]) == 2
+    against = page.text[page.text.index("Against each baseline") : page.text.index("Every training set")]
+    assert against.count("herding ipc-1") == 1  # no soft rows of it, so nothing to compare there
+    assert against.count("random real images ipc-1") == 2
+    assert "with everything shared and teacher stored 4,005,120" in page.text
+    assert "with everything shared stored 4,000,120" in page.text
+    assert "temperature 2.5" in page.text
+    alone = Page(_render(metrics, ledger, {})).text
+    assert "Against each baseline" not in alone and "Hard labels" not in alone
+
+
+def test_plot_tells_many_methods_apart(metrics):
+    others = [student_rows(f"method {i}", "ipc-1", [0.5, 0.5, 0.5]) for i in range(6)]
+    svg = accuracy_plot(summarise(pd.concat([metrics, *others])))
+    assert all(f"method {i}" in svg for i in range(6))
 
 
 def test_plot_is_an_svg_with_text_in_the_colours_of_the_page(metrics):

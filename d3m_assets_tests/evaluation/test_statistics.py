@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -13,6 +14,7 @@ from d3m_assets.evaluation.statistics import (
     format_table,
     headline,
     percent,
+    rivals,
     summarise,
 )
 from d3m_assets_tests.evaluation.conftest import student_rows
@@ -59,17 +61,74 @@ def test_equal_accuracies_still_have_the_spread_of_rounding():
         ([0.70, 0.72, 0.75], "better than random real images"),
         ([0.90, 0.92, 0.94], "not distinguishable from random real images"),
         ([0.60, 0.80, 0.99], "not distinguishable from random real images"),
-        ([0.97, 0.98, 0.98], "worse than random real images"),
-        (OURS, "not distinguishable from random real images"),
+        ([0.97, 0.98, 0.99], "worse than random real images"),
+        ([0.915, 0.925, 0.947], "worse than random real images"),  # overlapping, but below seed by seed
     ],
 )
-def test_verdicts_follow_welch(random, verdict):
+def test_verdicts_follow_the_paired_t_test(random, verdict):
     comparison = compare(_metrics(random), "ipc-1")
     assert comparison.verdict == verdict
-    reference = stats.ttest_ind(OURS, random, equal_var=False)
+    reference = stats.ttest_rel(OURS, random)
     interval = reference.confidence_interval(0.95)
     assert (comparison.low, comparison.high) == pytest.approx((interval.low, interval.high))
     assert (comparison.outcome == "not distinguishable") == (reference.pvalue > 0.05)
+    assert comparison.n == 3
+
+
+def test_equal_students_are_not_distinguishable():
+    comparison = compare(_metrics(OURS), "ipc-1")
+    assert comparison.outcome == "not distinguishable"
+    assert comparison.low < 0 < comparison.high
+
+
+def test_students_are_paired_by_seed_whatever_their_order():
+    ours, theirs = student_rows("D3M", "ipc-1", OURS), student_rows(RANDOM, "ipc-1", [0.7, 0.8, 0.75])
+    wanted = compare(pd.concat([ours, theirs]), "ipc-1")
+    assert compare(pd.concat([ours, theirs.iloc[::-1]]), "ipc-1") == wanted
+    part = compare(pd.concat([ours, theirs.iloc[1:]]), "ipc-1")
+    assert part.n == 2
+    assert part.difference == pytest.approx(np.mean([0.91 - 0.8, 0.93 - 0.75]))
+    assert compare(pd.concat([ours, theirs.assign(seed=[7, 8, 9])]), "ipc-1").outcome == "too few students"
+    with pytest.raises(StageError, match="one seed"):
+        compare(pd.concat([ours, theirs, theirs]), "ipc-1")
+
+
+def _soft(kind, temperature=2.0, ours=OURS, random=(0.95, 0.96, 0.97)):
+    """Rows of one kind of soft labels, as student_metrics gives them."""
+    rows = pd.concat([student_rows("D3M", "ipc-1", ours), student_rows(RANDOM, "ipc-1", random)])
+    labelled = [
+        json.dumps(json.loads(r) | {"labels": {"kind": kind, "temperature": temperature}}) for r in rows["recipe"]
+    ]
+    return rows.assign(labels=kind, recipe=labelled)
+
+
+def test_only_rows_with_the_same_labels_are_compared():
+    metrics = pd.concat([_metrics([0.7, 0.72, 0.75]), _soft("soft teacher")], ignore_index=True)
+    found = compare_all(metrics)
+    assert [(c.labels, c.outcome) for c in found] == [("hard", "better"), ("soft teacher", "worse")]
+    assert headline(found) == (
+        "Hard labels: better than random real images at ipc-1. "
+        "Soft labels from the teacher: worse than random real images at ipc-1."
+    )
+    alone = metrics[(metrics["labels"] == "hard") | (metrics["method"] == "D3M")]
+    assert [c.labels for c in compare_all(alone)] == ["hard"]
+    with pytest.raises(StageError, match='"random real images" at budget "ipc-1" with soft teacher labels'):
+        compare(alone, "ipc-1", labels="soft teacher")
+    assert [(r.labels, r.method) for r in summarise(metrics).itertuples()] == [
+        ("hard", "D3M"), ("hard", RANDOM), ("soft teacher", "D3M"), ("soft teacher", RANDOM)
+    ]  # fmt: skip
+
+
+def test_how_soft_labels_were_made_must_be_the_same_within_their_kind():
+    check_equal_recipe(pd.concat([_soft("soft stored", 2.0), _soft("soft teacher", 3.0), _metrics(OURS)]))
+    cooler = _soft("soft teacher", 1.0)
+    with pytest.raises(StageError, match="recipe.*temperature"):
+        check_equal_recipe(pd.concat([_soft("soft teacher"), cooler.assign(budget="ipc-2")]))
+
+
+def test_every_method_within_a_budget_is_a_rival():
+    more = [student_rows(m, b, OURS) for m, b in [("herding", "ipc-1"), ("whole train split", ""), ("new", "ipc-1")]]
+    assert rivals(pd.concat([_metrics(OURS), *more])) == [RANDOM, "herding", "new"]
 
 
 def test_reference_without_budget_stands_for_all():
@@ -129,3 +188,6 @@ def test_table_for_the_terminal():
     assert len({len(line) for line in lines}) == 1
     assert lines[2].split() == ["D3M", "ipc-1", "60", "10", "91.3", "±", "3.8", "3"]
     assert percent(0.5) == "50.0"
+    soft = format_table(summarise(pd.concat([_metrics(OURS), _soft("soft teacher")]))).splitlines()
+    assert soft[0].startswith("labels")
+    assert soft[4].split()[:3] == ["soft", "teacher", "D3M"]

@@ -16,6 +16,9 @@ from d3m_assets.pipeline import Pipeline, Problem
 from d3m_assets.settings import Settings, load_settings
 from d3m_assets.store import ArtefactKey
 
+REPLACED = ("d3m_assets.stages", "d3m_assets.stages.inspection")
+"""Modules that the pipeline imports its stages from."""
+
 
 def write_image(path: Path, seed: int) -> None:
     """A small grey picture, different for every seed."""
@@ -91,6 +94,5 @@ class FakeStages(ModuleType):
 def install() -> FakeStages:
     """Put the fake where the pipeline imports its stages from; for processes that tests start."""
     stages = FakeStages()
-    for name in REPLACED:
-        sys.modules[name] = stages
+    sys.modules |= dict.fromkeys(REPLACED, stages)
     return stages

@@ -38,7 +38,7 @@ def test_everything_is_made_and_recorded_in_one_run_and_nothing_the_second_time(
     for asset in ASSETS:
         recorded = counts(instance, asset)
         assert len(recorded) == len(Pipeline(settings).keys(asset)), asset
-        assert set(recorded.values()) == {1}, asset
+        assert set(recorded.values()) <= {1}, asset
     assert second.run_id is None
     second.raise_for_failures()
 

@@ -8,7 +8,7 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.loader import LoadingContextForTest
 
 from d3m_assets.definitions import build_definitions
-from d3m_assets.orchestration.launch import open_instance
+from d3m_assets.orchestration.launch import open_instance, run_pending
 from d3m_assets.orchestration.partitions import CLASSES
 from d3m_assets.pipeline import Pipeline
 from d3m_assets.settings import Settings
@@ -96,6 +96,12 @@ def test_a_partition_of_a_vanished_class_is_refused_by_name(
     assert "raw_dataset [gone] is not in the dataset" in str(run.get_step_failure_events())
 
 
+def test_what_the_settings_do_without_is_passed_over(definitions: dg.Definitions, instance: dg.DagsterInstance) -> None:
+    """Failure prevented: "materialize all" in the UI fails at a teacher that no row needs, and everything below it."""
+    assert run_assets(definitions, instance, ["teacher_model"]).success
+    assert counts(instance, "teacher_model") == {}
+
+
 def test_metadata_and_data_version_name_the_artefact(
     definitions: dg.Definitions, instance: dg.DagsterInstance, settings: Settings
 ) -> None:
@@ -170,3 +176,17 @@ def test_dagsters_staleness_agrees_with_the_plan(
     assert status("inverted_embeddings", "ipc-5|a") == StaleStatus.STALE
     assert status("inverted_embeddings", "ipc-1|b") == StaleStatus.FRESH
     assert status("class_prompts", "a") == StaleStatus.FRESH, "lineage only: the images do not change the words"
+
+
+def test_an_asset_that_is_not_needed_makes_nothing_stale(settings: Settings, instance: dg.DagsterInstance) -> None:
+    run_pending(settings, instance)
+
+    graph, context = build_definitions(settings).resolve_asset_graph(), LoadingContextForTest(instance)
+    resolver = CachingStaleStatusResolver(instance, graph, context)
+    for asset, partition in (
+        ("student_metrics", "ipc-1"),
+        ("reference_metrics", "ipc-1"),
+        ("whole_dataset_metrics", None),
+    ):
+        causes = [cause.reason for cause in resolver.get_stale_causes(dg.AssetKey(asset), partition)]
+        assert resolver.get_status(dg.AssetKey(asset), partition) == StaleStatus.FRESH, (asset, causes)

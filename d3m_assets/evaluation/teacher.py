@@ -1,0 +1,578 @@
+"""The teacher: a classifier of the real data that gives soft labels and features.
+
+Either a network of the students' kind, wider and trained for longer, or a ``transformers`` image classifier from local
+disk. Whose outputs stand for which classes is decided by name and confirmed by held-out accuracy, since a teacher with
+permuted classes would spoil every soft label without any error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from d3m_assets.errors import TeacherError
+from d3m_assets.evaluation.students import (
+    AUGMENTATION,
+    LabelledImages,
+    build_student,
+    class_accuracies,
+    fit_images,
+    student_image_size,
+    train_student,
+)
+from d3m_assets.progress import Progress, silent
+from d3m_assets.settings import StudentSettings
+from d3m_assets.workers import one_thread
+
+if TYPE_CHECKING:
+    import torch
+
+    from d3m_assets.settings import TeacherSettings
+
+CODE_VERSION = "1"
+"""Raised whenever a change here changes a teacher, its labels or its features."""
+
+BATCH = 256
+"""Images in one forward pass; fixed, since the size of a batch decides how sums round."""
+_SHOWN = 20
+_LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601-2, as in Pillow
+_TEMPERATURES = (0.05, 20.0)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A loaded classifier whose outputs are in the order of the catalog.
+
+    Attributes:
+        forward: From float ``[N, channels, image_size, image_size]`` in 0..1 to logits ``[N, K]``.
+        head: Its last linear layer; what goes into it are the features.
+        class_names: Names of the K classes, in the order of the outputs.
+        image_size: Side of its square input in px.
+        channels: Channels of its input, 1 or 3.
+        device: Torch device it is on.
+        temperature: What its logits are divided by to be calibrated on held-out images.
+    """
+
+    forward: Callable[[torch.Tensor], torch.Tensor]
+    head: torch.nn.Linear
+    class_names: tuple[str, ...]
+    image_size: int
+    channels: int
+    device: str
+    temperature: float = 1.0
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits ``[N, K]`` of float images ``[N, 1 or 3, S, S]`` in 0..1 of any side S, without gradients."""
+        import torch
+        from torch.nn import functional as F
+
+        with torch.no_grad():
+            images = images.to(self.device)
+            if images.shape[1] == 1 and self.channels == 3:
+                images = images.expand(-1, 3, -1, -1)
+            elif images.shape[1] == 3 and self.channels == 1:
+                images = (images * torch.tensor(_LUMINANCE, device=images.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
+            size = (self.image_size, self.image_size)
+            if images.shape[2:] != size:
+                images = F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+            return self.forward(images)
+
+
+def probabilities(teacher: Teacher, images: np.ndarray, temperature: float | None = None) -> np.ndarray:
+    """Soft labels of images: the softmax of the logits over a temperature (Hinton et al., arXiv 1503.02531, eq. 1).
+
+    Args:
+        teacher: Gives the logits.
+        images: uint8 ``[N, H, W, 1 or 3]`` of any size.
+        temperature: What logits are divided by; None: the calibrated temperature.
+
+    Returns:
+        float32 ``[N, K]``, rows adding up to 1.
+    """
+    logits = _logits(teacher, images)
+    return _softmax(logits / (temperature or teacher.temperature)).astype(np.float32)
+
+
+def features(teacher: Teacher, images: np.ndarray) -> np.ndarray:
+    """What goes into the last linear layer for each image.
+
+    Args:
+        teacher: Its ``head`` is listened to.
+        images: uint8 ``[N, H, W, 1 or 3]`` of any size; N may be 0.
+
+    Returns:
+        float32 ``[N, F]``.
+    """
+    heard: list[np.ndarray] = []
+    handle = teacher.head.register_forward_pre_hook(
+        lambda module, given: heard.append(given[0].detach().flatten(1).float().cpu().numpy())
+    )
+    try:
+        _logits(teacher, images)
+    finally:
+        handle.remove()
+    return np.concatenate(heard) if heard else np.empty((0, teacher.head.in_features), np.float32)
+
+
+def labeller(teacher: Teacher, temperature: float | None = None) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function from augmented batches ``[B, C, S, S]`` to soft labels ``[B, K]``, as ``train_student`` takes one.
+
+    Args:
+        teacher: Gives the labels.
+        temperature: What logits are divided by; None: the calibrated temperature.
+    """
+    divisor = temperature or teacher.temperature
+
+    def label(batch: torch.Tensor) -> torch.Tensor:
+        return (teacher.logits(batch).float() / divisor).softmax(1).to(batch.device)
+
+    return label
+
+
+def train_teacher(
+    train: LabelledImages,
+    validation: LabelledImages,
+    class_names: Sequence[str],
+    settings: TeacherSettings,
+    *,
+    seed: int,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> tuple[bytes, dict[str, Any]]:
+    """Train a teacher on the train split and calibrate it on the validation part.
+
+    Args:
+        train: Real training images at their stored size.
+        validation: Held-out part of the train split, likewise.
+        class_names: Names of the K classes by position.
+        settings: Recipe.
+        seed: Seed of weights, batches and augmentation.
+        device: Torch device to train on.
+        progress: Told of every fiftieth step.
+
+    Returns:
+        Weights as a safetensors file, and the record that :func:`load_teacher` reads beside them: class_names,
+        image_size, channels, temperature, accuracy, class_accuracy (fractions, held out), n_validation, recipe, bytes.
+
+    Raises:
+        TeacherError: There are no held-out images, or the outputs answer to other classes than their own.
+        DatasetError: The images cannot be trained on.
+    """
+    from safetensors.torch import save
+
+    _require_validation(validation)
+    height, width, channels = train.images.shape[1:]
+    side = settings.image_size or student_image_size(StudentSettings(), height, width)
+    recipe = settings.model_dump(mode="json", exclude={"checkpoint", "image_size"})
+    network = train_student(
+        train.fitted(side, channels), StudentSettings(**recipe), n_classes=len(class_names), seed=seed, device=device,
+        progress=progress,
+    )  # fmt: skip
+    weights = save({name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()})
+    record: dict[str, Any] = {
+        "kind": "trained",
+        "class_names": list(class_names),
+        "image_size": side,
+        "channels": channels,
+        "temperature": 1.0,
+        "bytes": len(weights),
+        "recipe": recipe | {"seed": seed, "optimiser": "AdamW, cosine to 0", "augmentation": vars(AUGMENTATION).copy()},
+    }
+    teacher = _teacher(network, _head(network, len(class_names)), record, device)
+    return weights, record | _examine(teacher, validation, range(len(class_names)))
+
+
+def use_checkpoint(
+    checkpoint: Checkpoint, validation: LabelledImages, class_names: Sequence[str], *, device: str = "cpu"
+) -> dict[str, Any]:
+    """Take a ``transformers`` image classifier as teacher: order its outputs by name, check them, calibrate it.
+
+    Args:
+        checkpoint: Where it is.
+        validation: Held-out part of the train split.
+        class_names: Names of the K classes by position.
+        device: Torch device to run on.
+
+    Returns:
+        The record that :func:`load_teacher` reads, as from :func:`train_teacher`; ``outputs`` says which output stands
+        for each class.
+
+    Raises:
+        TeacherError: The checkpoint cannot be loaded, does not name the classes, or its outputs answer to other classes
+            than those they are named after; the message shows both orders.
+    """
+    _require_validation(validation)
+    outputs = match_outputs(checkpoint.output_names, class_names)
+    record: dict[str, Any] = {
+        "kind": "checkpoint",
+        "class_names": list(class_names),
+        "outputs": outputs,
+        "image_size": checkpoint.image_size,
+        "channels": int(checkpoint.config.get("num_channels", 3)),
+        "temperature": 1.0,
+        "bytes": checkpoint.bytes,
+        "path": str(checkpoint.path),
+        "fingerprint": checkpoint.fingerprint,
+        "recipe": {"checkpoint": checkpoint.path.name, "model": checkpoint.config.get("model_type", "unknown")},
+    }
+    return record | _examine(_from_checkpoint(checkpoint, record, device), validation, outputs)
+
+
+def load_teacher(
+    record: Mapping[str, Any], weights: bytes | None, class_names: Sequence[str], *, device: str = "cpu"
+) -> Teacher:
+    """Load a teacher that :func:`train_teacher` or :func:`use_checkpoint` described.
+
+    Args:
+        record: Its record.
+        weights: Its safetensors file; None for a checkpoint, whose files stay where they are.
+        class_names: Names of the K classes by position, which have to be those of the record.
+        device: Torch device to run on.
+
+    Raises:
+        TeacherError: It was made for other classes or in another order, or its files are damaged or have changed.
+    """
+    import torch
+    from safetensors.torch import load
+
+    if list(class_names) != list(record["class_names"]):
+        raise TeacherError(
+            f"the teacher's classes are {_listing(record['class_names'])}; the dataset's are {_listing(class_names)}. "
+            "Make the teacher anew with `d3m distill`."
+        )
+    if record["kind"] == "checkpoint":
+        checkpoint = Checkpoint(Path(record["path"]))
+        if checkpoint.fingerprint != record["fingerprint"]:
+            raise TeacherError(f"{checkpoint.path} is not what it was when it was checked; run `d3m distill` again.")
+        return _from_checkpoint(checkpoint, record, device)
+    if weights is None:
+        raise TeacherError("a trained teacher needs its weights; give the file teacher.safetensors.")
+    fields = set(StudentSettings.model_fields)
+    settings = StudentSettings(**{k: v for k, v in record["recipe"].items() if k in fields})
+    with torch.random.fork_rng(devices=[]):
+        network = build_student(settings, len(class_names), record["channels"], record["image_size"])
+    try:
+        network.load_state_dict(load(weights))
+    except Exception as error:  # safetensors and torch raise several kinds
+        raise TeacherError(f"the teacher's weights do not fit its record: {error}. Run `d3m distill` again.") from error
+    network = network.to(device).eval()
+    return _teacher(network, _head(network, len(class_names)), record, device)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A ``transformers`` image classifier on local disk, not loaded.
+
+    Attributes:
+        path: The folder that ``save_pretrained`` wrote.
+
+    Raises:
+        TeacherError: It is no such folder, or its weights are pickled.
+    """
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        """Refuse what could only fail later."""
+        if not (self.path / "config.json").is_file():
+            raise TeacherError(
+                f"the teacher {self.path} is no checkpoint of transformers: it holds no config.json. Set "
+                "teacher.checkpoint to the folder that `save_pretrained` wrote, or to none to train a teacher."
+            )
+        if not any(self.path.glob("*.safetensors")):
+            raise TeacherError(
+                f"{self.path} holds no .safetensors file; pickled weights are not loaded. Convert them with "
+                "`model.save_pretrained(path, safe_serialization=True)`."
+            )
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Contents of ``config.json``.
+
+        Raises:
+            TeacherError: It is damaged.
+        """
+        return self._json("config.json")
+
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            return json.loads((self.path / name).read_text())
+        except (OSError, ValueError) as error:
+            raise TeacherError(f"{self.path / name} cannot be read: {error}. Restore the checkpoint.") from error
+
+    @cached_property
+    def preparation(self) -> dict[str, Any]:
+        """Contents of ``preprocessor_config.json``: how images are scaled and normalised; empty without that file."""
+        return self._json("preprocessor_config.json") if (self.path / "preprocessor_config.json").is_file() else {}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of names and contents of weights and configurations."""
+        digest = hashlib.sha256()
+        for file in sorted([*self.path.glob("*.safetensors"), *self.path.glob("*config.json")]):
+            with file.open("rb") as content:
+                digest.update(f"{file.name} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
+        return digest.hexdigest()
+
+    @property
+    def bytes(self) -> int:
+        """Size of the weights."""
+        return sum(file.stat().st_size for file in self.path.glob("*.safetensors"))
+
+    @property
+    def output_names(self) -> list[str]:
+        """Name of each output, from ``id2label``.
+
+        Raises:
+            TeacherError: The configuration does not say.
+        """
+        names = self.config.get("id2label") or {}
+        try:
+            return [str(names[str(i)]) for i in range(len(names))] or _missing(self.path, "id2label")
+        except KeyError as error:
+            raise TeacherError(f"id2label in {self.path / 'config.json'} lacks output {error}; complete it.") from error
+
+    @property
+    def image_size(self) -> int:
+        """Side of its square input in px.
+
+        Raises:
+            TeacherError: Neither of the configurations says, or it is no square.
+        """
+        cropped = self.preparation.get("crop_size") if self.preparation.get("do_center_crop") else None
+        size = cropped or self.preparation.get("size") or self.config.get("image_size")
+        if size is None:
+            return _missing(self.path, "image_size")
+        if isinstance(size, Mapping):
+            sides = {size["shortest_edge"]} if "shortest_edge" in size else set(size.values())
+        else:
+            sides = {size} if isinstance(size, int) else set(size)
+        if len(sides) != 1:
+            raise TeacherError(f"the teacher {self.path} wants images of {size}; only squares are supported.")
+        return int(sides.pop())
+
+
+def _missing(path: Path, name: str) -> Any:
+    raise TeacherError(f"{path / 'config.json'} does not give {name}; add it.")
+
+
+def match_outputs(output_names: Sequence[str], class_names: Sequence[str]) -> list[int]:
+    """Say which output of a classifier stands for each class, by name.
+
+    Names are compared as they are; if that does not do, without regard to case, ``_`` and ``-``. Outputs that nobody
+    named (``LABEL_0`` to ``LABEL_{K-1}``) are taken in the order of the catalog.
+
+    Args:
+        output_names: Name of each output.
+        class_names: Names of the K classes by position.
+
+    Returns:
+        Positions in ``output_names``, one a class.
+
+    Raises:
+        TeacherError: A class has no output or several; the message shows both orders.
+    """
+    if list(output_names) == [f"LABEL_{i}" for i in range(len(class_names))]:
+        return list(range(len(class_names)))
+    for form in (str, _plain):
+        formed = [form(name) for name in output_names]
+        if all(formed.count(form(name)) == 1 for name in class_names):
+            return [formed.index(form(name)) for name in class_names]
+    wanting = [name for name in class_names if [_plain(o) for o in output_names].count(_plain(name)) != 1]
+    raise TeacherError(
+        f"the teacher has no output, or several, for the classes {_listing(wanting)}. Its outputs are "
+        f"{_listing(output_names)}; the dataset's classes are {_listing(class_names)}. Correct id2label in its "
+        "config.json, or give another teacher."
+    )
+
+
+def check_order(
+    predictions: np.ndarray, labels: np.ndarray, class_names: Sequence[str], outputs: Sequence[int] | None = None
+) -> None:
+    """Compare the order of the outputs with what they answer to on held-out images.
+
+    The assignment of outputs to classes that makes most answers right (Kuhn, 1955) should be the one by name. Where it
+    is not, the classes that it moves are taken group by group (two that are swapped, or a longer ring): the order is
+    wrong if for each of them another output answers to most of its images, and to at least twice as many as the named
+    one does. A weak teacher that merely confuses classes, or knows one only, does not swap them.
+
+    Args:
+        predictions: Predicted class positions ``[N]``.
+        labels: True class positions ``[N]``.
+        class_names: Names of the K classes by position.
+        outputs: Positions of the classes' outputs in the classifier, for the message; by default those of the classes.
+
+    Raises:
+        TeacherError: The orders disagree; the message shows both.
+    """
+    from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+
+    k = len(class_names)
+    counts = np.zeros((k, k), np.int64)
+    np.add.at(counts, (labels, predictions), 1)
+    # Half a hit more for the order by name, so that a draw is none.
+    found = linear_sum_assignment(2 * counts + np.eye(k, dtype=np.int64), maximize=True)[1]
+    wrong: list[int] = []
+    for ring in _rings(found):
+        total, own, other = counts[ring].sum(axis=1), counts[ring, ring], counts[ring, found[ring]]
+        if np.count_nonzero(total) > 1 and (2 * other >= total).all() and (other >= 2 * own).all():
+            wrong += ring
+    if wrong:
+        places = list(outputs) if outputs is not None else list(range(k))
+        shown = sorted(wrong)[:_SHOWN]
+        by_name = ", ".join(f"{class_names[c]}: output {places[c]}" for c in shown)
+        by_answer = ", ".join(f"{class_names[c]}: output {places[int(found[c])]}" for c in shown)
+        raise TeacherError(
+            f"the teacher's classes are in another order than the dataset's. By name: {by_name}. By what its outputs "
+            f"answer to on held-out images: {by_answer}. Correct id2label in its config.json, or the class folders."
+        )
+
+
+def calibrated_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Temperature at which the logits say best how sure one may be of them (Guo et al., arXiv 1706.04599, section 4.2).
+
+    The targets are not 0 and 1 but (n + 1) / (n + K) for the true class and 1 / (n + K) for the others, as Platt (1999)
+    proposed: without an error on n images the likelihood alone would ask for a temperature of zero.
+
+    Args:
+        logits: float ``[n, K]`` on held-out images.
+        labels: True class positions ``[n]``.
+
+    Returns:
+        Between 0.05 and 20.
+    """
+    from scipy.optimize import minimize_scalar
+
+    n, k = logits.shape
+    target = np.full((n, k), 1 / (n + k))
+    target[np.arange(n), labels] = (n + 1) / (n + k)
+
+    def loss(logarithm: float) -> float:
+        scaled = logits.astype(np.float64) / math.exp(logarithm)
+        return float(-(target * (scaled - _log_sum(scaled))).sum(axis=1).mean())
+
+    low, high = (math.log(t) for t in _TEMPERATURES)
+    return float(math.exp(minimize_scalar(loss, bounds=(low, high), method="bounded").x))
+
+
+def _examine(teacher: Teacher, validation: LabelledImages, outputs: Sequence[int]) -> dict[str, Any]:
+    """Check the order of the classes and calibrate, on held-out images."""
+    logits, labels = _logits(teacher, validation.images), validation.labels
+    predictions = logits.argmax(1)
+    check_order(predictions, labels, teacher.class_names, outputs)
+    return {
+        "temperature": calibrated_temperature(logits, labels),
+        "accuracy": float((predictions == labels).mean()),
+        "class_accuracy": class_accuracies(predictions, labels, len(teacher.class_names)),
+        "n_validation": len(validation),
+    }
+
+
+def _require_validation(validation: LabelledImages) -> None:
+    if validation.split != "validation":
+        raise TeacherError("a teacher is examined on the validation part of the train split; give that, nothing else.")
+
+
+def _teacher(
+    forward: Callable[[torch.Tensor], torch.Tensor], head: torch.nn.Linear, record: Mapping[str, Any], device: str
+) -> Teacher:
+    return Teacher(
+        forward, head, tuple(record["class_names"]), int(record["image_size"]), int(record["channels"]), device,
+        float(record["temperature"]),
+    )  # fmt: skip
+
+
+def _from_checkpoint(checkpoint: Checkpoint, record: Mapping[str, Any], device: str) -> Teacher:
+    import torch
+    from transformers import AutoModelForImageClassification
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForImageClassification.from_pretrained(
+            checkpoint.path, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        )
+    except Exception as error:  # transformers raises many kinds
+        raise TeacherError(
+            f"{checkpoint.path} cannot be loaded as an image classifier of transformers: {error}. Give another folder "
+            "with teacher.checkpoint."
+        ) from error
+    model = model.to(device).eval().requires_grad_(False)
+    prepare, outputs = checkpoint.preparation, list(record["outputs"])
+
+    def numbers(name: str, default: float) -> torch.Tensor:
+        wanted = (
+            prepare.get(name, default) if prepare.get("do_normalize", True) else {"image_mean": 0, "image_std": 1}[name]
+        )
+        return torch.as_tensor(wanted, dtype=torch.float32, device=device).reshape(1, -1, 1, 1)
+
+    # Without a preparation file the normalisation to -1..1 that most image processors of transformers use.
+    mean, deviation = numbers("image_mean", 0.5), numbers("image_std", 0.5)
+    scale = 255 * prepare.get("rescale_factor", 1 / 255) if prepare.get("do_rescale", True) else 255.0
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        return model(pixel_values=(images * scale - mean) / deviation).logits[:, outputs]
+
+    return _teacher(forward, _head(model, len(checkpoint.output_names)), record, device)
+
+
+def _logits(teacher: Teacher, images: np.ndarray) -> np.ndarray:
+    """float32 ``[N, K]`` of uint8 images, in batches of fixed size on one thread."""
+    import torch
+
+    parts = []
+    with one_thread():
+        for start in range(0, len(images), BATCH):
+            part = fit_images(images[start : start + BATCH], teacher.image_size, teacher.channels)
+            pixels = torch.from_numpy(np.ascontiguousarray(part.transpose(0, 3, 1, 2))).float().div_(255)
+            parts.append(teacher.logits(pixels).float().cpu().numpy())
+    return np.concatenate(parts) if parts else np.empty((0, len(teacher.class_names)), np.float32)
+
+
+def _head(network: torch.nn.Module, n_outputs: int) -> torch.nn.Linear:
+    from torch import nn
+
+    for module in reversed(list(network.modules())):
+        if isinstance(module, nn.Linear) and module.out_features == n_outputs:
+            return module
+    raise TeacherError(f"the teacher {type(network).__name__} does not end in a linear layer, so it has no features.")
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    wide = logits.astype(np.float64)
+    return np.exp(wide - _log_sum(wide))
+
+
+def _log_sum(logits: np.ndarray) -> np.ndarray:
+    highest = logits.max(axis=1, keepdims=True)
+    return highest + np.log(np.exp(logits - highest).sum(axis=1, keepdims=True))
+
+
+def _rings(assignment: Sequence[int]) -> list[list[int]]:
+    """Cycles of a permutation, longer than one."""
+    left, rings = set(range(len(assignment))), []
+    while left:
+        ring = [left.pop()]
+        while (following := int(assignment[ring[-1]])) in left:
+            left.remove(following)
+            ring.append(following)
+        if len(ring) > 1:
+            rings.append(ring)
+    return rings
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("_", " ").replace("-", " ").strip()
+
+
+def _listing(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
