@@ -363,7 +363,7 @@ class Pipeline:
 
     def _settings_of(self, key: ArtefactKey) -> dict[str, Any]:
         s, asset = self.settings, key.asset
-        students = {"students": s.students.model_dump(mode="json"), "device": self._device_kind}
+        students = {"students": s.students.model_dump(mode="json", exclude={"recipe"}), "device": self._device_kind}
         drawing = {"generation": s.generation.model_dump(mode="json"), "seed": s.seed, "device": self._device_kind}
         if asset == "class_catalog":
             return {"dataset": self.scan().fingerprint}

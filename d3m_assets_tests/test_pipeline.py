@@ -11,7 +11,7 @@ from PIL import Image
 from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.errors import BudgetError, D3MError, DatasetError, StageError
 from d3m_assets.pipeline import ASSETS, Pipeline
-from d3m_assets.settings import load_settings
+from d3m_assets.settings import RECIPES, load_settings
 from d3m_assets.store import ArtefactKey
 
 QUICK = {
@@ -100,6 +100,18 @@ def test_a_changed_setting_names_itself_and_redoes_only_what_it_matters_to(finis
         "synthetic_pool", "distilled_bundle", "foundation_metrics", "student_metrics", "distillation_report"
     }  # fmt: skip
     assert "setting generation.steps 2 -> 3" in pending[0].reasons
+
+
+def test_students_are_trained_again_when_the_recipe_changes_what_they_are_and_only_then(finished):
+    measured = {"student_metrics", "reference_metrics", "foundation_metrics", "whole_dataset_metrics"}
+    folder = finished / "images"
+    for change in ({"students.recipe": "soft-label"}, {"students.architecture": "resnet-18"}):
+        pending = open_pipeline(finished, folder, **change).plan().pending()
+        assert {e.key.asset for e in pending} == measured | {"distillation_report"}
+    # The name of a recipe is nothing by itself, nor is saying what holds anyway.
+    same = {f"students.{k}": v for k, v in RECIPES["quick"].items() if f"students.{k}" not in QUICK}
+    for change in (same, same | {"students.recipe": "hard-label"}):
+        assert open_pipeline(finished, folder, **change).plan().pending() == []
 
 
 def test_new_and_vanished_classes(copy, characters):

@@ -14,6 +14,7 @@ from d3m_assets.errors import DatasetError
 from d3m_assets.evaluation.students import (
     AUGMENTATION,
     CODE_VERSION,
+    CROP,
     LabelledImages,
     class_accuracies,
     evaluate,
@@ -73,11 +74,11 @@ test_split_reads.__test__ = False  # type: ignore[attr-defined]
 def recipe(settings: StudentSettings, *, image_size: int, channels: int) -> dict[str, object]:
     """Everything that must be the same for two rows of students to be comparable."""
     return {
-        **settings.model_dump(exclude={"seeds"}),
+        # The name of a recipe changes nothing that its values do not say.
+        **settings.model_dump(exclude={"seeds", "recipe"}),
         "image_size": image_size,
         "channels": channels,
-        "optimiser": "AdamW, cosine to 0",
-        "augmentation": vars(AUGMENTATION).copy(),
+        "augmentation_limits": vars(AUGMENTATION).copy() if settings.augmentation == "affine" else CROP,
         "code_version": CODE_VERSION,
     }
 
