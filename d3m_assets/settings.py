@@ -75,6 +75,7 @@ def _cron(value: str) -> str:
 
 
 Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Budgets = Annotated[
     tuple[str, ...],
     NoDecode,
@@ -241,6 +242,35 @@ class StudentSettings(_Section):
         return self
 
 
+class AuditSettings(_Section):
+    """How a synthetic pool is searched for faults, and from where on they are told."""
+
+    steps: Positive = Field(
+        default=300,
+        description="Optimiser steps of the ConvNet-3, trained on the train split, whose features are compared.",
+    )
+    quantile: float = Field(
+        default=0.01, gt=0, lt=1, description="Share of real images that the distance thresholds call too close."
+    )
+    neighbours: Annotated[int, Field(ge=2)] = Field(
+        default=5, description="Nearest real images that vote on a class, and that a copy is compared with."
+    )
+    memorised_warning: Share = Field(default=0.02, description="Share of a class's images that may be copies.")
+    memorised_error: Share = Field(default=0.1, description="The same, beyond which it is an error.")
+    near_duplicate_warning: Share = Field(
+        default=0.2, description="Share of a class's images that may be near duplicates of others."
+    )
+    near_duplicate_error: Share = Field(default=0.6, description="The same, beyond which it is an error.")
+    off_class_warning: Share = Field(
+        default=0.25, description="Share of a class's images that may look like another class."
+    )
+    off_class_error: Share = Field(default=0.6, description="The same, beyond which it is an error.")
+    spread_warning: Share = Field(
+        default=0.4, description="Least spread of a class, as a share of the real class's spread."
+    )
+    spread_error: Share = Field(default=0.1, description="The same, below which it is an error.")
+
+
 class AutomationSettings(_Section):
     """What Dagster starts by itself."""
 
@@ -308,6 +338,7 @@ class Settings(BaseSettings):
     inversion: InversionSettings = Field(default=InversionSettings(), description="How embeddings are fitted.")
     generation: GenerationSettings = Field(default=GenerationSettings(), description="How the synthetic pool is drawn.")
     students: StudentSettings = Field(default=StudentSettings(), description="How training sets are measured.")
+    audit: AuditSettings = Field(default=AuditSettings(), description="How pools are searched for faults.")
     automation: AutomationSettings = Field(default=AutomationSettings(), description="What Dagster starts by itself.")
 
     @property

@@ -26,7 +26,8 @@ reference_metrics [budget] <- raw_dataset
 whole_dataset_metrics [] <- raw_dataset
 foundation_metrics [] <- class_prompts foundation_model raw_dataset
 student_metrics [budget] <- raw_dataset synthetic_pool
-distillation_report [] <- distilled_bundle foundation_metrics raw_dataset reference_metrics student_metrics \
+pool_audit [budget] <- raw_dataset synthetic_pool
+distillation_report [] <- distilled_bundle foundation_metrics pool_audit raw_dataset reference_metrics student_metrics \
 synthetic_pool whole_dataset_metrics
 """
 

@@ -119,7 +119,7 @@ def test_bad_environment_is_named(monkeypatch, variable, message):
     [
         ({"sede": 1}, "unknown setting sede; did you mean seed"),
         ({"inversion.stepz": 1}, "unknown setting inversion.stepz; did you mean inversion.steps"),
-        ({"zzz": 1}, "unknown setting zzz; remove it. Known at the top level: automation, budgets"),
+        ({"zzz": 1}, "unknown setting zzz; remove it. Known at the top level: audit, automation, budgets"),
         ({"budgets": []}, "budgets"),
         ({"budgets": "ipc-1,IPC-1"}, "ipc-1 given twice"),
         ({"budgets": "../up"}, r'budgets: "../up" is not a budget'),

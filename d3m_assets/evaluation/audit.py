@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 
 from d3m_assets.errors import StageError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from d3m_assets.evaluation.students import LabelledImages
+    from d3m_assets.settings import AuditSettings
 
 CODE_VERSION = "1"
 """Raised whenever a change here changes what an audit finds."""
@@ -112,6 +114,8 @@ def audit_pool(
     Raises:
         StageError: The pool is empty, there are fewer than two training images, or the spaces differ.
     """
+    import pandas as pd
+
     if not len(pool):
         raise StageError(
             "the pool is empty, so there is nothing to audit; generation.images_per_class must be at least 1"
@@ -163,6 +167,62 @@ def audit_pool(
         "off_class_of_held_out": off_held_out, "classes": classes,
     }  # fmt: skip
     return Audit(images, summary)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A fault of a pool.
+
+    Attributes:
+        check: ``not_memorised``, ``no_near_duplicates``, ``of_their_class`` or ``no_class_collapsed``.
+        severity: "error" or "warning".
+        text: What was found, in words.
+    """
+
+    check: str
+    severity: Literal["error", "warning"]
+    text: str
+
+
+CHECKS = {
+    "not_memorised": ("memorised", "copies of training images"),
+    "no_near_duplicates": ("near_duplicate", "near duplicates of other images of the pool"),
+    "of_their_class": ("off_class", "closest to real images of another class"),
+    "no_class_collapsed": ("spread", "of the real class's spread"),
+}
+"""What each check looks at in the summary of a class, and how it is told."""
+
+
+def findings(summary: Mapping[str, Any], settings: AuditSettings) -> list[Finding]:
+    """Judge every class of an audit by the thresholds of the settings, the worst first.
+
+    Args:
+        summary: As in :class:`Audit`, with a ``class_name`` in each of its classes; null instead of NaN is allowed.
+        settings: Thresholds: shares above, or a spread below which a class is told of.
+
+    Returns:
+        At most one finding for each check and severity, naming the classes.
+    """
+    found = []
+    for check, (name, words) in CHECKS.items():
+        warning, error = getattr(settings, f"{name}_warning"), getattr(settings, f"{name}_error")
+        # Shares are faults when large, a spread when small.
+        sign = -1 if name == "spread" else 1
+        values = [(c[name], c["class_name"]) for c in summary["classes"] if c[name] is not None and c[name] == c[name]]
+        values.sort(key=lambda v: -sign * v[0])
+        wrong = [(v, n) for v, n in values if sign * v > sign * error]
+        doubtful = [(v, n) for v, n in values if sign * error >= sign * v > sign * warning]
+        for severity, classes, limit in (("error", wrong, error), ("warning", doubtful, warning)):
+            if classes:
+                listed = ", ".join(f"{n} ({v * 100:.0f} %)" for v, n in classes[:5]) + (
+                    " …" if len(classes) > 5 else ""
+                )
+                many = "1 class" if len(classes) == 1 else f"{len(classes)} classes"
+                than = "less" if name == "spread" else "more"
+                of = "" if name == "spread" else "of the images "
+                text = f"{many} with {than} than {limit * 100:g} % {of}{words}: {listed}"
+                found.append(Finding(check, severity, text))  # type: ignore[arg-type]
+    return found
 
 
 def nearest_images(
@@ -239,8 +299,9 @@ def _nearest(
                 found[inside, own[inside]] = np.inf
             both = np.concatenate([best, found], axis=1)
             index = np.concatenate([where, np.broadcast_to(np.arange(first, first + len(others)), found.shape)], axis=1)
-            order = np.argsort(both, axis=1, kind="stable")[:, :k]
-            best, where = np.take_along_axis(both, order, 1), np.take_along_axis(index, order, 1)
+            few = np.argpartition(both, k - 1, axis=1)[:, :k]
+            few = np.take_along_axis(few, np.take_along_axis(both, few, 1).argsort(axis=1, kind="stable"), 1)
+            best, where = np.take_along_axis(both, few, 1), np.take_along_axis(index, few, 1)
         squares[begin : begin + rows], positions[begin : begin + rows] = best, where
     return np.sqrt(squares.clip(min=0) / width), positions
 

@@ -16,6 +16,7 @@ MODELS = {
     "reference_metrics",
     "whole_dataset_metrics",
     "foundation_metrics",
+    "pool_audit",
 }
 
 

@@ -7,9 +7,9 @@ from scipy.spatial.distance import cdist
 from d3m_assets.errors import StageError
 from d3m_assets.evaluation import audit
 from d3m_assets.evaluation.architectures import last_features
-from d3m_assets.evaluation.audit import ImageSet, audit_pool, nearest_images, spread_ratios
+from d3m_assets.evaluation.audit import Finding, ImageSet, audit_pool, findings, nearest_images, spread_ratios
 from d3m_assets.evaluation.students import LabelledImages, train_student
-from d3m_assets.settings import StudentSettings
+from d3m_assets.settings import AuditSettings, StudentSettings
 
 
 @pytest.fixture(scope="module")
@@ -211,3 +211,22 @@ def test_what_cannot_be_audited_is_refused():
         ImageSet(np.array([0]), {"features": np.zeros((1, 3))})
     with pytest.raises(StageError, match=r"2 labels but pixels of shape \(1, 4\)"):
         ImageSet(np.array([0, 1]), {"pixels": np.zeros((1, 4))})
+
+
+def test_findings_name_the_worst_classes_first_with_the_threshold():
+    def one(name, **values):
+        return {"class_name": name, "memorised": 0.0, "near_duplicate": 0.0, "off_class": 0.0, "spread": 1.0} | values
+
+    classes = [one("a", off_class=0.3), one("b", off_class=0.7, memorised=None), one("c", off_class=0.9, spread=0.05)]
+    found = findings({"classes": classes}, AuditSettings())
+    assert [(f.check, f.severity) for f in found] == [
+        ("of_their_class", "error"), ("of_their_class", "warning"), ("no_class_collapsed", "error")
+    ]  # fmt: skip
+    assert found[0].text == (
+        "2 classes with more than 60 % of the images closest to real images of another class: c (90 %), b (70 %)"
+    )
+    assert found[2].text == "1 class with less than 10 % of the real class's spread: c (5 %)"
+    assert findings({"classes": classes}, AuditSettings(off_class_error=1, off_class_warning=0.95, spread_error=0)) == [
+        Finding("no_class_collapsed", "warning", "1 class with less than 40 % of the real class's spread: c (5 %)")
+    ]
+    assert findings({"classes": [one("a")]}, AuditSettings()) == []

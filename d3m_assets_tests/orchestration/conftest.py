@@ -21,7 +21,8 @@ warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 def stages(monkeypatch: pytest.MonkeyPatch) -> fakes.FakeStages:
     """The compute stages, faked."""
     fake = fakes.FakeStages()
-    monkeypatch.setitem(sys.modules, "d3m_assets.stages", fake)
+    for name in fakes.REPLACED:
+        monkeypatch.setitem(sys.modules, name, fake)
     return fake
 
 

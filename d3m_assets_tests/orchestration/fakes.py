@@ -50,6 +50,10 @@ def make_settings(folder: Path, classes: Sequence[str] = ("a", "b", "c"), **chan
     return load_settings(dataset=str(folder / "dataset"), foundation=str(foundation), home=folder / "home", **given)
 
 
+REPLACED = ("d3m_assets.stages", "d3m_assets.stages.inspection")
+"""Modules that :class:`FakeStages` stands in for."""
+
+
 class FakeStages(ModuleType):
     """Stands in for ``d3m_assets.stages``; keeps what was made, and fails where told to."""
 
@@ -87,5 +91,6 @@ class FakeStages(ModuleType):
 def install() -> FakeStages:
     """Put the fake where the pipeline imports its stages from; for processes that tests start."""
     stages = FakeStages()
-    sys.modules["d3m_assets.stages"] = stages
+    for name in REPLACED:
+        sys.modules[name] = stages
     return stages
