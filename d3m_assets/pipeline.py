@@ -20,7 +20,7 @@ from d3m_assets.distillation import bundle, generation, inversion, latents
 from d3m_assets.distillation.budgets import EmbeddingPlan, bytes_per_class, plan_embeddings
 from d3m_assets.distillation.prompts import ClassPrompts
 from d3m_assets.errors import D3MError, StageError, StoreError
-from d3m_assets.evaluation import audit, students
+from d3m_assets.evaluation import audit, scores, students
 from d3m_assets.foundation.loading import FoundationFiles, find_foundation
 from d3m_assets.progress import Progress, silent
 from d3m_assets.settings import Settings
@@ -107,11 +107,11 @@ ASSETS: dict[str, AssetInfo] = {
         ("html",),
     ),
 }  # fmt: skip
+_MEASURED = f"{students.CODE_VERSION}.{scores.CODE_VERSION}"
 _VERSIONS = {
     "inverted_embeddings": f"{inversion.CODE_VERSION}.{latents.CODE_VERSION}", "synthetic_pool": generation.CODE_VERSION,
-    "distilled_bundle": bundle.CODE_VERSION, "reference_metrics": students.CODE_VERSION,
-    "whole_dataset_metrics": students.CODE_VERSION, "foundation_metrics": students.CODE_VERSION,
-    "student_metrics": students.CODE_VERSION, "pool_audit": f"{audit.CODE_VERSION}.{students.CODE_VERSION}",
+    "distilled_bundle": bundle.CODE_VERSION, "reference_metrics": _MEASURED, "whole_dataset_metrics": _MEASURED,
+    "foundation_metrics": _MEASURED, "student_metrics": _MEASURED, "pool_audit": f"{audit.CODE_VERSION}.{_MEASURED}",
 }  # fmt: skip
 ASSETS = {name: replace(info, code_version=_VERSIONS.get(name, info.code_version)) for name, info in ASSETS.items()}
 """The graph, in an order in which every asset follows what it is made from."""

@@ -272,6 +272,17 @@ def test_the_audit_names_copies_swaps_and_collapse(copy, characters):
     assert [p.severity for p in pipeline.verify("pool_audit") if p.key.budget == "ipc-3"] == ["warning"]
 
 
+def test_the_audit_scores_the_pool_and_every_class(finished):
+    pipeline = open_pipeline(finished, finished / "images")
+    summary = json.loads(pipeline.store.read(ArtefactKey("pool_audit", None, "ipc-3"), "audit.json"))
+    assert summary["scores_k"] == 5
+    for scored in (summary, *summary["classes"]):
+        assert all(0 <= scored[name] <= 1 for name in ("precision", "recall", "coverage"))
+        assert scored["density"] >= 0
+    assert [c["class_name"] for c in summary["classes"]] == ["0", "1", "7"]
+    assert pipeline.describe(ArtefactKey("pool_audit", None, "ipc-3"))["coverage"] == summary["coverage"]
+
+
 def test_the_audit_never_opens_a_test_image(copy, monkeypatch):
     from d3m_assets.stages import dataset
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from d3m_assets.errors import DatasetError
+from d3m_assets.evaluation.scores import confusion_counts
 from d3m_assets.evaluation.students import (
     AUGMENTATION,
     CODE_VERSION,
@@ -114,7 +115,8 @@ def student_metrics(
     Returns:
         One row a student: method, budget, labels ("hard"), architecture, seed, accuracy (fraction), split,
         n_train_images, images_per_class, bytes_per_class, steps, n_evaluated, class_accuracy (list of K
-        fractions, NaN where a class has no image), recipe (JSON).
+        fractions, NaN where a class has no image), confusion (list of [class, taken for, count], see
+        :func:`d3m_assets.evaluation.scores.confusion_counts`), recipe (JSON).
 
     Raises:
         DatasetError: If ``test`` is training data, or labels are out of range.
@@ -152,6 +154,7 @@ def student_metrics(
                 "steps": settings.steps,
                 "n_evaluated": len(test),
                 "class_accuracy": class_accuracies(predictions, test.labels, k),
+                "confusion": confusion_counts(predictions, test.labels, k),
                 "recipe": used,
             }
         )

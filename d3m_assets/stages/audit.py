@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
     from d3m_assets.evaluation.audit import ImageSet
     from d3m_assets.evaluation.students import LabelledImages
+
+
+SCORES = ("precision", "recall", "density", "coverage")
 
 
 def pool_audit(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
@@ -56,14 +60,12 @@ def pool_audit(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made
         except D3MError as error:
             yield Made(key, error=error)
             continue
-        summary = found.summary | {
-            "classes": [
-                {"class_name": n, **c} for n, c in zip(catalog["class_name"], found.summary["classes"], strict=True)
-            ]
-        }
+        summary = found.summary | _scores(real, pool, len(catalog))
+        of_classes = zip(catalog["class_name"], summary.pop("class_scores"), summary["classes"], strict=True)
+        summary["classes"] = [{"class_name": name, **c, **scored} for name, scored, c in of_classes]
         table = _with_names(found.images, catalog, rows)
         files = {"images.parquet": to_parquet(table), "audit.json": to_json(_without_nan(summary))}
-        metrics = {name: summary[name] for name in ("images", "memorised", "near_duplicate", "off_class")}
+        metrics = {name: summary[name] for name in ("images", "memorised", "near_duplicate", "off_class", *SCORES)}
         spreads = [c["spread"] for c in summary["classes"] if not math.isnan(c["spread"])]
         yield Made(key, files, metrics | {"smallest spread": min(spreads, default=float("nan"))})
 
@@ -91,6 +93,19 @@ def _seen(images: LabelledImages, train: LabelledImages, network: torch.nn.Modul
     height, width, channels = train.images.shape[1:]
     features = last_features(network, images.fitted(side, channels).images)
     return ImageSet.of(images.fitted(min(height, width), channels), features)
+
+
+def _scores(real: ImageSet, pool: ImageSet, n_classes: int) -> dict[str, Any]:
+    """Precision, recall, density and coverage of a pool in features, together and of every class."""
+    from d3m_assets.evaluation.scores import NEIGHBOURS, class_coverage, coverage_scores
+
+    ours, theirs = pool.spaces["features"], real.spaces["features"]
+    classes = class_coverage(theirs, real.labels, ours, pool.labels, n_classes=n_classes)
+    return {
+        **asdict(coverage_scores(theirs, ours)),
+        "scores_k": NEIGHBOURS,
+        "class_scores": [asdict(c) for c in classes],
+    }
 
 
 def _with_names(images: pd.DataFrame, catalog: pd.DataFrame, train: pd.DataFrame) -> pd.DataFrame:

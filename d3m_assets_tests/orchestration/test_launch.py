@@ -85,7 +85,7 @@ def test_what_does_not_depend_on_a_failure_goes_on(
     stages.failing.clear()
     stages.made.clear()
     run_pending(settings, instance).raise_for_failures()
-    assert len(stages.made) == 5
+    assert len(stages.made) == 6
 
 
 def test_a_limit_leaves_the_rest_for_the_next_run(settings: Settings, instance: dg.DagsterInstance) -> None:
