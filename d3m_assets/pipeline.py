@@ -382,7 +382,8 @@ class Pipeline:
         if asset == "foundation_model":
             return {"fingerprint": self.foundation_files.fingerprint}
         if asset == "distillation_report":
-            return {"dataset": self.dataset_name}
+            # The report tells what the audits found, by these thresholds.
+            return {"dataset": self.dataset_name, "audit": s.audit.model_dump(mode="json")}
         if asset in ("whole_dataset_metrics", "reference_metrics", "student_metrics", "foundation_metrics"):
             shape = {"image": [self.scan().image_height, self.scan().image_width, self.scan().channels]}
             budget = {"bytes_per_class": self.budget_bytes(key.budget)} if key.budget else {}

@@ -246,7 +246,7 @@ class AuditSettings(_Section):
     """How a synthetic pool is searched for faults, and from where on they are told."""
 
     steps: Positive = Field(
-        default=300,
+        default=200,
         description="Optimiser steps of the ConvNet-3, trained on the train split, whose features are compared.",
     )
     quantile: float = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -68,6 +69,12 @@ def pool_audit(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made
         metrics = {name: summary[name] for name in ("images", "memorised", "near_duplicate", "off_class", *SCORES)}
         spreads = [c["spread"] for c in summary["classes"] if not math.isnan(c["spread"])]
         yield Made(key, files, metrics | {"smallest spread": min(spreads, default=float("nan"))})
+
+
+def stored_audit(pipeline: Pipeline, key: ArtefactKey) -> dict[str, Any]:
+    """The stored summary of an audit; null for what is not a number."""
+    found: dict[str, Any] = json.loads(pipeline.store.read(key, "audit.json"))
+    return found
 
 
 def feature_network(pipeline: Pipeline, train: LabelledImages) -> tuple[torch.nn.Module, int]:

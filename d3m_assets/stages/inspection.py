@@ -15,6 +15,7 @@ from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.errors import D3MError, StageError
 from d3m_assets.pipeline import Pipeline, Problem
 from d3m_assets.stages.artefacts import read_table, required
+from d3m_assets.stages.audit import stored_audit
 from d3m_assets.stages.dataset import image_table
 from d3m_assets.stages.distillation import pool_images, read_vectors
 from d3m_assets.stages.evaluation import METRIC_ASSETS
@@ -60,8 +61,8 @@ def describe(pipeline: Pipeline, key: ArtefactKey) -> dict[str, Any]:
         summary = summarise(read_table(pipeline, key, "metrics.parquet"))
         shown |= {"rows": len(summary), "summary": summary[["method", "mean", "half_width", "n", "n_train_images"]]}
     elif key.asset == "pool_audit":
-        summary = json.loads(pipeline.store.read(key, "audit.json"))
-        shown |= {"rows": summary["images"], "classes_table": pd.DataFrame(summary["classes"])}
+        audit = stored_audit(pipeline, key)
+        shown |= {"rows": audit["images"], "classes_table": pd.DataFrame(audit["classes"])}
     elif key.asset == "distilled_bundle":
         bundle = Bundle.from_bytes(pipeline.store.read(key, "bundle.safetensors"), str(key))
         shown |= {"ledger": bundle.ledger(), "file": pipeline.store.uri(key, "bundle.safetensors")}
@@ -136,6 +137,5 @@ def _verify_pool(pipeline: Pipeline, key: ArtefactKey) -> list[Problem]:
 def _verify_audit(pipeline: Pipeline, key: ArtefactKey) -> list[Problem]:
     from d3m_assets.evaluation.audit import findings
 
-    summary = json.loads(pipeline.store.read(key, "audit.json"))
-    found = findings(summary, pipeline.settings.audit)
+    found = findings(stored_audit(pipeline, key), pipeline.settings.audit)
     return [Problem(key, f"{key}: {f.text}", f.severity, f.check) for f in found]
