@@ -20,7 +20,7 @@ from d3m_assets.distillation import bundle, generation, inversion, latents
 from d3m_assets.distillation.budgets import EmbeddingPlan, bytes_per_class, plan_embeddings
 from d3m_assets.distillation.prompts import ClassPrompts
 from d3m_assets.errors import BudgetError, D3MError, StageError, StoreError
-from d3m_assets.evaluation import labels, selection, students, teacher
+from d3m_assets.evaluation import audit, labels, scores, selection, students, teacher
 from d3m_assets.foundation.loading import FoundationFiles, find_foundation
 from d3m_assets.progress import Progress, silent
 from d3m_assets.settings import Settings
@@ -104,18 +104,23 @@ ASSETS: dict[str, AssetInfo] = {
         "budget", ("synthetic_pool", "raw_dataset", "teacher_model"), "Students trained on the synthetic pool of a budget "
         "and tested on real images.", ("pytorch",)
     ),
+    "pool_audit": AssetInfo(
+        "budget", ("synthetic_pool", "raw_dataset"), "Faults of the synthetic pool of a budget: copies of training images, "
+        "repeats, images of another class, collapsed classes.", ("pytorch", "scikitlearn"),
+    ),
     "distillation_report": AssetInfo(
         "", ("student_metrics", "reference_metrics", "whole_dataset_metrics", "foundation_metrics", "distilled_bundle",
-             "synthetic_pool", "raw_dataset", "teacher_model"),
+             "synthetic_pool", "raw_dataset", "teacher_model", "pool_audit"),
         "The verdict: accuracy against bytes for all methods, samples, ledger and provenance, in one HTML file.",
         ("html",),
     ),
 }  # fmt: skip
+_MEASURED = f"{students.CODE_VERSION}.{scores.CODE_VERSION}"
 _VERSIONS = {
     "inverted_embeddings": f"{inversion.CODE_VERSION}.{latents.CODE_VERSION}", "synthetic_pool": generation.CODE_VERSION,
-    "distilled_bundle": bundle.CODE_VERSION, "reference_metrics": students.CODE_VERSION,
-    "whole_dataset_metrics": students.CODE_VERSION, "foundation_metrics": students.CODE_VERSION,
-    "student_metrics": students.CODE_VERSION, "teacher_model": f"{teacher.CODE_VERSION}.{students.CODE_VERSION}",
+    "distilled_bundle": bundle.CODE_VERSION, "reference_metrics": _MEASURED, "whole_dataset_metrics": _MEASURED,
+    "foundation_metrics": _MEASURED, "student_metrics": _MEASURED, "pool_audit": f"{audit.CODE_VERSION}.{_MEASURED}",
+    "teacher_model": f"{teacher.CODE_VERSION}.{students.CODE_VERSION}",
 }  # fmt: skip
 ASSETS = {name: replace(info, code_version=_VERSIONS.get(name, info.code_version)) for name, info in ASSETS.items()}
 """The graph, in an order in which every asset follows what it is made from."""
@@ -169,11 +174,19 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with a stored artefact."""
+    """Something wrong with a stored artefact.
+
+    Attributes:
+        key: Which.
+        message: What, for people.
+        severity: "error" or "warning".
+        check: The one of several checks of an asset that it is for; empty: for all of them.
+    """
 
     key: ArtefactKey
     message: str
     severity: str = "error"
+    check: str = ""
 
 
 class Pipeline:
@@ -437,14 +450,15 @@ class Pipeline:
 
     def _settings_of(self, key: ArtefactKey) -> dict[str, Any]:
         s, asset = self.settings, key.asset
-        students = {"students": s.students.model_dump(mode="json"), "device": self._device_kind}
+        students = {"students": s.students.model_dump(mode="json", exclude={"recipe"}), "device": self._device_kind}
         drawing = {"generation": s.generation.model_dump(mode="json"), "seed": s.seed, "device": self._device_kind}
         if asset == "class_catalog":
             return {"dataset": self.scan().fingerprint}
         if asset == "foundation_model":
             return {"fingerprint": self.foundation_files.fingerprint}
         if asset == "distillation_report":
-            return {"dataset": self.dataset_name}
+            # The report tells what the audits found, by these thresholds.
+            return {"dataset": self.dataset_name, "audit": s.audit.model_dump(mode="json")}
         if asset in ("whole_dataset_metrics", "reference_metrics", "student_metrics", "foundation_metrics"):
             shape = {"image": [self.scan().image_height, self.scan().image_width, self.scan().channels]}
             budget = {"bytes_per_class": self.budget_bytes(key.budget)} if key.budget else {}
@@ -452,6 +466,11 @@ class Pipeline:
             return students | shape | budget | rows | (drawing if asset == "foundation_metrics" else {})
         if asset == "teacher_model":
             return {"teacher": self._teacher_settings(), "device": self._device_kind}
+        if asset == "pool_audit":
+            network = {"image_size": s.students.image_size, "flip": s.students.flip, "seed": s.seed}
+            looking = s.audit.model_dump(mode="json", include={"steps", "quantile", "neighbours"})
+            stored = [self.scan().image_height, self.scan().image_width, self.scan().channels]
+            return {"audit": looking, "network": network, "device": self._device_kind, "image": stored}
         if asset == "distilled_bundle":
             assert key.budget is not None
             scan = self.scan()
@@ -600,7 +619,7 @@ class Pipeline:
         """Read the stored artefacts of an asset and say what is wrong with them.
 
         Args:
-            asset: "inverted_embeddings" or "synthetic_pool".
+            asset: "inverted_embeddings", "synthetic_pool" or "pool_audit".
         """
         from d3m_assets.stages.inspection import verify
 

@@ -27,7 +27,8 @@ reference_metrics [budget] <- foundation_model raw_dataset teacher_model
 whole_dataset_metrics [] <- raw_dataset teacher_model
 foundation_metrics [] <- class_prompts foundation_model raw_dataset teacher_model
 student_metrics [budget] <- raw_dataset synthetic_pool teacher_model
-distillation_report [] <- distilled_bundle foundation_metrics raw_dataset reference_metrics student_metrics \
+pool_audit [budget] <- raw_dataset synthetic_pool
+distillation_report [] <- distilled_bundle foundation_metrics pool_audit raw_dataset reference_metrics student_metrics \
 synthetic_pool teacher_model whole_dataset_metrics
 """
 

@@ -11,13 +11,14 @@ from PIL import Image
 from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.errors import BudgetError, D3MError, DatasetError, StageError
 from d3m_assets.pipeline import ASSETS, Pipeline
-from d3m_assets.settings import load_settings
+from d3m_assets.settings import RECIPES, load_settings
 from d3m_assets.store import ArtefactKey
 
 QUICK = {
     "budgets": ("ipc-1", "ipc-3"), "inversion.steps": 3, "inversion.samples_per_step": 4,
     "generation.images_per_class": 6, "generation.steps": 2, "generation.batch_size": 6,
     "workers": 1, "students.steps": 4, "students.width": 4, "students.batch_size": 8, "students.seeds": (0, 1),
+    "audit.steps": 3,
 }  # fmt: skip
 
 
@@ -73,7 +74,7 @@ def test_everything_is_made_once_and_then_nothing(finished):
     before = contents(finished)
     assert run(pipeline) == []
     assert contents(finished) == before
-    assert len(pipeline.plan().entries) == 1 + 3 + 1 + 3 + 6 + 6 + 2 + 2 + 1 + 1 + 2 + 1
+    assert len(pipeline.plan().entries) == 1 + 3 + 1 + 3 + 6 + 6 + 2 + 2 + 1 + 1 + 2 + 2 + 1
 
 
 def test_one_changed_image_redoes_its_class_and_what_depends_on_it(copy):
@@ -85,7 +86,8 @@ def test_one_changed_image_redoes_its_class_and_what_depends_on_it(copy):
     assert redone == {
         ("class_catalog", None), ("raw_dataset", "7"), ("inverted_embeddings", "7"), ("synthetic_pool", "7"),
         ("distilled_bundle", None), ("reference_metrics", None), ("whole_dataset_metrics", None),
-        ("foundation_metrics", None), ("student_metrics", None), ("distillation_report", None),
+        ("foundation_metrics", None), ("student_metrics", None), ("pool_audit", None),
+        ("distillation_report", None),
     }  # fmt: skip
     reasons = {str(e.key): e.reasons for e in pipeline.plan().pending()}
     assert reasons["inverted_embeddings [7, ipc-1]"] == ["input raw_dataset [7] changed"]
@@ -100,9 +102,22 @@ def test_a_changed_setting_names_itself_and_redoes_only_what_it_matters_to(finis
     pipeline = open_pipeline(finished, finished / "images", **{"generation.steps": 3})
     pending = pipeline.plan().pending()
     assert {e.key.asset for e in pending} == {
-        "synthetic_pool", "distilled_bundle", "foundation_metrics", "student_metrics", "distillation_report"
+        "synthetic_pool", "distilled_bundle", "foundation_metrics", "student_metrics", "pool_audit",
+        "distillation_report",
     }  # fmt: skip
     assert "setting generation.steps 2 -> 3" in pending[0].reasons
+
+
+def test_students_are_trained_again_when_the_recipe_changes_what_they_are_and_only_then(finished):
+    measured = {"student_metrics", "reference_metrics", "foundation_metrics", "whole_dataset_metrics"}
+    folder = finished / "images"
+    for change in ({"students.recipe": "soft-label"}, {"students.architecture": "resnet-18"}):
+        pending = open_pipeline(finished, folder, **change).plan().pending()
+        assert {e.key.asset for e in pending} == measured | {"distillation_report"}
+    # The name of a recipe is nothing by itself, nor is saying what holds anyway.
+    same = {f"students.{k}": v for k, v in RECIPES["quick"].items() if f"students.{k}" not in QUICK}
+    for change in (same, same | {"students.recipe": "hard-label"}):
+        assert open_pipeline(finished, folder, **change).plan().pending() == []
 
 
 def test_new_and_vanished_classes(copy, characters):
@@ -212,6 +227,87 @@ def test_verify_finds_what_is_wrong(copy):
     assert "not of 7" in messages
     pipeline.store.delete(pool)
     assert [p.severity for p in pipeline.verify("synthetic_pool")] == ["warning"]
+
+
+def _replace_pools(pipeline, images_of):
+    """Store other images as the pools of all classes of ipc-1, and audit them."""
+    from d3m_assets.datasets.images import encode_png
+
+    for name in ("0", "1", "7"):
+        key = ArtefactKey("synthetic_pool", name, "ipc-1")
+        table = pd.read_parquet(BytesIO(pipeline.store.read(key, "pool.parquet")))
+        drawn = images_of(name)
+        table = table.iloc[np.resize(np.arange(len(table)), len(drawn))].reset_index(drop=True)
+        table["image"] = [{"bytes": encode_png(image), "path": "x.png"} for image in drawn]
+        out = BytesIO()
+        table.to_parquet(out)
+        pipeline.store.write(key, pipeline.spec(key), {"pool.parquet": out.getvalue()}, {})
+    (outcome,) = pipeline.materialise("pool_audit", [ArtefactKey("pool_audit", None, "ipc-1")], force=True)
+    assert outcome.error is None
+    return {(p.check, p.severity) for p in pipeline.verify("pool_audit") if p.key.budget == "ipc-1"}
+
+
+def test_the_audit_names_copies_swaps_and_collapse(copy, characters):
+    from d3m_assets.datasets.images import load_images
+    from d3m_assets.stages.dataset import image_table
+
+    pipeline = open_pipeline(copy, copy / "images", **{"audit.steps": 60})
+    rows = image_table(pipeline, "train")
+    list(pipeline.materialise("pool_audit", pipeline.keys("pool_audit")))
+
+    def real(name):
+        return load_images(list(rows[rows["class_name"] == name]["uri"]), size=8, channels=1)
+
+    assert ("not_memorised", "error") in _replace_pools(pipeline, real)
+    table = pd.read_parquet(BytesIO(pipeline.store.read(ArtefactKey("pool_audit", None, "ipc-1"), "images.parquet")))
+    assert table["pixels_nearest"].str.startswith("train/").all()
+    assert {"class_id", "class_name", "index", "memorised", "near_duplicate", "judged_class", "off_class",
+            "pixels_distance", "features_distance", "features_nearest"} <= set(table)  # fmt: skip
+    unseen = {n: characters(n, 12, seed=50 + k) for k, n in enumerate(("0", "1", "7"))}
+    assert ("not_memorised", "error") not in _replace_pools(pipeline, unseen.get)
+    swapped = {"0": unseen["1"], "1": unseen["0"], "7": unseen["7"]}
+    assert ("of_their_class", "error") in _replace_pools(pipeline, swapped.get)
+    collapsed = unseen | {"7": unseen["7"][:1].repeat(12, axis=0)}
+    found = _replace_pools(pipeline, collapsed.get)
+    assert {("no_class_collapsed", "error"), ("no_near_duplicates", "error")} <= found
+    pipeline.store.delete(ArtefactKey("pool_audit", None, "ipc-3"))
+    assert [p.severity for p in pipeline.verify("pool_audit") if p.key.budget == "ipc-3"] == ["warning"]
+
+
+def test_the_audit_scores_the_pool_and_every_class(finished):
+    pipeline = open_pipeline(finished, finished / "images")
+    summary = json.loads(pipeline.store.read(ArtefactKey("pool_audit", None, "ipc-3"), "audit.json"))
+    assert summary["scores_k"] == 5
+    for scored in (summary, *summary["classes"]):
+        assert all(0 <= scored[name] <= 1 for name in ("precision", "recall", "coverage"))
+        assert scored["density"] >= 0
+    assert [c["class_name"] for c in summary["classes"]] == ["0", "1", "7"]
+    assert pipeline.describe(ArtefactKey("pool_audit", None, "ipc-3"))["coverage"] == summary["coverage"]
+
+
+def test_the_audit_never_opens_a_test_image(copy, monkeypatch):
+    from d3m_assets.stages import dataset
+
+    pipeline = open_pipeline(copy, copy / "images")
+    rows = pd.concat([pipeline.scan().classes[c].table(0) for c in ("0", "1", "7")])
+    tested = set(rows[rows["split"] == "test"]["uri"])
+    seen = []
+    real = dataset.load_images
+    monkeypatch.setattr(dataset, "load_images", lambda uris, **k: seen.extend(uris) or real(uris, **k))
+    outcomes = list(pipeline.materialise("pool_audit", pipeline.keys("pool_audit"), force=True))
+    assert all(o.error is None for o in outcomes)
+    assert seen
+    assert not tested & set(seen)
+
+
+def test_thresholds_are_for_telling_and_redo_the_report_alone(finished):
+    told = {"audit.off_class_warning": 0.0, "audit.off_class_error": 1.0}
+    pipeline = open_pipeline(finished, finished / "images", **told)
+    assert [e.key.asset for e in pipeline.plan().pending()] == ["distillation_report"]
+    # Networks of three steps see little: some image is surely taken for another class.
+    assert {p.severity for p in pipeline.verify("pool_audit") if p.check == "of_their_class"} == {"warning"}
+    pending = open_pipeline(finished, finished / "images", **{"audit.quantile": 0.02}).plan().pending()
+    assert {e.key.asset for e in pending} == {"pool_audit", "distillation_report"}
 
 
 def test_a_class_that_fails_does_not_take_the_others_with_it(tmp_path, image_folder, monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from d3m_assets.errors import SettingsError
-from d3m_assets.settings import Settings, load_settings, setting_names
+from d3m_assets.settings import RECIPES, Settings, StudentSettings, load_settings, setting_names
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +36,29 @@ def test_section_given_as_model_replaces_only_what_it_sets(monkeypatch):
     monkeypatch.setenv("D3M_INVERSION__STEPS", "20")
     inversion = load_settings(inversion=InversionSettings(learning_rate=0.5)).inversion
     assert (inversion.steps, inversion.learning_rate) == (20, 0.5)
+
+
+def test_a_recipe_gives_what_is_not_set_and_what_is_set_wins(monkeypatch):
+    Path("d3m.toml").write_text("[students]\nrecipe = 'hard-label'\nbatch_size = 7\n")
+    monkeypatch.setenv("D3M_STUDENTS__WEIGHT_DECAY", "0.5")
+    found = load_settings(**{"students.learning_rate": 5e-3}).students
+    assert (found.steps, found.optimiser, found.schedule, found.cutmix) == (4000, "sgd", "steps", 1.0)
+    assert (found.batch_size, found.weight_decay, found.learning_rate) == (7, 0.5, 5e-3)
+    assert pickle.loads(pickle.dumps(found)) == found
+    # Given as a model, a section still only replaces what was set in it.
+    assert load_settings(students=StudentSettings(steps=9)).students.model_dump() == {
+        **load_settings().students.model_dump(), "steps": 9
+    }  # fmt: skip
+
+
+def test_the_quick_recipe_is_the_default_and_widths_follow_the_architecture():
+    assert {k: v for k, v in StudentSettings().model_dump().items() if k in RECIPES["quick"]} == RECIPES["quick"]
+    assert {a: StudentSettings(architecture=a).width for a in ("convnet-3", "resnet-18", "vit-small")} == {
+        "convnet-3": 32, "resnet-18": 64, "vit-small": 192
+    }  # fmt: skip
+    assert StudentSettings(architecture="resnet-18", width=8).width == 8
+    for values in RECIPES.values():
+        assert values.keys() == RECIPES["quick"].keys() <= StudentSettings.model_fields.keys()
 
 
 def test_named_settings_file(monkeypatch, tmp_path):
@@ -99,7 +122,7 @@ def test_bad_environment_is_named(monkeypatch, variable, message):
     [
         ({"sede": 1}, "unknown setting sede; did you mean seed"),
         ({"inversion.stepz": 1}, "unknown setting inversion.stepz; did you mean inversion.steps"),
-        ({"zzz": 1}, "unknown setting zzz; remove it. Known at the top level: automation, budgets"),
+        ({"zzz": 1}, "unknown setting zzz; remove it. Known at the top level: audit, automation, budgets"),
         ({"budgets": []}, "budgets"),
         ({"budgets": "ipc-1,IPC-1"}, "ipc-1 given twice"),
         ({"budgets": "../up"}, r'budgets: "../up" is not a budget'),

@@ -1,6 +1,7 @@
 """The graph, one module a stage. Thin: keys in, library call, metadata out; what a stage does is in the library."""
 
 from d3m_assets.assets import (
+    audit,
     bundle,
     catalog,
     foundation,
@@ -14,7 +15,7 @@ from d3m_assets.assets import (
 )
 from d3m_assets.assets.stage import Stages
 
-MODULES = (catalog, raw, prompts, foundation, inversion, pool, bundle, teacher, metrics, report)
+MODULES = (catalog, raw, prompts, foundation, inversion, pool, bundle, teacher, metrics, audit, report)
 """Every module has ``define(stages)``, which returns its assets."""
 
 __all__ = ["MODULES", "Stages"]

@@ -12,9 +12,11 @@ import pandas as pd
 
 from d3m_assets.errors import DatasetError
 from d3m_assets.evaluation.labels import HARD, Labelling
+from d3m_assets.evaluation.scores import confusion_counts
 from d3m_assets.evaluation.students import (
     AUGMENTATION,
     CODE_VERSION,
+    CROP,
     LabelledImages,
     class_accuracies,
     evaluate,
@@ -91,11 +93,11 @@ def recipe(
     """
     return {
         **labelling.recipe(),
-        **settings.model_dump(exclude={"seeds"}),
+        # The name of a recipe changes nothing that its values do not say.
+        **settings.model_dump(exclude={"seeds", "recipe"}),
         "image_size": image_size,
         "channels": channels,
-        "optimiser": "AdamW, cosine to 0",
-        "augmentation": vars(AUGMENTATION).copy(),
+        "augmentation_limits": vars(AUGMENTATION).copy() if settings.augmentation == "affine" else CROP,
         "code_version": CODE_VERSION,
     }
 
@@ -133,7 +135,8 @@ def student_metrics(
     Returns:
         One row a student: method, budget, labels ("hard", "soft stored" or "soft teacher"), architecture, seed,
         accuracy (fraction), split, n_train_images, images_per_class, bytes_per_class, steps, n_evaluated,
-        class_accuracy (list of K fractions, NaN where a class has no image), recipe (JSON).
+        class_accuracy (list of K fractions, NaN where a class has no image), confusion (list of [class, taken for,
+        count], see :func:`d3m_assets.evaluation.scores.confusion_counts`), recipe (JSON).
 
     Raises:
         DatasetError: If ``test`` is training data, or labels are out of range.
@@ -173,6 +176,7 @@ def student_metrics(
                 "steps": settings.steps,
                 "n_evaluated": len(test),
                 "class_accuracy": class_accuracies(predictions, test.labels, k),
+                "confusion": confusion_counts(predictions, test.labels, k),
                 "recipe": used,
             }
         )

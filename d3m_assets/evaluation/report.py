@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 
 from d3m_assets.errors import StageError
+from d3m_assets.evaluation.audit import Finding
 from d3m_assets.evaluation.metrics import CLASS_NAMES, D3M, RANDOM_REAL, WHOLE_TRAIN
+from d3m_assets.evaluation.scores import confusion_matrix, label_robust_score
 from d3m_assets.evaluation.statistics import (
     LABEL_WORDS,
     Comparison,
@@ -30,6 +32,7 @@ _KINDS = {"stored", "regenerable", "for soft labels", "reference"}
 MAX_CLASSES = 20
 """Classes shown in pictures and in the table by class; a thousand of them would make a file nobody opens."""
 MAX_COLUMNS = 12
+MAX_CONFUSIONS = 10
 IMAGES_PER_SAMPLE = 8
 _TILE = 32
 _MAX_TILE = 64
@@ -51,6 +54,8 @@ def render_report(
     *,
     class_names: Sequence[str],
     dataset: str = "",
+    audits: Mapping[str, Mapping[str, Any]] | None = None,
+    findings: Mapping[str, Sequence[Finding]] | None = None,
 ) -> str:
     """Render the report of one distillation.
 
@@ -65,6 +70,9 @@ def render_report(
         provenance: Where it comes from, name to value; a mapping as value becomes a group of its own.
         class_names: Names of the classes by position.
         dataset: Name of the dataset.
+        audits: Budget to summary of its audit (:class:`d3m_assets.evaluation.audit.Audit`) with ``class_name`` in each
+            class and, where they were computed, the scores of :mod:`d3m_assets.evaluation.scores`; null for NaN.
+        findings: Budget to what the audit's thresholds say of it.
 
     Returns:
         A complete HTML document. The same input gives the same text.
@@ -112,6 +120,11 @@ def render_report(
         sample_classes=_sample_classes(samples, class_names),
         n_hidden=max(0, len(class_names) - MAX_CLASSES),
         class_table=_class_table(metrics, summary, class_names),
+        confusion=_confusion(metrics, summary, class_names),
+        audits=_audit_rows(audits or {}, findings or {}),
+        clean=bool(audits) and not any((findings or {}).values()),
+        scores=_score_rows(audits or {}),
+        label_scores=_label_scores(summary, comparisons),
         ledger=_ledger_groups(ledger),
         soft_labels="for soft labels" in set(ledger["kind"]),
         recipe=_groups(_recipes(metrics)),
@@ -343,17 +356,14 @@ def _sheet(images: np.ndarray, columns: int = 4) -> str:
 
 
 def _class_table(metrics: pd.DataFrame, summary: pd.DataFrame, class_names: Sequence[str]) -> dict[str, Any]:
-    """Mean accuracy by class; with many classes the ones where our largest budget does worst."""
+    """Mean accuracy by class, first the classes where our largest budget does worst; with many classes only those."""
     columns = list(zip(summary["method"], summary["budget"], summary["labels"], strict=True))[:MAX_COLUMNS]
     means = {}
     for method, budget, labels in columns:
         wanted = (metrics["method"] == method) & (metrics["budget"] == budget) & (metrics["labels"] == labels)
         means[method, budget, labels] = np.mean(np.array(metrics[wanted]["class_accuracy"].tolist(), float), axis=0)
-    order = list(range(len(class_names)))
-    if len(order) > MAX_CLASSES:
-        ours = [c for c in columns if c[0] == D3M] or columns
-        worst = means[ours[-1]]
-        order = sorted(sorted(order, key=lambda i: worst[i])[:MAX_CLASSES])
+    ours = [c for c in columns if c[0] == D3M] or columns
+    order = _worst_first(means[ours[-1]])[:MAX_CLASSES]
     rows = [{"name": class_names[i], "values": [float(means[c][i]) for c in columns]} for i in order]
     shown = [(method, budget, "" if labels == "hard" else labels) for method, budget, labels in columns]
     return {
@@ -361,7 +371,87 @@ def _class_table(metrics: pd.DataFrame, summary: pd.DataFrame, class_names: Sequ
         "rows": rows,
         "worst": len(class_names) > MAX_CLASSES,
         "left_out": max(0, len(summary) - MAX_COLUMNS),
+        "by": " ".join(word for word in shown[columns.index(ours[-1])] if word),
     }
+
+
+def _worst_first(accuracies: np.ndarray) -> list[int]:
+    """Positions by accuracy, lowest first; classes without a test image last."""
+    return [int(i) for i in np.argsort(np.nan_to_num(accuracies, nan=2.0), kind="stable")]
+
+
+def _confusion(metrics: pd.DataFrame, summary: pd.DataFrame, class_names: Sequence[str]) -> dict[str, Any] | None:
+    """What the students of our largest budget, with hard labels, take each class for; None where no row says."""
+    if "confusion" not in metrics:
+        return None
+    ours = summary[summary["method"] == D3M]
+    ours = ours[ours["labels"] == "hard"] if (ours["labels"] == "hard").any() else ours
+    row = (ours if len(ours) else summary).iloc[-1]
+    chosen = metrics[(metrics[["method", "budget", "labels"]] == row[["method", "budget", "labels"]]).all(axis=1)]
+    matrix = confusion_matrix(list(chosen["confusion"]), len(class_names))
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    wrong = shares - np.diag(np.diag(shares))
+    pairs = [divmod(int(p), len(class_names)) for p in np.argsort(-wrong, axis=None, kind="stable")[:MAX_CONFUSIONS]]
+    worst = [
+        {"class": class_names[a], "taken": class_names[b], "share": float(wrong[a, b]), "right": float(shares[a, a])}
+        for a, b in pairs
+        if wrong[a, b] > 0
+    ]
+    order = _worst_first(np.where(matrix.sum(1) > 0, np.diag(shares), np.nan))
+    small = len(class_names) <= MAX_CLASSES
+    rows = [{"name": class_names[i], "values": [float(v) for v in shares[i]]} for i in order if matrix[i].sum()]
+    name = " ".join(word for word in (row["method"], row["budget"]) if word)
+    return {"of": name, "worst": worst, "names": list(class_names), "rows": rows if small else []}
+
+
+def _audit_rows(
+    audits: Mapping[str, Mapping[str, Any]], findings: Mapping[str, Sequence[Finding]]
+) -> list[dict[str, Any]]:
+    """One row a budget: shares, the class that varies least, and what was found."""
+    rows = []
+    for budget, summary in audits.items():
+        spreads = [(c["spread"], c["class_name"]) for c in summary["classes"] if c["spread"] is not None]
+        least = min(spreads, default=(math.nan, ""))
+        found = [{"severity": f.severity, "text": f.text} for f in findings.get(budget, ())]
+        rows.append({**summary, "budget": budget, "spread": least[0], "spread_class": least[1], "findings": found})
+    return rows
+
+
+def _score_rows(audits: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row a budget with its scores and the class that is covered least; none where no audit has any."""
+    rows = []
+    for budget, summary in audits.items():
+        if summary.get("coverage") is not None:
+            covered = [(c["coverage"], c["class_name"]) for c in summary["classes"] if c["coverage"] is not None]
+            least = min(covered, default=(math.nan, ""))
+            rows.append({**summary, "budget": budget, "least": least[0], "least_class": least[1]})
+    return rows
+
+
+def _label_scores(summary: pd.DataFrame, comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
+    """DD-Ranking's label-robust score at every budget where all it is made of was measured."""
+
+    def mean(method: str, budgets: Sequence[str], labels: str) -> float | None:
+        chosen = (summary["method"] == method) & summary["budget"].isin(budgets) & (summary["labels"] == labels)
+        return float(summary.loc[chosen, "mean"].iloc[-1]) if chosen.any() else None
+
+    rows = []
+    for budget in dict.fromkeys(c.budget for c in comparisons):
+        at = [budget, ""]
+        kinds = [
+            kind
+            for kind in dict.fromkeys(summary["labels"])
+            if mean(D3M, at, kind) is not None and mean(RANDOM_REAL, at, kind) is not None
+        ]
+        # Which labels "any" stands for is decided before accuracy is looked at: soft ones where there are some.
+        labels = next((kind for kind in kinds if kind != "hard"), "hard")
+        full, ours = mean(WHOLE_TRAIN, [""], "hard"), mean(D3M, at, "hard")
+        ours_any, random_any = mean(D3M, at, labels), mean(RANDOM_REAL, at, labels)
+        if full is None or ours is None or ours_any is None or random_any is None:
+            continue
+        found = label_robust_score(full_hard=full, synthetic_hard=ours, synthetic_any=ours_any, random_any=random_any)
+        rows.append({"budget": budget, "labels": labels, "score": found.score, **found.ingredients})
+    return rows
 
 
 def _ledger_groups(ledger: pd.DataFrame) -> list[dict[str, Any]]:

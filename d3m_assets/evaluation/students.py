@@ -2,9 +2,7 @@
 
 Every row of a table is trained by the one recipe below: the same network, number of steps, batch size,
 augmentation and optimiser, whether the training set holds ten images or a million; the weights of the last
-step are the result. The network is ConvNet-3 with instance normalisation, the standard student of dataset
-distillation (Gidaris & Komodakis, CVPR 2018; Zhao et al., "Dataset Condensation with Gradient Matching", ICLR
-2021).
+step are the result. The networks are in ``architectures.py``, the recipes by name in ``RECIPES`` of the settings.
 """
 
 from __future__ import annotations
@@ -12,11 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from d3m_assets.errors import DatasetError
+from d3m_assets.evaluation.architectures import as_tensor, build_student
 from d3m_assets.progress import Progress, ProgressEvent, silent
 from d3m_assets.workers import one_thread
 
@@ -35,7 +34,7 @@ CODE_VERSION = "1"
 class Augmentation:
     """Random affine map drawn anew for every image of every batch.
 
-    Brightness and contrast are left alone on purpose: instance normalisation cancels both.
+    Brightness and contrast are left alone on purpose: the instance normalisation of ConvNet-3 cancels both.
 
     Attributes:
         rotation: Largest rotation, in degrees, either way.
@@ -51,6 +50,8 @@ class Augmentation:
 
 
 AUGMENTATION = Augmentation()
+CROP = {"area": (0.5, 1.0), "aspect": (3 / 4, 4 / 3)}
+"""Limits of random crops: share of the area that is kept, and width by height."""
 
 
 @dataclass(frozen=True)
@@ -150,32 +151,6 @@ def student_image_size(settings: StudentSettings, height: int, width: int) -> in
     return settings.image_size or min(64, max(16, math.ceil(min(height, width) / 8) * 8))
 
 
-def build_student(settings: StudentSettings, n_classes: int, channels: int, image_size: int) -> torch.nn.Module:
-    """Build an untrained student; the weights depend on torch's current random state.
-
-    Args:
-        settings: Gives the width; "convnet-3" is the only architecture.
-        n_classes: Number of classes K.
-        channels: Channels of the input, 1 or 3.
-        image_size: Side of the square input in px.
-
-    Returns:
-        Module from float ``[N, channels, image_size, image_size]`` in 0..1 to logits ``[N, K]``.
-    """
-    from torch import nn
-
-    width = settings.width
-    layers: list[nn.Module] = []
-    for n_in in (channels, width, width):
-        layers += [
-            nn.Conv2d(n_in, width, 3, padding=1),
-            nn.GroupNorm(width, width),
-            nn.ReLU(),
-            nn.AvgPool2d(2),
-        ]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * (image_size // 8) ** 2, n_classes))
-
-
 def train_student(
     train: LabelledImages,
     settings: StudentSettings,
@@ -192,9 +167,10 @@ def train_student(
     The loss is the cross-entropy with the labels: hard ones, the soft ones stored with the training set, or those that
     ``labeller`` gives to each batch after its augmentation.
 
-    AdamW under a cosine to zero. Batches run through reshuffled epochs without replacement; a training set
-    smaller than a batch appears in it several times, each time under another augmentation. Everything random
-    is drawn on the CPU from ``seed``, so a seed gives the same student on one machine and version of torch.
+    Batches run through reshuffled epochs without replacement; a training set smaller than a batch appears in it
+    several times, each time under another augmentation. With CutMix (Yun et al., ICCV 2019) the loss weighs both
+    labels of an image by their shares of its area. Everything random is drawn on the CPU from ``seed``, so a seed
+    gives the same student on one machine and version of torch.
 
     Args:
         train: Training set; its side is the student's input side.
@@ -202,7 +178,7 @@ def train_student(
         n_classes: Number of classes K; a class without an image is allowed.
         seed: Seed of weights, batches and augmentation.
         device: Torch device to train on.
-        augmentation: Limits of the random affine maps.
+        augmentation: Limits of the random affine maps; without effect on crops.
         labeller: From an augmented batch, float ``[B, C, S, S]`` in 0..1 on ``device``, to probabilities ``[B, K]``;
             takes the place of all stored labels.
         progress: Told of every fiftieth step.
@@ -234,16 +210,24 @@ def train_student(
         torch.manual_seed(seed)
         model = build_student(settings, n_classes, channels, height).to(device).train()
         draw = torch.Generator().manual_seed(seed)
-        images = _to_tensor(train.images).to(device)
+        images = as_tensor(train.images).to(device)
         stored = train.labels.astype(np.int64) if soft is None else soft.astype(np.float32)
         labels = torch.from_numpy(stored).to(device)
-        optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
+        optimiser, schedule = _optimiser(model, settings)
         for step, index in enumerate(_batches(n, settings.batch_size, settings.steps, draw), start=1):
             index = index.to(device)
-            warped = _warp(images[index], augmentation, draw, flip=settings.flip)
-            wanted = labels[index] if labeller is None else labeller(warped)
-            loss = F.cross_entropy(model(warped), wanted)
+            if settings.augmentation == "affine":
+                batch = _warp(images[index], augmentation, draw, flip=settings.flip)
+            else:
+                batch = _crop(images[index], draw, flip=settings.flip)
+            partner, share = None, 1.0
+            if settings.cutmix and float(torch.rand((), generator=draw)) < settings.cutmix:
+                batch, partner, share = _cutmix(batch, draw)
+            target = labels[index] if labeller is None else labeller(batch)  # a teacher sees the mixed image itself
+            logits = model(batch)
+            loss = F.cross_entropy(logits, target)
+            if partner is not None and labeller is None:
+                loss = share * loss + (1 - share) * F.cross_entropy(logits, target[partner])
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
@@ -260,7 +244,7 @@ def evaluate(module: torch.nn.Module, data: LabelledImages, *, batch_size: int =
     device = next(module.parameters()).device
     with one_thread(), torch.inference_mode():
         chunks = np.array_split(data.images, math.ceil(len(data) / batch_size))
-        logits = [module(_to_tensor(chunk).to(device)) for chunk in chunks]
+        logits = [module(as_tensor(chunk).to(device)) for chunk in chunks]
         return torch.cat(logits).argmax(1).cpu().numpy().astype(np.int64)
 
 
@@ -269,12 +253,6 @@ def class_accuracies(predictions: np.ndarray, labels: np.ndarray, n_classes: int
     right = np.bincount(labels, weights=predictions == labels, minlength=n_classes)
     count = np.bincount(labels, minlength=n_classes)
     return [float(r / c) if c else math.nan for r, c in zip(right, count, strict=True)]
-
-
-def _to_tensor(images: np.ndarray) -> torch.Tensor:
-    import torch
-
-    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float().div_(255)
 
 
 def _batches(n: int, batch_size: int, steps: int, draw: torch.Generator) -> Iterator[torch.Tensor]:
@@ -287,6 +265,60 @@ def _batches(n: int, batch_size: int, steps: int, draw: torch.Generator) -> Iter
             stream = torch.cat([stream, torch.randperm(n, generator=draw)])
         yield stream[:batch_size]
         stream = stream[batch_size:]
+
+
+def _optimiser(model: torch.nn.Module, settings: StudentSettings) -> tuple[torch.optim.Optimizer, Any]:
+    """Optimiser and learning rate schedule of a recipe."""
+    from torch import optim
+
+    options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    optimiser: optim.Optimizer
+    if settings.optimiser == "adamw":
+        optimiser = optim.AdamW(model.parameters(), **options)
+    else:
+        optimiser = optim.SGD(model.parameters(), momentum=0.9, **options)
+    if settings.schedule == "cosine":
+        return optimiser, optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
+    drops = [2 * settings.steps // 3, 5 * settings.steps // 6]
+    return optimiser, optim.lr_scheduler.MultiStepLR(optimiser, drops, gamma=0.2)
+
+
+def _crop(images: torch.Tensor, draw: torch.Generator, *, flip: bool) -> torch.Tensor:
+    """Cut a random rectangle out of each image and stretch it to the whole, bilinearly."""
+    import torch
+    from torch.nn import functional as F
+
+    n = len(images)
+    area, aspect, x, y, mirror = torch.rand(5, n, generator=draw)
+    (least, most), (narrow, wide) = CROP["area"], CROP["aspect"]
+    area = least + area * (most - least)
+    aspect = torch.exp(math.log(narrow) + aspect * math.log(wide / narrow))
+    width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+    x, y, zero = (1 - width) * (2 * x - 1), (1 - height) * (2 * y - 1), torch.zeros(n)
+    if flip:
+        width = width * torch.where(mirror < 0.5, -1.0, 1.0)
+    theta = torch.stack([width, zero, x, zero, height, y]).T.reshape(n, 2, 3).to(images.device)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _cutmix(images: torch.Tensor, draw: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Replace one random box of all images by that of others (Yun et al., ICCV 2019, algorithm 1, with α = 1).
+
+    Returns:
+        The images, the position each box comes from, and the share of the area that is still the image's own.
+    """
+    import torch
+
+    height, width = images.shape[2:]
+    share, x, y = torch.rand(3, generator=draw).tolist()
+    cut = math.sqrt(1 - share) / 2
+    top, bottom = max(0, round(height * (y - cut))), min(height, round(height * (y + cut)))
+    left, right = max(0, round(width * (x - cut))), min(width, round(width * (x + cut)))
+    partner = torch.randperm(len(images), generator=draw).to(images.device)
+    mixed = images.clone()
+    mixed[:, :, top:bottom, left:right] = images[partner, :, top:bottom, left:right]
+    return mixed, partner, 1 - (bottom - top) * (right - left) / (height * width)
 
 
 def _warp(images: torch.Tensor, limits: Augmentation, draw: torch.Generator, *, flip: bool) -> torch.Tensor:

@@ -255,8 +255,7 @@ def load_teacher(
         return _from_checkpoint(checkpoint, record, device)
     if weights is None:
         raise TeacherError("a trained teacher needs its weights; give the file teacher.safetensors.")
-    fields = set(StudentSettings.model_fields)
-    settings = StudentSettings(**{k: v for k, v in record["recipe"].items() if k in fields})
+    settings = StudentSettings(width=record["recipe"]["width"])
     with torch.random.fork_rng(devices=[]):
         network = build_student(settings, len(class_names), record["channels"], record["image_size"])
     try:

@@ -5,6 +5,7 @@ None blocks: what is wrong with one class is no reason to stop the others, and t
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import dagster as dg
 
@@ -29,6 +30,10 @@ def _behind(pipeline: Pipeline, *assets: str) -> list[Problem]:
     return [Problem(e.key, f"{e.key} is {e.state}: {', '.join(e.reasons)}", "warning") for e in entries]
 
 
+def _audited(pipeline: Pipeline, check: str) -> list[Problem]:
+    return [p for p in pipeline.verify("pool_audit") if p.check in ("", check)]
+
+
 CHECKS = (
     Check(
         "raw_dataset",
@@ -47,6 +52,15 @@ CHECKS = (
         "complete_and_of_the_right_classes",
         "Every stored pool has all its images, labelled with its class.",
         lambda pipeline: pipeline.verify("synthetic_pool"),
+    ),
+    *(
+        Check("pool_audit", name, description, partial(_audited, check=name))
+        for name, description in (
+            ("not_memorised", "No class of a pool is made of copies of training images."),
+            ("no_near_duplicates", "No class of a pool repeats itself."),
+            ("of_their_class", "The images of every class look like real ones of that class."),
+            ("no_class_collapsed", "Every class of a pool varies about as much as the real one."),
+        )
     ),
     Check(
         "distillation_report",

@@ -12,6 +12,7 @@ from d3m_assets.errors import D3MError
 from d3m_assets.pipeline import Pipeline
 from d3m_assets.progress import ProgressEvent
 from d3m_assets.stages.artefacts import Made, where
+from d3m_assets.stages.audit import pool_audit
 from d3m_assets.stages.dataset import class_catalog, raw_dataset
 from d3m_assets.stages.distillation import (
     class_prompts,
@@ -31,6 +32,7 @@ def make(pipeline: Pipeline, asset: str, keys: Sequence[ArtefactKey]) -> Iterato
     batches: dict[str, Callable[[Pipeline, Sequence[ArtefactKey]], Iterator[Made]]] = {
         "inverted_embeddings": inverted_embeddings, "synthetic_pool": synthetic_pool, "reference_metrics": metrics,
         "whole_dataset_metrics": metrics, "foundation_metrics": metrics, "student_metrics": metrics,
+        "pool_audit": pool_audit,
     }  # fmt: skip
     if asset in batches:
         yield from batches[asset](pipeline, keys)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.errors import D3MError, StageError
 from d3m_assets.pipeline import METRIC_ASSETS, Pipeline, Problem
 from d3m_assets.stages.artefacts import read_table, required
+from d3m_assets.stages.audit import stored_audit
 from d3m_assets.stages.dataset import image_table
 from d3m_assets.stages.distillation import pool_images, read_vectors
 from d3m_assets.store import ArtefactKey
@@ -60,6 +61,9 @@ def describe(pipeline: Pipeline, key: ArtefactKey) -> dict[str, Any]:
 
         summary = summarise(read_table(pipeline, key, "metrics.parquet"))
         shown |= {"rows": len(summary), "summary": summary[_SUMMARY]}
+    elif key.asset == "pool_audit":
+        audit = stored_audit(pipeline, key)
+        shown |= {"rows": audit["images"], "classes_table": pd.DataFrame(audit["classes"])}
     elif key.asset == "distilled_bundle":
         bundle = Bundle.from_bytes(pipeline.store.read(key, "bundle.safetensors"), str(key))
         shown |= {"ledger": bundle.ledger(), "file": pipeline.store.uri(key, "bundle.safetensors")}
@@ -97,22 +101,24 @@ def _curve(losses: Sequence[Sequence[float]]) -> bytes:
 
 def verify(pipeline: Pipeline, asset: str) -> list[Problem]:
     """Read what is stored of an asset: see :meth:`Pipeline.verify`."""
-    inspectors = {"inverted_embeddings": _verify_embeddings, "synthetic_pool": _verify_pool}
+    inspectors: dict[str, Callable[[Pipeline, ArtefactKey], list[Problem]]] = {
+        "inverted_embeddings": _verify_embeddings, "synthetic_pool": _verify_pool, "pool_audit": _verify_audit
+    }  # fmt: skip
     if asset not in inspectors:
-        raise StageError(f"{asset} cannot be verified; only {' and '.join(inspectors)} can")
+        raise StageError(f"{asset} cannot be verified; only {', '.join(inspectors)} can")
     problems = []
     for key in pipeline.keys(asset):
         try:
             if pipeline.store.manifest(key) is None:
                 problems.append(Problem(key, f"{key} is missing; `d3m distill` makes it", "warning"))
                 continue
-            problems += [Problem(key, f"{key}: {text}") for text in inspectors[asset](pipeline, key)]
+            problems += inspectors[asset](pipeline, key)
         except (D3MError, OSError, ValueError, KeyError) as error:
             problems.append(Problem(key, f"{key} cannot be read: {error}"))
     return problems
 
 
-def _verify_embeddings(pipeline: Pipeline, key: ArtefactKey) -> list[str]:
+def _verify_embeddings(pipeline: Pipeline, key: ArtefactKey) -> list[Problem]:
     vectors = read_vectors(pipeline, key)
     allowed = pipeline.budget_bytes(required(key.budget))
     found = []
@@ -120,10 +126,10 @@ def _verify_embeddings(pipeline: Pipeline, key: ArtefactKey) -> list[str]:
         found.append("a vector is zero or not finite")
     if vectors.nbytes > allowed:
         found.append(f"{vectors.nbytes} bytes of vectors, but the budget allows {allowed}")
-    return found
+    return [Problem(key, f"{key}: {text}") for text in found]
 
 
-def _verify_pool(pipeline: Pipeline, key: ArtefactKey) -> list[str]:
+def _verify_pool(pipeline: Pipeline, key: ArtefactKey) -> list[Problem]:
     table = read_table(pipeline, key, "pool.parquet")
     prompts = pipeline.prompts(required(key.class_key))
     wanted, found = pipeline.settings.generation.images_per_class, []
@@ -131,4 +137,11 @@ def _verify_pool(pipeline: Pipeline, key: ArtefactKey) -> list[str]:
         found.append(f"{len(table)} images, not samples 0 to {wanted - 1}")
     if set(table["class_id"]) != {prompts.class_id} or set(table["class_name"]) != {prompts.class_name}:
         found.append(f"images of class {sorted(set(table['class_name']))}, not of {prompts.class_name}")
-    return found
+    return [Problem(key, f"{key}: {text}") for text in found]
+
+
+def _verify_audit(pipeline: Pipeline, key: ArtefactKey) -> list[Problem]:
+    from d3m_assets.evaluation.audit import findings
+
+    found = findings(stored_audit(pipeline, key), pipeline.settings.audit)
+    return [Problem(key, f"{key}: {f.text}", f.severity, f.check) for f in found]

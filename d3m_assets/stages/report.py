@@ -12,7 +12,8 @@ import pandas as pd
 from d3m_assets.datasets.images import load_images
 from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.pipeline import Pipeline
-from d3m_assets.stages.artefacts import Made, read_table, to_parquet
+from d3m_assets.stages.artefacts import Made, read_table, required, to_parquet
+from d3m_assets.stages.audit import stored_audit
 from d3m_assets.stages.dataset import image_table
 from d3m_assets.stages.distillation import pool_images
 from d3m_assets.stages.evaluation import all_metrics, stored_label_bytes
@@ -25,13 +26,16 @@ if TYPE_CHECKING:
 
 def distillation_report(pipeline: Pipeline, key: ArtefactKey) -> Made:
     """The report of everything that was measured."""
+    from d3m_assets.evaluation.audit import findings
     from d3m_assets.evaluation.report import render_report
 
+    audits = {required(k.budget): stored_audit(pipeline, k) for k in pipeline.keys("pool_audit")}
     metrics = all_metrics(pipeline)
     catalog, budgets = pipeline.catalog(), pipeline.settings.budgets
     page = render_report(
         metrics, _ledger(pipeline), sample_grids(pipeline), _provenance(pipeline),
-        class_names=list(catalog["class_name"]), dataset=pipeline.dataset_name,
+        class_names=list(catalog["class_name"]), dataset=pipeline.dataset_name, audits=audits,
+        findings={budget: findings(summary, pipeline.settings.audit) for budget, summary in audits.items()},
     )  # fmt: skip
     facts = {"classes": len(catalog), "budgets": len(budgets), "students": len(metrics)}
     return Made(key, {"report.html": page.encode(), "metrics.parquet": to_parquet(metrics)}, facts)

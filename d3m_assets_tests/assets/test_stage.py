@@ -17,6 +17,7 @@ MODELS = {
     "whole_dataset_metrics",
     "foundation_metrics",
     "teacher_model",
+    "pool_audit",
 }
 
 

@@ -36,6 +36,11 @@ def quick() -> StudentSettings:
     return StudentSettings(width=8, steps=60, batch_size=32, learning_rate=0.02, seeds=(0, 1))
 
 
+def _counts(accuracy, images):
+    right = round(accuracy * images)
+    return [[0, 0, right], [0, 1, images - right], [1, 0, images - right], [1, 1, right]]
+
+
 def student_rows(method, budget, accuracies, *, bytes_per_class=64.0, images=10, n_evaluated=500, **recipe_changes):
     settings = StudentSettings(**recipe_changes)
     return pd.DataFrame(
@@ -53,6 +58,7 @@ def student_rows(method, budget, accuracies, *, bytes_per_class=64.0, images=10,
             "steps": settings.steps,
             "n_evaluated": n_evaluated,
             "class_accuracy": [[float(a), float(a)] for a in accuracies],
+            "confusion": [_counts(float(a), n_evaluated // 2) for a in accuracies],
             "recipe": json.dumps(recipe(settings, image_size=16, channels=1), sort_keys=True),
         }
     )

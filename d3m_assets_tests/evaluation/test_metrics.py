@@ -6,6 +6,7 @@ import pytest
 
 from d3m_assets.errors import DatasetError
 from d3m_assets.evaluation.metrics import student_metrics, test_split, test_split_reads
+from d3m_assets.evaluation.scores import confusion_matrix
 from d3m_assets.evaluation.students import LabelledImages
 
 
@@ -34,6 +35,9 @@ def test_one_row_a_student(quick, train_digits, test_digits):
     counts = np.bincount(test_digits.labels[:200], minlength=10)
     for accuracy, by_class in zip(rows["accuracy"], rows["class_accuracy"], strict=True):
         assert np.dot(by_class, counts) / 200 == pytest.approx(accuracy)
+    matrix = confusion_matrix(rows["confusion"][:1], 10)
+    assert (matrix.sum(1) == counts).all()
+    assert np.diag(matrix) / counts == pytest.approx(rows["class_accuracy"][0])
     assert json.loads(rows["recipe"][0])["image_size"] == 16
     assert events[-1].done == events[-1].total == 120
     assert [e.done for e in events] == sorted(e.done for e in events)

@@ -12,8 +12,18 @@ from PIL import Image
 from scipy import stats
 
 from d3m_assets.errors import StageError
-from d3m_assets.evaluation.report import MAX_CLASSES, accuracy_plot, byte_size, ledger_totals, render_report
-from d3m_assets.evaluation.statistics import summarise
+from d3m_assets.evaluation import report
+from d3m_assets.evaluation.audit import Finding
+from d3m_assets.evaluation.report import (
+    MAX_CLASSES,
+    MAX_CONFUSIONS,
+    accuracy_plot,
+    byte_size,
+    ledger_totals,
+    render_report,
+)
+from d3m_assets.evaluation.scores import label_robust_score
+from d3m_assets.evaluation.statistics import compare_all, summarise
 from d3m_assets_tests.evaluation.conftest import student_rows
 
 NAMES = ["<b>猫</b>", "dog & bone"]
@@ -237,3 +247,103 @@ def test_unfit_input_is_refused(metrics, ledger, samples):
 )
 def test_byte_size(count, text):
     assert byte_size(count) == text
+
+
+@pytest.fixture
+def audit():
+    shares = {"memorised": 0.0, "near_duplicate": 0.25, "off_class": 0.5}
+    scores = {"precision": 0.75, "recall": 0.5, "density": 1.25, "coverage": 0.4}
+    classes = [
+        {"class_name": NAMES[0], **shares, **scores, "spread": 0.05},
+        {"class_name": NAMES[1], **shares, **scores, "coverage": 0.3, "spread": None},
+    ]
+    return {
+        **shares, **scores, "classes": classes, "train_images": 1155, "quantile": 0.01, "reference": "held-out images",
+        "off_class_of_held_out": 0.021, "scores_k": 5,
+    }  # fmt: skip
+
+
+def _with_audit(metrics, ledger, audit, findings):
+    return render_report(
+        metrics, ledger, {}, {}, class_names=NAMES, audits={"ipc-1": audit}, findings={"ipc-1": findings}
+    )
+
+
+def test_faults_are_told_in_words_with_what_they_are_measured_by(metrics, ledger, audit):
+    found = [
+        Finding(
+            "no_class_collapsed", "error", "1 class with less than 10 % of the real class's spread: <b>猫</b> (5 %)"
+        )
+    ]
+    html = _with_audit(metrics, ledger, audit, found)
+    page = Page(html)
+    assert page.open == [] and "<b>猫" not in html
+    for words in (
+        "compared with the 1,155 training images",
+        "the closest 1 % of real images are (measured on held-out images)",
+        "ipc-1 0.0 25.0 50.0 5.0 (<b>猫</b>)",
+        "takes 2.1 % of real images that it has not seen for another class",
+        "Error: 1 class with less than 10 % of the real class's spread: <b>猫</b> (5 %).",
+        "nearest neighbour number 5",
+        "ipc-1 75.0 50.0 1.25 40.0 30.0 (dog & bone)",
+    ):
+        assert words in page.text, words
+    assert "No class of any budget" not in page.text
+    clean = Page(_with_audit(metrics, ledger, audit, [])).text
+    assert "No class of any budget is beyond a threshold." in clean
+
+
+def test_a_report_without_audits_has_no_section_of_them(metrics, ledger):
+    text = Page(_render(metrics, ledger, {})).text
+    assert "Faults of the distilled images" not in text
+    assert "precision" not in text.lower()
+
+
+def test_the_label_robust_score_shows_its_ingredients(metrics, ledger):
+    text = Page(_render(metrics, ledger, {})).text
+    score = label_robust_score(
+        full_hard=np.mean([0.99, 0.99, 1.0]), synthetic_hard=np.mean([0.90, 0.91, 0.93]),
+        synthetic_any=np.mean([0.90, 0.91, 0.93]), random_any=0.72,
+    )  # fmt: skip
+    assert f"ipc-1 {score.score:.3f} +19.3 8.0 hard" in text
+    assert "label-robust" not in Page(_render(metrics[metrics["method"] != "whole train split"], ledger, {})).text
+
+
+def test_soft_labels_take_the_place_of_any_where_both_have_them(metrics, ledger):
+    soft = metrics[(metrics["budget"] == "ipc-1") & metrics["method"].isin(["D3M", "random real images"])]
+    both = pd.concat([metrics, soft.assign(labels="soft", accuracy=soft["accuracy"] - 0.1)])
+    rows = report._label_scores(summarise(both), compare_all(metrics))
+    assert {r["budget"]: r["labels"] for r in rows} == {"ipc-1": "soft", "ipc-5": "hard"}
+    assert rows[0]["synthetic_any"] == pytest.approx(rows[0]["synthetic_hard"] - 0.1)
+
+
+def test_classes_and_confusions_come_worst_first(metrics, ledger):
+    ours = (metrics["method"] == "D3M") & (metrics["budget"] == "ipc-5")
+    by_class = [[0.9, 0.6] if mine else a for mine, a in zip(ours, metrics["class_accuracy"], strict=True)]
+    counts = [
+        [[0, 0, 9], [0, 1, 1], [1, 0, 4], [1, 1, 6]] if mine else c
+        for mine, c in zip(ours, metrics["confusion"], strict=True)
+    ]
+    text = Page(_render(metrics.assign(class_accuracy=by_class, confusion=counts), ledger, {})).text
+    table = text[text.index("Accuracy by class") : text.index("What is taken for what")]
+    assert "worst first by D3M ipc-5" in table
+    assert table.index("dog & bone") < table.index("<b>猫</b>")
+    told = text[text.index("What is taken for what") : text.index("Ledger")]
+    assert "over all students of D3M ipc-5" in told
+    first, second = (
+        "dog & bone is taken for <b>猫</b> in 40.0 % of its images",
+        "<b>猫</b> is taken for dog & bone in 10.0 %",
+    )
+    assert told.index(first) < told.index(second)
+    assert "dog & bone 40.0 60.0" in told
+    assert "What is taken" not in Page(_render(metrics.drop(columns="confusion"), ledger, {})).text
+
+
+def test_a_thousand_classes_have_a_list_of_confusions_and_no_matrix(metrics, ledger):
+    k = 1000
+    many = metrics.assign(
+        class_accuracy=[[0.5] * k] * len(metrics), confusion=[[[c, (c + 1) % k, 1] for c in range(k)]] * len(metrics)
+    )
+    page = Page(_render(many, ledger, {}, [f"c{i}" for i in range(k)]))
+    assert page.text.count("is taken for") == MAX_CONFUSIONS + 1
+    assert "In % of the images of the class in front" not in page.text

@@ -87,6 +87,59 @@ def test_flip_mirrors_some_images_left_to_right():
     assert 5 < mirrored.sum() < 27
 
 
+def test_crops_keep_half_to_all_of_the_area_and_stay_inside():
+    axis = torch.arange(32.0)
+    ramps = torch.stack([axis.expand(32, 32), axis.expand(32, 32).T]).expand(400, 2, 32, 32).contiguous()
+    cropped = students._crop(ramps, torch.Generator().manual_seed(0), flip=False)
+    assert cropped.min() >= 0 and cropped.max() <= 31
+    # Inside the outermost pixels a crop of a ramp is a ramp whose slope is its share of the side.
+    width = (cropped[:, 0, 16, 30] - cropped[:, 0, 16, 1]) / 29
+    height = (cropped[:, 1, 30, 16] - cropped[:, 1, 1, 16]) / 29
+    area, aspect = width * height, width / height
+    assert 0.49 < area.min() < 0.55 and 0.9 < area.max() < 1.01
+    assert 0.74 < aspect.min() < 0.8 and 1.25 < aspect.max() < 1.34
+    mirrored = students._crop(ramps, torch.Generator().manual_seed(0), flip=True)
+    assert 100 < (mirrored[:, 0, 16, 30] < mirrored[:, 0, 16, 1]).sum() < 300
+
+
+def test_cutmix_takes_one_box_of_another_image_and_knows_its_share():
+    images = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 1, 16, 16)
+    draw = torch.Generator().manual_seed(0)
+    shares = []
+    for _ in range(50):
+        mixed, partner, share = students._cutmix(images, draw)
+        other = partner != torch.arange(8)
+        own = (mixed == images).float().mean((1, 2, 3))
+        assert torch.allclose(own[other], torch.full((int(other.sum()),), share))
+        assert (mixed[0] == images[0]).logical_or(mixed[0] == images[partner[0]]).all()
+        shares.append(share)
+    assert min(shares) < 0.4 and max(shares) > 0.9
+
+
+@pytest.mark.parametrize("recipe", ["hard-label", "soft-label"])
+def test_the_recipes_of_the_field_learn(recipe, train_digits):
+    chosen = np.flatnonzero(train_digits.labels < 3)
+    data = LabelledImages(train_digits.images[chosen], train_digits.labels[chosen]).fitted(16, 1)
+    settings = StudentSettings(recipe=recipe, width=8, steps=150)
+    first, again = (train_student(data, settings, n_classes=3, seed=1) for _ in range(2))
+    assert torch.equal(_weights(first), _weights(again))
+    assert (evaluate(first, data) == data.labels).mean() > 0.9
+
+
+def test_schedules_end_where_they_say():
+    model = torch.nn.Linear(1, 1)
+    for recipe, expected in (("quick", 0.0), ("hard-label", 0.01 * 0.2**2)):
+        settings = StudentSettings(recipe=recipe, steps=12)
+        optimiser, schedule = students._optimiser(model, settings)
+        rates = []
+        for _ in range(12):
+            rates.append(optimiser.param_groups[0]["lr"])
+            optimiser.step()
+            schedule.step()
+        assert optimiser.param_groups[0]["lr"] == pytest.approx(expected, abs=1e-12)
+    assert np.round(rates, 6).tolist() == [0.01] * 8 + [0.002] * 2 + [0.0004] * 2
+
+
 def test_rotation_turns_by_at_most_its_limit_and_keeps_the_shape():
     dot = torch.zeros(64, 1, 33, 33)
     dot[:, :, 16, 27:30] = 1
