@@ -17,6 +17,7 @@ from d3m_assets.pipeline import METRIC_ASSETS, Pipeline, Problem
 from d3m_assets.stages.artefacts import read_table, required
 from d3m_assets.stages.dataset import image_table
 from d3m_assets.stages.distillation import pool_images, read_vectors
+from d3m_assets.stages.teacher import loaded_teacher, stored_teacher
 from d3m_assets.store import ArtefactKey
 
 if TYPE_CHECKING:
@@ -96,9 +97,11 @@ def _curve(losses: Sequence[Sequence[float]]) -> bytes:
 
 def verify(pipeline: Pipeline, asset: str) -> list[Problem]:
     """Read what is stored of an asset: see :meth:`Pipeline.verify`."""
-    inspectors = {"inverted_embeddings": _verify_embeddings, "synthetic_pool": _verify_pool}
+    inspectors = {
+        "inverted_embeddings": _verify_embeddings, "synthetic_pool": _verify_pool, "teacher_model": _verify_teacher
+    }  # fmt: skip
     if asset not in inspectors:
-        raise StageError(f"{asset} cannot be verified; only {' and '.join(inspectors)} can")
+        raise StageError(f"{asset} cannot be verified; only {', '.join(inspectors)} can")
     problems = []
     for key in pipeline.keys(asset):
         try:
@@ -131,3 +134,16 @@ def _verify_pool(pipeline: Pipeline, key: ArtefactKey) -> list[str]:
     if set(table["class_id"]) != {prompts.class_id} or set(table["class_name"]) != {prompts.class_name}:
         found.append(f"images of class {sorted(set(table['class_name']))}, not of {prompts.class_name}")
     return found
+
+
+def _verify_teacher(pipeline: Pipeline, key: ArtefactKey) -> list[str]:
+    from scipy.stats import binom  # type: ignore[import-untyped]
+
+    loaded_teacher(stored_teacher(pipeline), "cpu")  # raises when it is of other classes or in another order
+    record = json.loads(pipeline.store.read(key, "teacher.json"))
+    share = image_table(pipeline, "validation")["class_id"].value_counts(normalize=True).max()
+    n, accuracy = record["n_validation"], record["accuracy"]
+    # Who always names the largest class is right as often, or by luck a little more often.
+    if round(accuracy * n) <= binom.ppf(0.95, n, share):
+        return [f"right on {accuracy:.0%} of {n} held-out images, no better than a guess; raise teacher.steps"]
+    return []
