@@ -112,7 +112,7 @@ ASSETS: dict[str, AssetInfo] = {
         "", ("student_metrics", "reference_metrics", "whole_dataset_metrics", "foundation_metrics", "distilled_bundle",
              "synthetic_pool", "raw_dataset", "teacher_model", "pool_audit"),
         "The verdict: accuracy against bytes for all methods, samples, ledger and provenance, in one HTML file.",
-        ("html",),
+        ("html",), code_version="2",
     ),
 }  # fmt: skip
 _MEASURED = f"{students.CODE_VERSION}.{scores.CODE_VERSION}"
@@ -619,7 +619,7 @@ class Pipeline:
         """Read the stored artefacts of an asset and say what is wrong with them.
 
         Args:
-            asset: "inverted_embeddings", "synthetic_pool" or "pool_audit".
+            asset: "inverted_embeddings", "synthetic_pool", "pool_audit" or "teacher_model".
         """
         from d3m_assets.stages.inspection import verify
 

@@ -652,10 +652,26 @@ def test_a_teacher_of_permuted_classes_is_refused_where_it_is_loaded(soft, tmp_p
         "teacher.safetensors": pipeline.store.read(key, "teacher.safetensors"),
     }
     pipeline.store.write(key, pipeline.spec(key), files, {})
+    assert "classes are 1, 0, 7" in pipeline.verify("teacher_model")[0].message
     with pytest.raises(TeacherError, match="classes are 1, 0, 7; the dataset's are 0, 1, 7"):
         loaded_teacher(stored_teacher(pipeline), "cpu")
     (outcome,) = pipeline.materialise("student_metrics", [ArtefactKey("student_metrics", None, "ipc-1")], force=True)
     assert "1, 0, 7" in str(outcome.error)
+
+
+def test_a_teacher_that_guesses_fails_its_check(soft, tmp_path):
+    import shutil
+
+    shutil.copytree(soft, tmp_path, dirs_exist_ok=True)
+    pipeline, key = open_pipeline(tmp_path, tmp_path / "images", **SOFT), ArtefactKey("teacher_model")
+    assert open_pipeline(tmp_path, tmp_path / "images").verify("teacher_model") == []
+    files = {name: pipeline.store.read(key, name) for name in ("teacher.json", "teacher.safetensors")}
+    for right, problems in ((30, []), (11, ["right on 37% of 30 held-out images, no better than a guess"])):
+        record = json.loads(files["teacher.json"]) | {"accuracy": right / 30, "n_validation": 30}
+        pipeline.store.write(key, pipeline.spec(key), files | {"teacher.json": json.dumps(record).encode()}, {})
+        found = pipeline.verify("teacher_model")
+        assert [p.severity for p in found] == ["error"] * len(problems)
+        assert all(text in p.message for text, p in zip(problems, found, strict=True))
 
 
 def test_a_checkpoint_as_teacher(soft, tmp_path):

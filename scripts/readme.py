@@ -24,6 +24,7 @@ TILE, PER_CLASS = 34, 2
 def table(pipeline: Pipeline) -> str:
     """The metrics as a markdown table, with date and commit."""
     metrics = all_metrics(pipeline)
+    metrics = metrics[metrics["labels"] == "hard"]  # soft labels belong into another table
     lines = ["| trained on | budget | bytes a class | accuracy, % |", "|---|---|---|---|"]
     for row in summarise(metrics).itertuples():
         size = "" if np.isnan(row.bytes_per_class) else f"{row.bytes_per_class:,.0f}"

@@ -148,7 +148,9 @@ def accuracy_plot(summary: pd.DataFrame) -> str:
     style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "d3m", "font.size": 10}
     points = summary[_at_budgets(summary)]
     with mpl.rc_context(style):
-        figure = Figure(figsize=(5.4, 3.8), layout="constrained")
+        names = list(dict.fromkeys(summary["method"]))
+        # Beyond three, every line of the legend has its own height, so that the axes keep theirs.
+        figure = Figure(figsize=(5.4, 3.8 + 0.22 * max(0, math.ceil(len(names) / 2) - 3)), layout="constrained")
         axes = figure.subplots()
         others = itertools.cycle(_MARKERS)
         for name, rows in points.groupby("method", sort=False):
@@ -180,7 +182,6 @@ def accuracy_plot(summary: pd.DataFrame) -> str:
         axes.tick_params(colors=_INK, length=0)
         axes.spines[:].set_visible(False)
         entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-        names = list(dict.fromkeys(summary["method"]))
         figure.legend(
             [entries[n] for n in names], names, loc="outside lower center", ncols=2, frameon=False,
             labelcolor=_INK, handlelength=2.6,

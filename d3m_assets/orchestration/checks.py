@@ -63,6 +63,12 @@ CHECKS = (
         )
     ),
     Check(
+        "teacher_model",
+        "knows_the_classes",
+        "The teacher, where one is needed, is of the dataset's classes in their order, and better than a guess.",
+        lambda pipeline: pipeline.verify("teacher_model"),
+    ),
+    Check(
         "distillation_report",
         "nothing_stale",
         "No artefact is missing or out of date. Run `d3m plan` for the same list in a shell.",

@@ -18,6 +18,7 @@ from d3m_assets.stages.artefacts import read_table, required
 from d3m_assets.stages.audit import stored_audit
 from d3m_assets.stages.dataset import image_table
 from d3m_assets.stages.distillation import pool_images, read_vectors
+from d3m_assets.stages.teacher import loaded_teacher, stored_teacher
 from d3m_assets.store import ArtefactKey
 
 if TYPE_CHECKING:
@@ -102,7 +103,8 @@ def _curve(losses: Sequence[Sequence[float]]) -> bytes:
 def verify(pipeline: Pipeline, asset: str) -> list[Problem]:
     """Read what is stored of an asset: see :meth:`Pipeline.verify`."""
     inspectors: dict[str, Callable[[Pipeline, ArtefactKey], list[Problem]]] = {
-        "inverted_embeddings": _verify_embeddings, "synthetic_pool": _verify_pool, "pool_audit": _verify_audit
+        "inverted_embeddings": _verify_embeddings, "synthetic_pool": _verify_pool, "pool_audit": _verify_audit,
+        "teacher_model": _verify_teacher,
     }  # fmt: skip
     if asset not in inspectors:
         raise StageError(f"{asset} cannot be verified; only {', '.join(inspectors)} can")
@@ -145,3 +147,17 @@ def _verify_audit(pipeline: Pipeline, key: ArtefactKey) -> list[Problem]:
 
     found = findings(stored_audit(pipeline, key), pipeline.settings.audit)
     return [Problem(key, f"{key}: {f.text}", f.severity, f.check) for f in found]
+
+
+def _verify_teacher(pipeline: Pipeline, key: ArtefactKey) -> list[Problem]:
+    from scipy.stats import binom  # type: ignore[import-untyped]
+
+    loaded_teacher(stored_teacher(pipeline), "cpu")  # raises when it is of other classes or in another order
+    record = json.loads(pipeline.store.read(key, "teacher.json"))
+    share = image_table(pipeline, "validation")["class_id"].value_counts(normalize=True).max()
+    n, accuracy = record["n_validation"], record["accuracy"]
+    # Who always names the largest class is right as often, or by luck a little more often.
+    if round(accuracy * n) <= binom.ppf(0.95, n, share):
+        text = f"right on {accuracy:.0%} of {n} held-out images, no better than a guess; raise teacher.steps"
+        return [Problem(key, f"{key}: {text}")]
+    return []
