@@ -33,10 +33,11 @@ def table(pipeline: Pipeline) -> str:
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     summary = summarise(metrics)
+    network = " and ".join(dict.fromkeys(summary["architecture"]))
     students, images = summary["n"].max(), summary["n_evaluated"].max()
     report = pipeline.store.manifest(ArtefactKey("distillation_report"))
     note = (
-        f"{images} real test images, hard labels, ConvNet-3, weights of the last step, mean of {students} students "
+        f"{images} real test images, hard labels, {network}, weights of the last step, mean of {students} students "
         "and 95 % interval; "
         f"`d3m distill` of {report.created[:10]}, written at commit {commit.stdout.strip()}."
     )

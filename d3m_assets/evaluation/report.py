@@ -32,7 +32,9 @@ _KINDS = {"stored", "regenerable", "for soft labels", "reference"}
 MAX_CLASSES = 20
 """Classes shown in pictures and in the table by class; a thousand of them would make a file nobody opens."""
 MAX_COLUMNS = 12
+"""Columns of a table, so that it fits on a sheet of paper."""
 MAX_CONFUSIONS = 10
+"""Pairs of classes told of as confused."""
 IMAGES_PER_SAMPLE = 8
 _TILE = 32
 _MAX_TILE = 64
@@ -399,7 +401,7 @@ def _confusion(metrics: pd.DataFrame, summary: pd.DataFrame, class_names: Sequen
         if wrong[a, b] > 0
     ]
     order = _worst_first(np.where(matrix.sum(1) > 0, np.diag(shares), np.nan))
-    small = len(class_names) <= MAX_CLASSES
+    small = len(class_names) <= MAX_COLUMNS
     rows = [{"name": class_names[i], "values": [float(v) for v in shares[i]]} for i in order if matrix[i].sum()]
     name = " ".join(word for word in (row["method"], row["budget"]) if word)
     return {"of": name, "worst": worst, "names": list(class_names), "rows": rows if small else []}

@@ -336,6 +336,7 @@ def test_classes_and_confusions_come_worst_first(metrics, ledger):
     )
     assert told.index(first) < told.index(second)
     assert "dog & bone 40.0 60.0" in told
+    assert "<b>猫</b> 90.0 10.0" in told
     assert "What is taken" not in Page(_render(metrics.drop(columns="confusion"), ledger, {})).text
 
 
