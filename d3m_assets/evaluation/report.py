@@ -88,6 +88,7 @@ def render_report(
     summary = summarise(metrics)
     if wrong := {len(a) for a in metrics["class_accuracy"]} - {len(class_names)}:
         raise StageError(f"metrics have {wrong.pop()} classes, the report {len(class_names)}; run `d3m distill`.")
+    accounts = _ledger_groups(ledger)
     comparisons = compare_all(metrics)
     kinds = list(dict.fromkeys(summary["labels"]))
     names = {kind: "" if kinds == ["hard"] else LABEL_WORDS[kind] for kind in kinds}
@@ -106,7 +107,7 @@ def render_report(
         n_classes=len(class_names),
         students=sorted(set(summary["n"])),
         headline=headline(comparisons),
-        asides=_asides(metrics, summary),
+        asides=[*_asides(metrics, summary), *_needed(ledger)],
         cards=[_card(summary, comparison, names) for comparison in comparisons],
         against=_against(metrics, names),
         groups=[
@@ -127,7 +128,7 @@ def render_report(
         clean=bool(audits) and not any((findings or {}).values()),
         scores=_score_rows(audits or {}),
         label_scores=_label_scores(summary, comparisons),
-        ledger=_ledger_groups(ledger),
+        ledger=accounts,
         soft_labels="for soft labels" in set(ledger["kind"]),
         recipe=_groups(_recipes(metrics)),
         provenance=_groups(provenance),
@@ -259,6 +260,15 @@ def _asides(metrics: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
         kind = "" if row["labels"] == "hard" else f" with {LABEL_WORDS[row['labels']].lower()}"
         asides.append(f"The whole train split, {images:,} images{kind}, reaches {accuracy} %.")
     return asides
+
+
+def _needed(ledger: pd.DataFrame) -> list[str]:
+    """What rows with soft labels need that all classes share, and that the bytes of a class therefore do not show."""
+    shared = ledger[(ledger["kind"] == "for soft labels") & (ledger["scope"] == "shared")]
+    return [
+        f"Soft labels from the {item} also need the {item} itself, {byte_size(size)} beside the bytes of the classes."
+        for item, size in zip(shared["item"], shared["bytes"], strict=True)
+    ]
 
 
 def _card(summary: pd.DataFrame, comparison: Comparison, names: Mapping[str, str]) -> dict[str, Any]:

@@ -197,6 +197,7 @@ def test_soft_labels_have_rows_plots_and_totals_of_their_own(metrics, ledger):
     assert against.count("herding ipc-1") == 1  # no soft rows of it, so nothing to compare there
     assert against.count("random real images ipc-1") == 2
     assert "with everything shared and teacher stored 4,005,120" in page.text
+    assert page.text.index("need the teacher itself, 5,000 B") < page.text.index("Against each baseline")
     assert "with everything shared stored 4,000,120" in page.text
     assert "temperature 2.5" in page.text
     alone = Page(_render(metrics, ledger, {})).text
