@@ -312,9 +312,9 @@ def test_the_label_robust_score_shows_its_ingredients(metrics, ledger):
 
 def test_soft_labels_take_the_place_of_any_where_both_have_them(metrics, ledger):
     soft = metrics[(metrics["budget"] == "ipc-1") & metrics["method"].isin(["D3M", "random real images"])]
-    both = pd.concat([metrics, soft.assign(labels="soft", accuracy=soft["accuracy"] - 0.1)])
+    both = pd.concat([metrics, soft.assign(labels="soft stored", accuracy=soft["accuracy"] - 0.1)])
     rows = report._label_scores(summarise(both), compare_all(metrics))
-    assert {r["budget"]: r["labels"] for r in rows} == {"ipc-1": "soft", "ipc-5": "hard"}
+    assert {r["budget"]: r["labels"] for r in rows} == {"ipc-1": "soft stored", "ipc-5": "hard"}
     assert rows[0]["synthetic_any"] == pytest.approx(rows[0]["synthetic_hard"] - 0.1)
 
 
