@@ -33,7 +33,7 @@ ATTRIBUTES = {
     "width": ("narrow", "regular", "wide"),
     "size": ("small", "large"),
     "hand": ("handwritten", "printed"),
-    "resolution": ("sharp", "blurry", "coarse"),
+    "resolution": ("sharp", "blurry", "coarse", "scanned"),
     "noise": ("clean", "noisy"),
     "polarity": ("white", "black"),
 }
@@ -41,7 +41,7 @@ ATTRIBUTES = {
 
 VARIANT_WORDS = ("plain", "narrow", "open", "flagged", "based", "short", "flag", "looped", "flat", "round", "smooth",
                  "closed", "curved", "tall", "two", "strokes", "straight", "barred", "hooked", "crossed", "loops",
-                 "script", "cursive", "sans", "serif", "mono", "italic")  # fmt: skip
+                 "script", "cursive", "long", "top", "heavy", "sans", "serif", "mono", "italic")  # fmt: skip
 
 FONTS = {
     "DejaVuSans": "sans", "DejaVuSans-Bold": "sans", "DejaVuSans-Oblique": "sans italic", "DejaVuSansMono": "mono",
@@ -50,6 +50,7 @@ FONTS = {
 }  # fmt: skip
 HELD_OUT_FONTS = {"DejaVuSansMono-Oblique": "mono italic", "STIXGeneralBol": "serif", "cmti10": "serif italic",
                   "DejaVuSerif-Bold": "serif"}  # fmt: skip
+_SHARP, _BLURRY, _COARSE, _SCANNED = range(4)
 _FIELD = 64
 """Side of the stored distance fields of printed characters, in pixels."""
 
@@ -145,6 +146,7 @@ def _draw_pen(skeletons: torch.Tensor, geometry: dict[str, torch.Tensor], genera
     x, y = points.unbind(-1)
     x = x * geometry["stretch"].view(n, 1)
     x = x - y * geometry["slant"].view(n, 1)
+    y = y + geometry["balance"].view(n, 1) * (0.25 - y.square())
     c, q = torch.cos(geometry["rotation"]).view(n, 1), torch.sin(geometry["rotation"]).view(n, 1)
     points = torch.stack([c * x - q * y, q * x + c * y], -1)
     low, high = points.amin(1, keepdim=True), points.amax(1, keepdim=True)
@@ -230,7 +232,16 @@ def render(
         "pen": thickness, "embolden": uniform(-0.025, 0.045), "height": height, "slant": slant, "stretch": stretch,
         "rotation": torch.randn(count, generator=generator) * 0.09, "edge": uniform(0.9, 2.2),
         "shift": (torch.rand(count, 2, generator=generator) - 0.5) * (0.03 + (1 - height)).unsqueeze(1) * 0.9,
+        "balance": torch.randn(count, generator=generator) * 0.22,
     }  # fmt: skip
+    # "scanned" is how sets of digits were made, scikit-learn's among them (Alpaydin and Kaynak 1998): the character is cut
+    # out to fill the field, thresholded, and its ink counted in 8 x 8 blocks.
+    resolution = torch.full((count,), _SHARP)
+    for code, below in ((_BLURRY, 0.65), (_COARSE, 0.50), (_SCANNED, 0.32)):
+        resolution[coarse < below] = code
+    scanned = resolution == _SCANNED
+    geometry["height"] = height = torch.where(scanned, 1.0, height)
+    geometry["shift"] *= ~scanned.unsqueeze(1)
     bank = _pen_bank(held_out)
     styles = HELD_OUT_FONTS if held_out else FONTS
     names = list(styles)
@@ -254,18 +265,17 @@ def render(
             ink[index] = draw(torch.from_numpy(source[index.numpy()]), part, generator)
 
     # What the camera does: resolution, blur, contrast, polarity, noise.
-    resolution = torch.zeros(count, dtype=torch.int64)
-    resolution[coarse < 0.58] = 1
-    resolution[coarse < 0.43] = 2
     image = ink.unsqueeze(1)
+    sides = torch.tensor([8, 10, 12, 16])[torch.randint(0, 4, (count,), generator=generator)]
+    sides[scanned] = 8
+    image[scanned] = (image[scanned] > 0.5).float()
     for side in (8, 10, 12, 16):
-        index = (resolution == 2) & (torch.randint(0, 4, (count,), generator=generator) == (8, 10, 12, 16).index(side))
-        index = index.nonzero().squeeze(1)
+        index = ((resolution >= _COARSE) & (sides == side)).nonzero().squeeze(1)
         if len(index):
             small = F.adaptive_avg_pool2d(image[index], side)
             big = F.interpolate(small, IMAGE_SIZE, mode="bicubic", align_corners=False, antialias=True)
             image[index] = big.clamp(0, 1)
-    index = (resolution == 1).nonzero().squeeze(1)
+    index = (resolution == _BLURRY).nonzero().squeeze(1)
     if len(index):
         taps = torch.arange(-4, 5).float()
         kernel = torch.exp(-0.5 * (taps / (0.7 + 0.8 * torch.rand(1, generator=generator))) ** 2)
@@ -273,10 +283,12 @@ def render(
         blurred = F.conv2d(F.pad(image[index], (4, 4, 4, 4)), kernel.view(1, 1, 1, 9))
         image[index] = F.conv2d(blurred, kernel.view(1, 1, 9, 1))
     background = torch.where(torch.rand(count, generator=generator) < 0.75, 0.0, uniform(0, 0.25)).view(-1, 1, 1, 1)
-    image = background + image * (uniform(0.7, 1.0).view(-1, 1, 1, 1) - background)
+    ink_level = torch.where(scanned, 1.0, uniform(0.7, 1.0)).view(-1, 1, 1, 1)
+    background[scanned] = 0
+    image = background + image * (ink_level - background)
     black = torch.rand(count, generator=generator) < 0.12
     image = torch.where(black.view(-1, 1, 1, 1), 1 - image, image)
-    noisy = torch.rand(count, generator=generator) < 0.1
+    noisy = (torch.rand(count, generator=generator) < 0.12) & ~scanned
     image = image + noisy.view(-1, 1, 1, 1) * 0.09 * torch.randn(image.shape, generator=generator)
 
     weight = torch.where(pen, torch.bucketize(thickness, torch.tensor([0.12, 0.18, 0.24])),

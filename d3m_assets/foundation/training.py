@@ -72,10 +72,10 @@ class TrainingSettings:
 
     seed: int = 0
     processes: int = 2
-    vae_steps: int = 3_000
+    vae_steps: int = 4_000
     vae_batch: int = 32
-    images: int = 80_000
-    steps: int = 8_000
+    images: int = 160_000
+    steps: int = 14_000
     batch: int = 64
     digit_share: float = 0.7
     image_share: float = 0.5
@@ -443,7 +443,7 @@ def train(settings: TrainingSettings, folder: Path, output: Path, progress: Prog
 
     Args:
         settings: What to train.
-        folder: For checkpoints and latents, about 35 MB for 60,000 images.
+        folder: For checkpoints and latents, about 110 MB for 160,000 images.
         output: The pipeline directory.
         progress: Called about every 50 steps.
 

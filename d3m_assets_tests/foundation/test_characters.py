@@ -99,3 +99,23 @@ def test_nothing_touches_every_border(character):
     drawn = render(50, 6, characters=character)
     white = drawn.attributes[:, list(ATTRIBUTES).index("polarity")] == 0
     assert drawn.images[white].max((1, 2)).min() > 60  # there is ink in every image
+
+
+def test_scanned_characters_fill_the_field_and_are_made_of_blocks():
+    drawn = render(400, 4, characters="38")
+    names = list(ATTRIBUTES)
+    resolution = drawn.attributes[:, names.index("resolution")]
+    white = drawn.attributes[:, names.index("polarity")] == 0
+    scanned = drawn.images[(resolution == ATTRIBUTES["resolution"].index("scanned")) & white].astype(float)
+    assert len(scanned) > 60
+    # One block in at the top, one at the bottom.
+    assert scanned[:, :4].max((1, 2)).min() > 30
+    assert scanned[:, -4:].max((1, 2)).min() > 30
+    assert scanned.min((1, 2)).max() == 0  # nothing but ink on black
+    sharp = drawn.images[(resolution == 0) & white].astype(float)
+
+    def fine_detail(images):
+        blocks = images.reshape(-1, 8, 4, 8, 4).mean((2, 4), keepdims=True)
+        return np.abs(images.reshape(-1, 8, 4, 8, 4) - blocks).mean()
+
+    assert fine_detail(scanned) < 0.8 * fine_detail(sharp)
