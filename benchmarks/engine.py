@@ -140,14 +140,14 @@ def table(result: dict[str, Any]) -> str:
 
     if "inversion" in result:
         targets = list(result["inversion"].get("targets", {}))
-        head = "".join(f"{'classes/h at ' + name:>38}" for name in targets)
+        head = "".join(f"{'classes/h at ' + name:>33}" for name in targets)
         lines += [
             "",
             f"{'inversion':28}{'samples/s':>10}{'GFLOP/sample':>14}{'MFU':>9}{'peak MB':>9}{'best loss':>11}{head}",
         ]
         for name, row in result["inversion"]["variants"].items():
             reached = "".join(
-                f"{'never' if row['classes_per_hour'][t] is None else number(row['classes_per_hour'][t]):>38}"
+                f"{'never' if row['classes_per_hour'][t] is None else number(row['classes_per_hour'][t]):>33}"
                 for t in targets
             )
             loss = f"{row['best_loss']:.4f}" if targets else "-"
