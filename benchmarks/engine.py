@@ -10,11 +10,16 @@ measured how stands in benchmarks/README.md.
 
 import argparse
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+DEFAULT_CLASSES = {"embedded": 10, "sd15": 8, "sd21": 4, "sdxl": 2}
+"""Classes in a batch: ten steps of sixteen samples each, and the looks between them, stay below half a minute on an H200."""
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
@@ -28,7 +33,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         help="all but embedded: random weights",
     )
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--classes", type=int, default=10, help="digits that are learned, 1 to 10")
+    add("--classes", type=int, help="digits that are learned, 1 to 10; default: 10, fewer for large models")
     add("--seconds", type=float, default=400, help="about how long all timing may take")
     add("--repeats", type=int, default=3, help="rounds of timing; the median is told")
     add("--threads", type=int, default=1, help="PyTorch threads on a processor; the engine's workers have one each")
@@ -47,7 +52,10 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     add("--digits", type=Path, help="folder of the digits; default: a temporary one")
     add("--seed", type=int, default=0)
     add("--output", type=Path, help="JSON file; default: benchmarks/results/engine-DATE.json")
-    return parser.parse_args(given)
+    found = parser.parse_args(given)
+    if found.classes is None:
+        found.classes = DEFAULT_CLASSES[found.model]
+    return found
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
@@ -66,9 +74,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     say, settings = Lines(), load_settings()
     with tempfile.TemporaryDirectory(prefix="d3m-benchmark-") as temporary:
         folder = Path(temporary)
-        say.every, every = 0.0, say.every
-        say(f"building {given.model}")
-        say.every = every
+        print(f"building {given.model}", file=sys.stderr, flush=True)
         full = models.load_model(given.model, given.device, folder / "model")
         gpu = full.device.type != "cpu"
         before = torch.get_num_threads()
@@ -91,8 +97,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
                 models.converted(full, "bfloat16" if gpu else "float32", compile_unet=True) if given.compile else None
             )
             classes = inversion.digits_classes(given.digits or folder / "digits", given.classes, settings)
-            own = len(given.skip)
-            share = given.seconds / (2 - own) if own < 2 else 0.0
+            share = given.seconds / max(1, 2 - len(set(given.skip)))
             if "inversion" not in given.skip:
                 loaders = given.loaders if given.loaders is not None else 8 if gpu else 0
                 tuned = ScriptOptions(given.tuned_batch, given.tuned_rate, given.script_steps, gpu, loaders)
@@ -118,8 +123,8 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
                 prompts = [c.prompts for c in classes]
                 seconds = 0.5 * share / given.repeats / 3
                 result["generation"] = generation.measure_generation(
-                    compiled or half, prompts, settings.generation, given.seed, peak=peak, repeats=given.repeats,
-                    seconds=seconds, plain_batch=given.plain_batch, say=say, counted=half,
+                    half, prompts, settings.generation, given.seed, peak=peak, repeats=given.repeats,
+                    seconds=seconds, plain_batch=given.plain_batch, say=say, compiled=compiled,
                 )  # fmt: skip
         finally:
             torch.set_num_threads(before)
@@ -140,14 +145,14 @@ def table(result: dict[str, Any]) -> str:
 
     if "inversion" in result:
         targets = list(result["inversion"].get("targets", {}))
-        head = "".join(f"{'classes/h at ' + name:>33}" for name in targets)
+        head = "".join(f"{'classes/h at ' + name:>40}" for name in targets)
         lines += [
             "",
             f"{'inversion':28}{'samples/s':>10}{'GFLOP/sample':>14}{'MFU':>9}{'peak MB':>9}{'best loss':>11}{head}",
         ]
         for name, row in result["inversion"]["variants"].items():
             reached = "".join(
-                f"{'never' if row['classes_per_hour'][t] is None else number(row['classes_per_hour'][t]):>33}"
+                f"{'never' if row['classes_per_hour'][t] is None else number(row['classes_per_hour'][t]):>40}"
                 for t in targets
             )
             loss = f"{row['best_loss']:.4f}" if targets else "-"
@@ -157,10 +162,10 @@ def table(result: dict[str, Any]) -> str:
             )
         lines += result["inversion"]["unreached"]
     if "generation" in result:
-        lines += ["", f"{'generation':52}{'images/s':>10}{'GFLOP/image':>14}{'MFU':>9}{'peak MB':>9}"]
+        lines += ["", f"{'generation':62}{'images/s':>10}{'GFLOP/image':>14}{'MFU':>9}{'peak MB':>9}"]
         for name, row in result["generation"]["variants"].items():
             lines.append(
-                f"{name:52}{number(row['images_per_second'], 1, 2):>10}{number(row['flops_per_image'], 1e9, 2):>14}"
+                f"{name:62}{number(row['images_per_second'], 1, 2):>10}{number(row['flops_per_image'], 1e9, 2):>14}"
                 f"{number(row['mfu'], 1, 3):>9}{number(row['peak_memory'], 1e6, 0):>9}"
             )
     return "\n".join(lines)
@@ -168,8 +173,6 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure, print and write."""
-    import sys
-
     from benchmarks.record import write_result
     from d3m_assets.errors import D3MError
 

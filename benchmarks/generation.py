@@ -41,7 +41,7 @@ def plain_pipeline(foundation: Foundation) -> Any:
 def measure_generation(
     foundation: Foundation, classes: Sequence[ClassPrompts], settings: GenerationSettings, seed: int, *,
     peak: float | None, repeats: int, seconds: float, plain_batch: int, say: Callable[[str], None],
-    counted: Foundation | None = None,
+    compiled: Foundation | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Images a second of the plain loop, one image a call and several, and of the engine.
 
@@ -55,52 +55,56 @@ def measure_generation(
         seconds: Least seconds of one variant in one round.
         plain_batch: ``num_images_per_prompt`` of the second plain loop.
         say: Told of progress.
-        counted: The same model uncompiled, in which FLOPs are counted.
+        compiled: The model with a compiled U-Net, for one more run of the engine.
 
     Returns:
         For each variant ``images_per_second``, ``flops_per_image``, ``mfu`` and ``peak_memory`` in bytes.
     """
     import torch
 
-    pipe, counting = plain_pipeline(foundation), counted or foundation
-    turn = itertools.cycle(classes)
+    pipe, device, turn = plain_pipeline(foundation), foundation.device, itertools.cycle(classes)
 
-    def plain(images: int, used: Any = pipe) -> int:
-        generator = torch.Generator(foundation.device).manual_seed(seed)
-        used(next(turn).by_name(), num_inference_steps=PLAIN_STEPS, guidance_scale=settings.guidance_scale,
+    def plain(images: int, steps: int) -> int:
+        generator = torch.Generator(device).manual_seed(seed)
+        pipe(next(turn).by_name(), num_inference_steps=steps, guidance_scale=settings.guidance_scale,
              num_images_per_prompt=images, generator=generator)  # fmt: skip
         return images
 
-    def engine(model: Foundation = foundation, given: Any = settings) -> int:
-        generate(model, next(turn), given, seed, count=given.batch_size)
-        return given.batch_size
+    def engine(model: Foundation, batch: int) -> int:
+        generate(model, next(turn), settings.model_copy(update={"batch_size": batch}), seed, count=batch)
+        return batch
 
-    alone = settings.model_copy(update={"batch_size": 1})
-    kinds: dict[str, tuple[Callable[[], int], Callable[[], int]]] = {
-        f"pipe(prompt), DDIM {PLAIN_STEPS} steps": (
-            lambda: plain(1), lambda: plain(1, plain_pipeline(counting))),
-        f"pipe(prompt), DDIM {PLAIN_STEPS} steps, {plain_batch} images a call": (
-            lambda: plain(plain_batch), lambda: plain(1, plain_pipeline(counting))),
-        f"engine, {settings.scheduler} {settings.steps} steps, {settings.batch_size} images a batch": (
-            engine, lambda: engine(counting, alone)),
-    }  # fmt: skip
+    say("counting the FLOPs of an image")
+    # Every step of the plain loop costs the same, and counting fifty of a large model takes minutes.
+    one, two = (count_flops(device, lambda n=n: plain(1, n)) for n in (1, 2))
+    plain_flops = one + (PLAIN_STEPS - 1) * (two - one)
+    engine_flops = count_flops(device, lambda: engine(foundation, 1))
+    usual = f"pipe(prompt), DDIM {PLAIN_STEPS} steps"
+    ours = f"engine, {settings.scheduler} {settings.steps} steps, {settings.batch_size} images a batch"
+    kinds: dict[str, tuple[Callable[[], int], int]] = {
+        usual: (lambda: plain(1, PLAIN_STEPS), plain_flops),
+        f"{usual}, {plain_batch} images a call": (lambda: plain(plain_batch, PLAIN_STEPS), plain_flops),
+        ours: (lambda: engine(foundation, settings.batch_size), engine_flops),
+    }
+    if compiled is not None:
+        kinds[f"{ours}, compiled"] = (lambda: engine(compiled, settings.batch_size), engine_flops)
     own = weight_bytes([foundation.unet, foundation.vae, *(e.model for e in foundation.text_encoders)])
     speeds: dict[str, list[float]] = {name: [] for name in kinds}
     rows: dict[str, Any] = {}
-    for name, (work, count) in kinds.items():
-        say(f"{name}: warming up and counting FLOPs")
-        with PeakMemory(foundation.device, own) as used:
+    for name, (work, flops) in kinds.items():
+        say(f"{name}: warming up")
+        with PeakMemory(device, own) as used:
             work()
-            synchronise(foundation.device)
-        rows[name] = {"flops_per_image": count_flops(foundation.device, count), "peak_memory": used.peak}
+            synchronise(device)
+        rows[name] = {"flops_per_image": flops, "peak_memory": used.peak}
     for _ in range(repeats):
         for name, (work, _) in kinds.items():
-            synchronise(foundation.device)
+            synchronise(device)
             begun, images = time.perf_counter(), 0
             while time.perf_counter() - begun < seconds:
                 images += work()
                 say(f"{name}: timing, {images} images")
-            synchronise(foundation.device)
+            synchronise(device)
             speeds[name].append(images / (time.perf_counter() - begun))
     for name, row in rows.items():
         speed = statistics.median(speeds[name])

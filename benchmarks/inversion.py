@@ -195,10 +195,10 @@ def engine_speed(
 ) -> Callable[[], float]:  # fmt: skip
     """Samples a second of the engine, its looks at the loss included and the encoding, done once, not.
 
-    The warm-up runs as many steps as one look and the next are apart, and tells how many fit into ``seconds``.
+    The warm-up goes one step past the second look, and tells how many steps fit into ``seconds``.
     """
 
-    def run(steps: int) -> tuple[float, int, float]:
+    def run(steps: int) -> list[tuple[float, int]]:
         stamps: list[tuple[float, int]] = []
 
         def listen(event: ProgressEvent) -> None:
@@ -207,16 +207,19 @@ def engine_speed(
             say(f"{variant.name}: timing, step {event.done} of {event.total}")
 
         _learn(variant, used, settings.model_copy(update={"steps": steps}), seed, listen, cache)
-        spent, done = stamps[-1][0] - stamps[0][0], stamps[-1][1] - stamps[0][1]
-        return spent, done, done * settings.samples_per_step / spent
+        return stamps
+
+    def speed(stamps: list[tuple[float, int]]) -> float:
+        return (stamps[-1][1] - stamps[0][1]) * settings.samples_per_step / (stamps[-1][0] - stamps[0][0])
 
     used = list(classes[: variant.classes_per_batch])
-    period = settings.check_every
-    run(period + 1)
-    spent, _, _ = run(period + 1)
+    period = max(2, settings.check_every)
+    warm_up = run(period + 1)
+    # Without its first step, which is when kernels are chosen and compiled.
+    step = len(used) * settings.samples_per_step / speed(warm_up[1:])
     # Whole periods and one step: as many looks fall between the first stamp and the last as there are periods.
-    steps = period * max(1, round(seconds / max(spent, 1e-6))) + 1
-    return lambda: run(steps)[2]
+    steps = period * max(1, round(seconds / max(step * period, 1e-6))) + 1
+    return lambda: speed(run(steps))
 
 
 def flops_per_sample(variant: Variant, item: ClassImages, settings: InversionSettings, seed: int) -> float:

@@ -112,7 +112,7 @@ def test_classes_per_hour_adds_batches_and_waits_for_the_slowest_of_each():
 
 
 def test_a_run_writes_what_is_promised(tmp_path, monkeypatch, capsys):
-    for name, value in {"INVERSION__STEPS": "4", "INVERSION__CHECK_EVERY": "2", "INVERSION__SAMPLES_PER_STEP": "4",
+    for name, value in {"INVERSION__STEPS": "4", "INVERSION__CHECK_EVERY": "2", "INVERSION__SAMPLES_PER_STEP": "16",
                         "GENERATION__STEPS": "2", "GENERATION__BATCH_SIZE": "2"}.items():  # fmt: skip
         monkeypatch.setenv(f"D3M_{name}", value)
     monkeypatch.setattr(generation, "PLAIN_STEPS", 2)
