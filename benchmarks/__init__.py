@@ -1,0 +1,1 @@
+"""Measurements of the pipeline: what each command measures stands in README.md."""

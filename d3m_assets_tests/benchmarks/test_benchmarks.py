@@ -1,0 +1,180 @@
+"""The benchmark's parts, run for real with tiny settings."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import engine, generation, inversion, memory, models, record
+from benchmarks.loss import Curve, FixedLoss, classes_per_hour, common_targets
+from benchmarks.script_recipe import ScriptOptions, ScriptRun
+from d3m_assets.distillation.budgets import EmbeddingPlan
+from d3m_assets.distillation.inversion import invert
+from d3m_assets.distillation.inversion_state import InversionTask
+from d3m_assets.distillation.text import learned_ids
+from d3m_assets.distillation.vectors import from_stored
+from d3m_assets.errors import FoundationError, StageError
+from d3m_assets.foundation.loading import FoundationFiles, load_foundation
+from d3m_assets.settings import InversionSettings, load_settings
+from d3m_assets_tests.foundation.small_pipelines import write_pipeline
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return inversion.digits_classes(tmp_path_factory.mktemp("digits") / "digits", 10, load_settings())
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_the_script_learns_and_only_its_new_row_differs(foundation, digits):
+    seven, before = digits[7], foundation.text_encoders[0].table.clone()
+    run = ScriptRun(foundation, seven.prompts, seven.files, ScriptOptions(learning_rate=5e-3), 0)
+    loss = FixedLoss(foundation, seven.prompts, seven.files, 0)
+    start, first = run.rows, loss(run.rows)
+    for _ in range(25):
+        run.step()
+    assert loss(run.rows) < 0.99 * first
+    (table,) = run.tables
+    assert len(table) == len(before) + 1
+    assert torch.equal(table[:-1], before) and not torch.equal(run.rows, start)
+    assert torch.equal(foundation.text_encoders[0].table, before)
+
+
+def test_the_script_and_the_engine_read_the_same_prompt(foundation, digits):
+    item = digits[3]
+    run = ScriptRun(foundation, item.prompts, item.files, ScriptOptions(), 0)
+    batch = next(run.batches)
+    assert batch["pixel_values"].shape == (4, 3, 32, 32) and -1 <= batch["pixel_values"].min() < 0
+    ours = learned_ids(foundation, item.prompts, 1, 1, 0)
+    table = len(foundation.text_encoders[0].table)
+    assert torch.equal(batch["input_ids"][0], torch.where(ours < 0, table, ours)[:, 0])
+
+
+def test_the_script_trains_the_tables_of_both_encoders_of_sdxl(tmp_path, digits):
+    tiny = load_foundation(FoundationFiles("sdxl", write_pipeline("sdxl", tmp_path / "sdxl")), "cpu")
+    run = ScriptRun(tiny, digits[1].prompts, digits[1].files, ScriptOptions(batch_size=2), 0)
+    start = run.rows
+    run.step()
+    assert run.rows.shape == (1, 80) and (run.rows != start).float().mean() > 0.9
+    for table, encoder in zip(run.tables, tiny.text_encoders, strict=True):
+        assert torch.equal(table[:-1], encoder.table)
+
+
+def test_the_script_refuses_a_start_word_of_several_tokens(foundation, digits, words):
+    with pytest.raises(StageError, match="prompts.initializer"):
+        ScriptRun(foundation, words("7", initializer="qqxyz"), digits[7].files, ScriptOptions(), 0)
+
+
+@pytest.fixture
+def words():
+    from d3m_assets.distillation.prompts import ClassPrompts
+
+    return lambda name, initializer: ClassPrompts.of(
+        0, name, name, templates=("a photo of a {}",), initializer=initializer, keep_class_name=True
+    )
+
+
+def test_the_fixed_loss_is_what_the_engine_records(foundation, digits):
+    item = digits[5]
+    task = InversionTask(item.prompts, item.files, EmbeddingPlan(1, 1, "fp16", 64))
+    ((_, learned),) = invert(foundation, [task], InversionSettings(steps=4, check_every=2, samples_per_step=4), 0)
+    rows = torch.from_numpy(from_stored(learned.vectors, foundation.layout))[0]
+    best = min(loss for _, loss in learned.losses)
+    assert FixedLoss(foundation, item.prompts, item.files, 0)(rows) == pytest.approx(best, rel=1e-4)
+
+
+def test_the_time_to_a_target_is_that_of_the_first_loss_at_or_below_it():
+    curve = Curve([0.0, 1.0, 2.0, 3.0], [0, 5, 10, 15], [1.0, 0.6, 0.4, 0.5])
+    assert curve.best == 0.4
+    assert curve.reached(0.6) == (1.0, 5)
+    assert curve.reached(0.59) == (2.0, 10)
+    assert curve.reached(0.3) is None
+
+
+def test_targets_are_a_share_of_what_the_worst_variant_reaches():
+    good = [Curve([0, 1], [0, 1], [1.0, 0.2]), Curve([0, 1], [0, 1], [2.0, 1.5])]
+    poor = [Curve([0, 1], [0, 1], [1.1, 0.5]), Curve([0, 1], [0, 1], [2.0, 1.0])]
+    assert common_targets([good, poor], 1.0) == [0.5, 1.5]
+    assert common_targets([good, poor], 0.5) == [0.75, 1.75]
+
+
+def test_classes_per_hour_adds_batches_and_waits_for_the_slowest_of_each():
+    slow, fast = Curve([0, 8.0], [0, 1], [1.0, 0.1]), Curve([0, 2.0], [0, 1], [1.0, 0.1])
+    assert classes_per_hour([[slow], [fast]], [0.5, 0.5]) == pytest.approx(3600 * 2 / 10)
+    assert classes_per_hour([[slow, fast]], [0.5, 0.5]) == pytest.approx(3600 * 2 / 8)
+    assert classes_per_hour([[slow], [fast]], [0.5, 0.05]) is None
+
+
+def test_a_run_writes_what_is_promised(tmp_path, monkeypatch, capsys):
+    for name, value in {"INVERSION__STEPS": "4", "INVERSION__CHECK_EVERY": "2", "INVERSION__SAMPLES_PER_STEP": "16",
+                        "GENERATION__STEPS": "2", "GENERATION__BATCH_SIZE": "2"}.items():  # fmt: skip
+        monkeypatch.setenv(f"D3M_{name}", value)
+    monkeypatch.setattr(generation, "PLAIN_STEPS", 2)
+    file = tmp_path / "result.json"
+    monkeypatch.setattr("sys.argv", ["engine.py", "--classes", "2", "--script-steps", "6", "--seconds", "2", "--repeats",
+                                     "1", "--device", "cpu", "--plain-batch", "2", "--output", str(file)])  # fmt: skip
+    engine.main()
+    printed, result = capsys.readouterr().out, json.loads(file.read_text())
+    assert {"date", "command", "commit", "hardware", "versions", "settings", "model"} <= result.keys()
+    assert result["hardware"]["device"] and result["versions"]["torch"] == torch.__version__
+    assert result["command"].startswith("python -m benchmarks.engine --classes 2")
+    rows = result["inversion"]["variants"]
+    assert list(rows) == ["script", "script, tuned", "engine", "engine, fused"]
+    for name, row in rows.items():
+        assert row["samples_per_second"] > 0 and row["flops_per_sample"] > 1e7 and row["peak_memory"] > 1e7, name
+        assert len(row["curves"]) == 2 and row["curves"][0]["steps"][0] == 0, name
+        assert set(row["classes_per_hour"]) == set(result["inversion"]["targets"]), name
+        assert name in printed
+    # The script encodes every image in every step; the engine does not.
+    assert rows["engine"]["flops_per_sample"] < rows["script"]["flops_per_sample"]
+    assert rows["engine"]["flops_per_sample"] == rows["engine, fused"]["flops_per_sample"]
+    for name, row in result["generation"]["variants"].items():
+        assert row["images_per_second"] > 0 and row["flops_per_image"] > 1e7 and row["mfu"] is None, name
+        assert name in printed
+
+
+@pytest.mark.parametrize(
+    ("size", "unet", "text", "pixels", "prediction"),
+    [("sd15", 859_520_964, 123_060_480, 512, "epsilon"), ("sd21", 865_910_724, 340_387_840, 768, "v_prediction"),
+     ("sdxl", 2_567_463_684, 123_060_480 + 694_659_840, 1024, "epsilon")],
+)  # fmt: skip
+def test_built_models_have_the_published_sizes(tmp_path, size, unet, text, pixels, prediction):
+    built = models.load_model(size, "meta", tmp_path)
+    assert models.parameters([built.unet]) == unet
+    assert models.parameters([built.vae]) == 83_653_863
+    assert models.parameters([e.model for e in built.text_encoders]) == text
+    assert built.files.image_size == pixels and built.scheduler_config["prediction_type"] == prediction
+    assert built.files.text_widths == {"sd15": (768,), "sd21": (1024,), "sdxl": (768, 1280)}[size]
+
+
+def test_the_padded_tokenizer_has_clips_length_and_keeps_words_whole():
+    tokenizer = models.build_tokenizer()
+    ids = tokenizer("a photo of a 7", padding="max_length").input_ids
+    assert len(tokenizer) == 49_408 and len(ids) == 77
+    assert ids[0] == 49_406 and ids[6] == 49_407 and len(set(ids[1:6])) == 4
+
+
+def test_impossible_requests_name_the_way_out(tmp_path):
+    with pytest.raises(StageError, match="1 to 10"):
+        inversion.digits_classes(tmp_path, 11, load_settings())
+    with pytest.raises(FoundationError, match="sd15"):
+        models.load_model("sd9", "cpu", tmp_path)
+
+
+def test_peaks_are_known_for_the_named_gpus_only():
+    assert record.peak_flops("NVIDIA H200") == record.peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+    assert record.peak_flops("NVIDIA A100-SXM4-80GB") == 312e12
+    assert record.peak_flops("NVIDIA H100 PCIe") is None and record.peak_flops("AMD EPYC") is None
+
+
+def test_the_memory_of_a_run_is_told_by_stage(tmp_path):
+    found = memory.run_stages(tmp_path, classes=2, workers=1, steps=1)
+    assert list(found["parent_after"]) == list(memory.STAGES)
+    assert found["total"] == found["parent"] + found["workers"] > 1e8
+    assert "1.000" in memory.table([found])
