@@ -166,7 +166,7 @@ class PromptSettings(_Section):
 class InversionSettings(_Section):
     """How the embeddings of a class are fitted to its images."""
 
-    steps: Positive = Field(default=60, description="Optimiser steps.")
+    steps: Positive = Field(default=150, description="Optimiser steps.")
     samples_per_step: Positive = Field(
         default=16, description="Noised training images of each class in one step, at least 4 for each prompt."
     )
