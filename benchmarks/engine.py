@@ -19,7 +19,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 DEFAULT_CLASSES = {"embedded": 10, "sd15": 8, "sd21": 4, "sdxl": 2}
-"""Classes in a batch: ten steps of sixteen samples each, and the looks between them, stay below half a minute on an H200."""
+"""Classes in a batch: ten steps of sixteen samples each, and the looks between them, shall stay below half a minute on an
+H200 (by FLOPs counted; not measured)."""
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
@@ -89,6 +90,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
                 "image_size": full.files.image_size,
                 "random weights": given.model != "embedded",
                 "unet_parameters": models.parameters([full.unet]),
+                "fingerprint": full.files.fingerprint if given.model == "embedded" else None,
             }
             result["settings"] = {"seed": given.seed, "classes": given.classes, "repeats": given.repeats,
                                   "inversion": settings.inversion.model_dump(mode="json"),

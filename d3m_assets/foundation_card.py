@@ -178,7 +178,7 @@ def write_card(path: Path, settings: Settings, progress: Progress = silent) -> N
         f"ships. Captions name a random part of: {', '.join(ATTRIBUTES)}, and the shape's variant. No image of any "
         "dataset was trained on, and none of scikit-learn's digits. Two things were chosen with an eye on them: some shapes "
         "of 1, 7, 8 and 9 were added after seeing which digits of their train split students trained on drawings confuse, "
-        "and a third of the drawings is `scanned` as the published description of that set tells (stretched to fill the "
+        "and a third of the drawings is `scanned` as the published description of that set tells (as tall as the "
         "field, thresholded, ink counted in 8x8 blocks). Kept out of training: the fonts "
         f"{', '.join(HELD_OUT_FONTS)} and the single-line font rowmans.",
         "",

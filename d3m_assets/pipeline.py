@@ -21,6 +21,7 @@ from d3m_assets.distillation.budgets import EmbeddingPlan, bytes_per_class, plan
 from d3m_assets.distillation.prompts import ClassPrompts
 from d3m_assets.errors import BudgetError, D3MError, StageError, StoreError
 from d3m_assets.evaluation import audit, labels, scores, selection, students, teacher
+from d3m_assets.foundation import characters
 from d3m_assets.foundation.loading import FoundationFiles, find_foundation
 from d3m_assets.progress import Progress, silent
 from d3m_assets.settings import Settings
@@ -119,7 +120,8 @@ _MEASURED = f"{students.CODE_VERSION}.{scores.CODE_VERSION}"
 _VERSIONS = {
     "inverted_embeddings": f"{inversion.CODE_VERSION}.{latents.CODE_VERSION}", "synthetic_pool": generation.CODE_VERSION,
     "distilled_bundle": bundle.CODE_VERSION, "reference_metrics": _MEASURED, "whole_dataset_metrics": _MEASURED,
-    "foundation_metrics": _MEASURED, "student_metrics": _MEASURED, "pool_audit": f"{audit.CODE_VERSION}.{_MEASURED}",
+    "foundation_metrics": f"{_MEASURED}.{characters.CODE_VERSION}",
+    "student_metrics": _MEASURED, "pool_audit": f"{audit.CODE_VERSION}.{_MEASURED}",
     "teacher_model": f"{teacher.CODE_VERSION}.{students.CODE_VERSION}",
 }  # fmt: skip
 ASSETS = {name: replace(info, code_version=_VERSIONS.get(name, info.code_version)) for name, info in ASSETS.items()}

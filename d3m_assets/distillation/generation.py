@@ -116,7 +116,8 @@ def generate(
         uint8 images ``[count, H, W, channels]`` at the foundation's size, and where each came from.
 
     Raises:
-        StageError: A single image does not fit into the device's memory, or the vectors are not this model's.
+        StageError: A single image does not fit into the device's memory, the vectors are not this model's, or the sampler
+            cannot take so many steps.
     """
     import torch
 
@@ -181,7 +182,12 @@ def _denoise(
     import torch
 
     scheduler = _scheduler(foundation.scheduler_config, settings.scheduler)
-    scheduler.set_timesteps(settings.steps, device=foundation.device)
+    try:
+        scheduler.set_timesteps(settings.steps, device=foundation.device)
+    except ValueError as error:  # LCM takes no more steps than it was distilled from
+        raise StageError(
+            f"generation.scheduler={settings.scheduler} cannot take {settings.steps} steps: {error}"
+        ) from error
     low, high = (share * scheduler.config.num_train_timesteps for share in settings.guidance_interval)
     # Samplers that add noise on the way draw that of a sample from the sample's own stream, too.
     options = {"generator": list(streams)} if settings.scheduler == "lcm" else {}

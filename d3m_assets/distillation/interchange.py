@@ -130,7 +130,8 @@ def find_embeddings(folder: Path, class_names: Sequence[str], widths: tuple[int,
         By class name; classes without a file are missing.
 
     Raises:
-        BundleError: The folder does not exist, a file belongs to no class, or one is not usable.
+        BundleError: The folder does not exist or holds no embedding, a file belongs to no class, a class has two, or one
+            is not usable.
     """
     if not folder.is_dir():
         raise BundleError(f"imported_embeddings names {folder}, which is no folder")
@@ -151,6 +152,17 @@ def find_embeddings(folder: Path, class_names: Sequence[str], widths: tuple[int,
                 )
             if file.suffix == ".safetensors":
                 files.setdefault(file.parent.name if file.parent != folder else file.stem, []).append(file)
+        unread = [f for f in sorted(folder.glob("*/*.safetensors")) if f.stem != "learned_embeds"]
+        if unread:
+            raise BundleError(
+                f"{unread[0]} is not looked for there; name it {folder / '<class>.safetensors'} or "
+                f"{folder / '<class>' / 'learned_embeds.safetensors'}"
+            )
+        for name, own in files.items():
+            if len(own) > 1:
+                raise BundleError(f"class {name} has two embeddings, {own[0]} and {own[1]}; take one of them away")
+    if not files:
+        raise BundleError(f"imported_embeddings names {folder}, which holds no .safetensors file")
     strange = sorted(set(files) - set(class_names))
     if strange:
         raise BundleError(

@@ -129,7 +129,9 @@ def label_robust_score(
         full_hard: Accuracy of students of the whole train split, hard labels.
         synthetic_hard: Accuracy of students of the distilled images, hard labels.
         synthetic_any: Their accuracy with the labels the method is used with.
-        random_any: Accuracy of students of as many random real images with labels of that kind.
+        random_any: Accuracy of students of random real images with labels of that kind. DD-Ranking takes as many images as
+            the distilled set has; the report gives it images of equal bytes, so its values compare budgets here and not
+            with published ones.
         weight: Weight of the gain over random images, 0 to 1.
 
     Raises:

@@ -20,6 +20,9 @@ from d3m_assets.foundation.skeletons import pen_skeletons
 if TYPE_CHECKING:
     import torch
 
+CODE_VERSION = "2"
+"""Raised whenever a change here, or of the skeletons, changes a drawing."""
+
 CHARACTERS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 IMAGE_SIZE = 32
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -350,6 +350,11 @@ def load_foundation(files: FoundationFiles, device: str = "auto", *, compile_une
         )
     except Exception as error:  # diffusers and transformers raise many kinds
         raise FoundationError(f"{files.path} cannot be loaded as a diffusers pipeline: {error}") from error
+    if pipeline.unet.config.time_cond_proj_dim is not None:
+        raise FoundationError(
+            f"{files.path} is distilled for fixed guidance (time_cond_proj_dim): its U-Net has to be told the guidance "
+            "scale, which is not supported; use the model it was distilled from, or one with an LCM-LoRA merged in"
+        )
     names = TEXT_ENCODERS[files.kind]
     encoders = tuple(TextEncoder(getattr(pipeline, n.replace("text_encoder", "tokenizer")), getattr(pipeline, n))
                      for n in names)  # fmt: skip

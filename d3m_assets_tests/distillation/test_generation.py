@@ -126,3 +126,8 @@ def test_images_are_decoded_few_at_a_time_where_asked(foundation, words, monkeyp
     parts, _ = generate(foundation, words("3"), DRAWING.model_copy(update={"decode_batch_size": 3}), 0, count=4)
     assert sizes == [3, 1]
     assert np.abs(whole.astype(int) - parts.astype(int)).max() <= 1
+
+
+def test_more_steps_than_a_sampler_takes_are_refused(foundation, words):
+    with pytest.raises(StageError, match="scheduler=lcm cannot take 60 steps"):
+        generate(foundation, words("3"), DRAWING.model_copy(update={"scheduler": "lcm", "steps": 60}), 0, count=1)

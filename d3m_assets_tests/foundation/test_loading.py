@@ -6,6 +6,7 @@ import pytest
 from d3m_assets.errors import FoundationError
 from d3m_assets.foundation.loading import choose_device, embedded_path, find_foundation, load_foundation
 from d3m_assets.settings import Settings
+from d3m_assets_tests.foundation.small_pipelines import write_pipeline
 
 
 @pytest.fixture
@@ -86,3 +87,14 @@ def test_a_device_that_is_not_there_is_refused():
     else:
         with pytest.raises(FoundationError, match="device=auto"):
             choose_device("cuda")
+
+
+def test_a_model_that_must_be_told_its_guidance_is_refused(tmp_path):
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+
+    folder = write_pipeline("sd1", tmp_path / "model")
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    pipeline.unet = UNet2DConditionModel.from_config({**pipeline.unet.config, "time_cond_proj_dim": 8})
+    pipeline.save_pretrained(folder)
+    with pytest.raises(FoundationError, match="time_cond_proj_dim"):
+        load_foundation(find(folder), "cpu")
