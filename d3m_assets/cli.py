@@ -245,7 +245,7 @@ def export(
 ) -> None:
     """Write a bundle's learned tokens as textual-inversion files for other programs."""
     _offline()
-    from d3m_assets.distillation.interchange import export_tokens
+    from d3m_assets.distillation.token_export import export_tokens
     from d3m_assets.foundation.loading import load_foundation
 
     loaded, files, _ = _bundle(bundle, foundation)

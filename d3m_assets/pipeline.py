@@ -31,7 +31,7 @@ from d3m_assets.workers import Workers, cores
 if TYPE_CHECKING:
     import pandas as pd
 
-    from d3m_assets.distillation.interchange import ImportedEmbeddings
+    from d3m_assets.distillation.token_import import ImportedEmbeddings
 
 
 @dataclass(frozen=True)
@@ -350,7 +350,7 @@ class Pipeline:
         if self.settings.imported_embeddings is None:
             return None
         if self._imports is None:
-            from d3m_assets.distillation.interchange import find_embeddings
+            from d3m_assets.distillation.token_import import find_embeddings
 
             names = [str(name) for name in self.catalog()["class_name"]]
             folder = self.settings.imported_embeddings.expanduser()

@@ -16,11 +16,11 @@ from d3m_assets.datasets.images import decode_png, encode_png
 from d3m_assets.distillation.budgets import EmbeddingPlan
 from d3m_assets.distillation.bundle import Bundle, DistilledClass, Recipe
 from d3m_assets.distillation.generation import Sample, generate
-from d3m_assets.distillation.interchange import ImportedEmbeddings
 from d3m_assets.distillation.inversion import invert
 from d3m_assets.distillation.inversion_state import InversionTask, InvertedClass, remove_old_states
 from d3m_assets.distillation.latents import ImageFiles, LatentCache
 from d3m_assets.distillation.prompts import ClassPrompts, placeholder_token
+from d3m_assets.distillation.token_import import ImportedEmbeddings
 from d3m_assets.distillation.vectors import to_stored
 from d3m_assets.errors import D3MError
 from d3m_assets.pipeline import Pipeline

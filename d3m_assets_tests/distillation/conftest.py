@@ -10,3 +10,14 @@ def words():
         return ClassPrompts.of(int(name) if class_id is None else class_id, name, name, **given)
 
     return of
+
+
+@pytest.fixture
+def pipeline(foundation):
+    """The embedded model as a stock diffusers pipeline."""
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    loaded = StableDiffusionPipeline.from_pretrained(foundation.files.path, dtype=torch.float32, local_files_only=True)
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
