@@ -92,6 +92,27 @@ def test_our_loop_draws_what_the_stock_pipeline_draws(model, words, scheduler):
     assert np.abs(ours / 255 - theirs).max() < 0.01
 
 
+def test_the_u_net_is_told_what_the_stock_pipeline_tells_it(model, words):
+    settings = GenerationSettings(steps=1, batch_size=1, guidance_scale=1.0)
+    heard = []
+    stock = stock_pipeline(model)
+    hooks = [
+        unet.register_forward_pre_hook(lambda module, args, given: heard.append(given), with_kwargs=True)
+        for unet in (model.unet, stock.unet)
+    ]
+    try:
+        generate(model, words("6"), settings, 0, count=1)
+        stock("a photo of a 6", num_inference_steps=1, guidance_scale=1.0, height=16, width=16, output_type="latent")
+    finally:
+        for hook in hooks:
+            hook.remove()
+    ours, theirs = (given.get("added_cond_kwargs") or {} for given in heard)
+    assert set(ours) == set(theirs)
+    assert bool(ours) == (len(model.text_encoders) > 1)
+    for name, value in ours.items():
+        assert torch.allclose(value, theirs[name], atol=1e-5)
+
+
 def test_diffusers_draws_with_exported_tokens(model, learned, tmp_path):
     from safetensors.torch import load_file
 

@@ -116,6 +116,17 @@ def test_cutmix_takes_one_box_of_another_image_and_knows_its_share():
     assert min(shares) < 0.4 and max(shares) > 0.9
 
 
+def test_a_mixed_image_is_learned_as_what_it_shows(train_digits, monkeypatch):
+    chosen = np.flatnonzero(train_digits.labels < 2)
+    data = LabelledImages(train_digits.images[chosen], train_digits.labels[chosen]).fitted(16, 1)
+    settings = StudentSettings(width=8, steps=60, batch_size=len(data), cutmix=1.0)
+    # With a box as large as the image, only the label of the image it comes from counts: that of one fixed image here.
+    monkeypatch.setattr(students, "_cutmix", lambda images, draw: (images, torch.zeros(len(images), dtype=int), 0.0))
+    monkeypatch.setattr(students, "_batches", lambda n, size, steps, draw: (torch.arange(n) for _ in range(steps)))
+    model = train_student(data, settings, n_classes=2, seed=0)
+    assert (evaluate(model, data) == data.labels[0]).all()
+
+
 @pytest.mark.parametrize("recipe", ["hard-label", "soft-label"])
 def test_the_recipes_of_the_field_learn(recipe, train_digits):
     chosen = np.flatnonzero(train_digits.labels < 3)
