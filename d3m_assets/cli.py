@@ -140,6 +140,7 @@ def _copy_report(pipeline: Any) -> Path:
 
 
 def _show_metrics(pipeline: Any) -> None:
+    from d3m_assets.evaluation.metrics import VARIANTS
     from d3m_assets.evaluation.statistics import compare_all, format_table, headline, rivals, summarise
     from d3m_assets.stages.evaluation import all_metrics
 
@@ -147,6 +148,9 @@ def _show_metrics(pipeline: Any) -> None:
     print("\n" + format_table(summarise(metrics)) + "\n")
     for reference in rivals(metrics):
         print(headline(compare_all(metrics, reference=reference)))
+    for method, reference in VARIANTS.items():
+        if method in set(metrics["method"]):
+            print(f"{method}: {headline(compare_all(metrics, method=method, reference=reference))}")
 
 
 @app.command()

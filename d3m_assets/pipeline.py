@@ -20,7 +20,7 @@ from d3m_assets.distillation import bundle, generation, inversion, latents
 from d3m_assets.distillation.budgets import EmbeddingPlan, bytes_per_class, plan_embeddings
 from d3m_assets.distillation.prompts import ClassPrompts
 from d3m_assets.errors import BudgetError, D3MError, StageError, StoreError
-from d3m_assets.evaluation import audit, labels, scores, selection, students, teacher
+from d3m_assets.evaluation import audit, labels, scores, selection, stacking, students, teacher
 from d3m_assets.foundation import characters
 from d3m_assets.foundation.loading import FoundationFiles, find_foundation
 from d3m_assets.progress import Progress, silent
@@ -79,6 +79,11 @@ ASSETS: dict[str, AssetInfo] = {
         "Labelled images regenerated from a class's vectors. A cache: the vectors can always draw it again.",
         ("pytorch", "parquet"),
     ),
+    "repeated_pools": AssetInfo(
+        "class_budget", ("raw_dataset", "class_prompts", "foundation_model"),
+        "The same distillation under other seeds, vectors and images, so that intervals see how much it varies. Made only "
+        "when evaluation.distillations asks for more than one.", ("pytorch", "parquet"),
+    ),
     "distilled_bundle": AssetInfo(
         "budget", ("inverted_embeddings", "class_prompts", "foundation_model"),
         "The distilled dataset of a budget: one file with the vectors of all classes and the recipe that regenerates "
@@ -102,8 +107,8 @@ ASSETS: dict[str, AssetInfo] = {
         "Students trained on what the foundation model draws from class names alone, without inversion.", ("pytorch",),
     ),
     "student_metrics": AssetInfo(
-        "budget", ("synthetic_pool", "raw_dataset", "teacher_model"), "Students trained on the synthetic pool of a budget "
-        "and tested on real images.", ("pytorch",)
+        "budget", ("synthetic_pool", "repeated_pools", "raw_dataset", "teacher_model"), "Students trained on the synthetic "
+        "pool of a budget and tested on real images.", ("pytorch",)
     ),
     "pool_audit": AssetInfo(
         "budget", ("synthetic_pool", "raw_dataset"), "Faults of the synthetic pool of a budget: copies of training images, "
@@ -116,9 +121,10 @@ ASSETS: dict[str, AssetInfo] = {
         ("html",), code_version="2",
     ),
 }  # fmt: skip
-_MEASURED = f"{students.CODE_VERSION}.{scores.CODE_VERSION}"
+_MEASURED = f"{students.CODE_VERSION}.{stacking.CODE_VERSION}.{scores.CODE_VERSION}"
 _VERSIONS = {
     "inverted_embeddings": f"{inversion.CODE_VERSION}.{latents.CODE_VERSION}", "synthetic_pool": generation.CODE_VERSION,
+    "repeated_pools": f"{inversion.CODE_VERSION}.{latents.CODE_VERSION}.{generation.CODE_VERSION}",
     "distilled_bundle": bundle.CODE_VERSION, "reference_metrics": _MEASURED, "whole_dataset_metrics": _MEASURED,
     "foundation_metrics": f"{_MEASURED}.{characters.CODE_VERSION}",
     "student_metrics": _MEASURED, "pool_audit": f"{audit.CODE_VERSION}.{_MEASURED}",
@@ -398,6 +404,8 @@ class Pipeline:
         """Why the settings do without an artefact that the graph has; empty where they need it."""
         if key.asset == "teacher_model" and not self._uses_teacher("distillation_report"):
             return "no row of the table needs a teacher; evaluation.labels and evaluation.baselines have rows that do"
+        if key.asset == "repeated_pools" and self.settings.evaluation.distillations == 1:
+            return "one distillation is enough by the settings; evaluation.distillations asks for more"
         if (
             key.asset == "reference_metrics"
             and key.budget
@@ -411,6 +419,7 @@ class Pipeline:
             return any(self._uses_teacher(row) for row in METRIC_ASSETS)
         chosen = self.settings.evaluation
         asked = asset == "reference_metrics" and any(b not in ("random", "latent-means") for b in chosen.baselines)
+        asked = asked or (asset == "student_metrics" and "rejection" in chosen.variants)
         return asked or (asset in METRIC_ASSETS and chosen.labels != ("hard",))
 
     def _uses_foundation(self, asset: str) -> bool:
@@ -464,7 +473,8 @@ class Pipeline:
         if asset in ("whole_dataset_metrics", "reference_metrics", "student_metrics", "foundation_metrics"):
             shape = {"image": [self.scan().image_height, self.scan().image_width, self.scan().channels]}
             budget = {"bytes_per_class": self.budget_bytes(key.budget)} if key.budget else {}
-            rows = self._soft_labels(asset) | (self._baselines() if asset == "reference_metrics" else {})
+            rows = self._soft_labels(asset) | self._variants(asset)
+            rows |= self._baselines() if asset == "reference_metrics" else {}
             return students | shape | budget | rows | (drawing if asset == "foundation_metrics" else {})
         if asset == "teacher_model":
             return {"teacher": self._teacher_settings(), "device": self._device_kind}
@@ -489,15 +499,18 @@ class Pipeline:
             return prompts.to_json()
         if asset == "synthetic_pool":
             return drawing | {"channels": self.scan().channels}
-        assert asset == "inverted_embeddings"
+        assert asset in ("inverted_embeddings", "repeated_pools")
         assert key.budget is not None
         plan = self.embedding_plan(key.class_key, key.budget)
         # Classes in a batch are how it is run, not what is learned.
         learning = s.inversion.model_dump(mode="json", exclude={"classes_per_batch"})
         planned = {"prompts": plan.prompts, "vectors": plan.vectors, "storage_type": plan.storage_type}
+        learned = {"inversion": learning, "seed": s.seed, "device": self._device_kind, "plan": planned}
         if imported := self.imported_embeddings(key.class_key):
-            return {"imported": list(imported.sha256), "plan": planned}
-        return {"inversion": learning, "seed": s.seed, "device": self._device_kind, "plan": planned}
+            learned = {"imported": list(imported.sha256), "plan": planned}
+        if asset == "repeated_pools":
+            return learned | drawing | {"channels": self.scan().channels, "distillations": s.evaluation.distillations}
+        return learned
 
     def _soft_labels(self, asset: str) -> dict[str, Any]:
         """What decides about the rows with soft labels; nothing while there are none."""
@@ -511,6 +524,30 @@ class Pipeline:
             found["stored_classes"] = self.stored_classes
             if asset == "reference_metrics":  # real images may weigh what the pool's labels weigh
                 found["pool_labels"] = self.settings.generation.images_per_class
+        return found
+
+    def _variants(self, asset: str) -> dict[str, Any]:
+        """What decides about further networks, distillations and variants of rows; nothing while there are none."""
+        chosen = self.settings.evaluation
+        found: dict[str, Any] = {}
+        if others := [a for a in chosen.architectures if a != self.settings.students.architecture]:
+            found["architectures"] = others
+        if chosen.distillations > 1 and asset in ("student_metrics", "foundation_metrics"):
+            found["distillations"] = chosen.distillations
+        rows: Sequence[str] = {
+            "student_metrics": chosen.variants,
+            "foundation_metrics": [v for v in chosen.variants if v == "equal-ipc"],
+            "reference_metrics": [v for v in chosen.variants if v == "unaugmented"],
+        }.get(asset, ())
+        if rows:
+            found["variants"] = list(rows)
+        if "equal-ipc" in rows:
+            found["images allowed"] = {b: self.budget_bytes(b) for b in self.settings.budgets}
+        if "fresh" in rows:
+            found["fresh"] = {
+                "generation": self.settings.generation.model_dump(mode="json"),
+                "seed": self.settings.seed,
+            }
         return found
 
     def _baselines(self) -> dict[str, Any]:

@@ -30,6 +30,8 @@ FILE_NAME = "d3m.toml"
 def _listed(value: Any) -> Any:
     """Accept ``"a, b"``, ``'["a", "b"]'`` and a single number where a list is wanted."""
     if isinstance(value, str):
+        if not value.strip():
+            return []
         return json.loads(value) if value.lstrip().startswith("[") else [v.strip() for v in value.split(",")]
     return [value] if isinstance(value, int) else value
 
@@ -129,6 +131,22 @@ Baselines = Annotated[
     AfterValidator(_distinct),
     AfterValidator(_with_random),
 ]
+
+Variant = Literal["equal-ipc", "rejection", "unaugmented", "fresh"]
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
+"""Rows beside the distilled one that change one thing about it; :mod:`d3m_assets.stages.variants` says what."""
+
+Architecture = Literal["convnet-3", "resnet-18", "vit-small"]
+
+Variants = Annotated[
+    tuple[Variant, ...],
+    NoDecode,
+    BeforeValidator(_listed),
+    AfterValidator(_distinct),
+    AfterValidator(lambda names: tuple(name for name in VARIANTS if name in names)),
+]
+
+Architectures = Annotated[tuple[Architecture, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_distinct)]
 
 Labels = Annotated[
     tuple[LabelKind, ...],
@@ -250,15 +268,14 @@ _WIDTHS = {"convnet-3": 32, "resnet-18": 64, "vit-small": 192}
 class StudentSettings(_Section):
     """How the classifiers are trained that measure what a training set is worth; one recipe for every row."""
 
-    architecture: Literal["convnet-3", "resnet-18", "vit-small"] = Field(
-        default="convnet-3", description="Network of the student."
-    )
+    architecture: Architecture = Field(default="convnet-3", description="Network of the student.")
     recipe: Literal["quick", "hard-label", "soft-label"] = Field(
         default="quick",
         description="What the settings below are unless given: quick, or the field's for hard or for soft labels.",
     )
     width: Positive = Field(
-        default=32, description="Channels; unless given 32 for convnet-3, 64 for resnet-18, 192 for vit-small."
+        default=32,
+        description="Channels; unless given 32 for convnet-3, 64 for resnet-18 (16 in the quick recipe), 192 for vit-small.",
     )
     steps: Positive = Field(default=300, description="Optimiser steps, the same for every training set.")
     batch_size: Positive = Field(default=32, description="Images in one step.")
@@ -270,9 +287,9 @@ class StudentSettings(_Section):
     schedule: Literal["cosine", "steps"] = Field(
         default="cosine", description="Learning rate: a cosine to zero, or a fifth after 2/3 and again after 5/6."
     )
-    augmentation: Literal["affine", "crop"] = Field(
+    augmentation: Literal["affine", "crop", "none"] = Field(
         default="affine",
-        description="Random turn, stretch, shear and shift; or a random crop of half to all of the area.",
+        description="Random turn, stretch, shear and shift; a random crop of half to all of the area; or neither.",
     )
     cutmix: float = Field(
         default=0.0, ge=0, le=1, description="Share of batches in which a box of each image is another image's."
@@ -291,8 +308,17 @@ class StudentSettings(_Section):
         found = RECIPES[self.recipe] | {"width": _WIDTHS[self.architecture]}
         if (self.recipe, self.architecture) == ("quick", "vit-small"):
             found["learning_rate"] = 1e-3  # at 5e-3 it stays at chance
+        if (self.recipe, self.architecture) == ("quick", "resnet-18"):
+            found["width"] = 16  # 64 takes a processor core over a minute for 300 steps on images of 16 px
         self.__dict__.update({k: v for k, v in found.items() if k not in self.model_fields_set})
         return self
+
+    def of(self, architecture: Architecture) -> StudentSettings:
+        """The same settings for another network, whose width is the usual one."""
+        if architecture == self.architecture:
+            return self
+        given = self.model_dump(include=self.model_fields_set - {"width"})
+        return StudentSettings(**given | {"architecture": architecture})
 
 
 class AuditSettings(_Section):
@@ -331,6 +357,20 @@ class EvaluationSettings(_Section):
         default=("random",),
         description="Training sets of equal bytes beside the distilled one: random, herding, k-center, k-means, el2n, "
         "collages, latent-means. All but random and latent-means need a teacher.",
+    )
+    architectures: Architectures = Field(
+        default=(),
+        description="Networks to train beside students.architecture, each on every row: convnet-3, resnet-18, vit-small.",
+    )
+    variants: Variants = Field(
+        default=(),
+        description="Rows that change one thing about the distilled one: equal-ipc (as many images as are compared with), "
+        "rejection (of images that a teacher gives another class), unaugmented, fresh (no image twice).",
+    )
+    distillations: Positive = Field(
+        default=1,
+        description="Distillations, each from its own seed, that the students' seeds take in turn; with one, intervals do "
+        "not see how much a distillation varies.",
     )
     labels: Labels = Field(
         default=("hard",),
@@ -442,6 +482,16 @@ class Settings(BaseSettings):
     teacher: TeacherSettings = Field(default=TeacherSettings(), description="Who gives soft labels and features.")
     audit: AuditSettings = Field(default=AuditSettings(), description="How pools are searched for faults.")
     automation: AutomationSettings = Field(default=AutomationSettings(), description="What Dagster starts by itself.")
+
+    @model_validator(mode="after")
+    def _enough_students(self) -> Settings:
+        """A distillation that no student is trained on would be made for nothing."""
+        if self.evaluation.distillations > len(self.students.seeds):
+            raise ValueError(
+                f"evaluation.distillations is {self.evaluation.distillations}, but students.seeds has only "
+                f"{len(self.students.seeds)}; each distillation needs a student"
+            )
+        return self
 
     @property
     def dataset_name(self) -> str:
@@ -576,6 +626,8 @@ def _explain(
     given: Mapping[str, Any],
     file: Path | None,
 ) -> str:
+    if not loc:  # of several settings together
+        return message.removeprefix("Value error, ")
     # Positions inside a list and the arms of a union are not part of a setting's name.
     parts = [str(p) for p in loc]
     known = set(setting_names())

@@ -22,7 +22,7 @@ QUICK = {
 }  # fmt: skip
 
 
-MADE_BY_DEFAULT = [asset for asset in ASSETS if asset != "teacher_model"]
+MADE_BY_DEFAULT = [asset for asset in ASSETS if asset not in ("teacher_model", "repeated_pools")]
 
 
 def open_pipeline(tmp_path, folder, **changes):

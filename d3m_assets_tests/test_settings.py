@@ -54,8 +54,9 @@ def test_a_recipe_gives_what_is_not_set_and_what_is_set_wins(monkeypatch):
 def test_the_quick_recipe_is_the_default_and_widths_follow_the_architecture():
     assert {k: v for k, v in StudentSettings().model_dump().items() if k in RECIPES["quick"]} == RECIPES["quick"]
     assert {a: StudentSettings(architecture=a).width for a in ("convnet-3", "resnet-18", "vit-small")} == {
-        "convnet-3": 32, "resnet-18": 64, "vit-small": 192
+        "convnet-3": 32, "resnet-18": 16, "vit-small": 192
     }  # fmt: skip
+    assert StudentSettings(architecture="resnet-18", recipe="hard-label").width == 64
     assert StudentSettings(architecture="resnet-18", width=8).width == 8
     for values in RECIPES.values():
         assert values.keys() == RECIPES["quick"].keys() <= StudentSettings.model_fields.keys()

@@ -1,4 +1,4 @@
-"""``synthetic_pool[class x budget]``: labelled images drawn from the embeddings; a cache, not the distilled data."""
+"""``synthetic_pool`` and ``repeated_pools [class x budget]``: images drawn from embeddings; caches, not distilled data."""
 
 import dagster as dg
 
@@ -6,5 +6,8 @@ from d3m_assets.assets.stage import Stages
 
 
 def define(stages: Stages) -> list[dg.AssetsDefinition]:
-    """The asset ``synthetic_pool``."""
-    return [stages.asset("synthetic_pool", group="distillation", model=True)]
+    """The assets ``synthetic_pool`` and ``repeated_pools``."""
+    return [
+        stages.asset("synthetic_pool", group="distillation", model=True),
+        stages.asset("repeated_pools", group="evaluation", model=True),
+    ]

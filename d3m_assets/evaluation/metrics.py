@@ -21,7 +21,7 @@ from d3m_assets.evaluation.students import (
     class_accuracies,
     evaluate,
     student_image_size,
-    train_student,
+    train_students,
 )
 from d3m_assets.progress import Progress, ProgressEvent, silent
 
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from d3m_assets.settings import Baseline, StudentSettings
 
 D3M = "D3M"
+D3M_FRESH = "D3M, fresh samples"
+D3M_REJECTION = "D3M, off-class rejected"
+D3M_EQUAL_IPC = "D3M, equal IPC"
 RANDOM_REAL = "random real images"
 HERDING = "real images by herding"
 K_CENTER = "real images by k-center"
@@ -37,6 +40,7 @@ EL2N = "easiest real images (EL2N)"
 COLLAGES = "collages of real patches"
 LATENT_MEANS = "decoded latent means"
 CLASS_NAMES = "class-name prompts"
+CLASS_NAMES_EQUAL_IPC = "class-name prompts, equal IPC"
 RENDERED = "rendered characters"
 WHOLE_TRAIN = "whole train split"
 BASELINES: dict[Baseline, str] = {
@@ -44,8 +48,17 @@ BASELINES: dict[Baseline, str] = {
     "collages": COLLAGES, "latent-means": LATENT_MEANS,
 }  # fmt: skip
 """Rows of equal bytes, by their names in ``evaluation.baselines``."""
-METHODS = (D3M, *BASELINES.values(), CLASS_NAMES, RENDERED, WHOLE_TRAIN)
+VARIANTS: dict[str, str] = {
+    D3M_FRESH: D3M, D3M_REJECTION: D3M, D3M_EQUAL_IPC: RANDOM_REAL, CLASS_NAMES_EQUAL_IPC: RANDOM_REAL
+}  # fmt: skip
+"""Rows that change one thing about another, and what each is compared with."""
+METHODS = (
+    D3M, D3M_FRESH, D3M_REJECTION, D3M_EQUAL_IPC, *BASELINES.values(), CLASS_NAMES, CLASS_NAMES_EQUAL_IPC, RENDERED,
+    WHOLE_TRAIN,
+)  # fmt: skip
 """Rows of a report, in its order."""
+TOGETHER = 4
+"""Students stacked on a processor; more of them no longer fit into its caches. On other devices all of a row are."""
 
 _log = logging.getLogger(__name__)
 _reads: list[dict[str, object]] = []
@@ -97,7 +110,7 @@ def recipe(
         **settings.model_dump(exclude={"seeds", "recipe"}),
         "image_size": image_size,
         "channels": channels,
-        "augmentation_limits": vars(AUGMENTATION).copy() if settings.augmentation == "affine" else CROP,
+        "augmentation_limits": {"affine": vars(AUGMENTATION).copy(), "crop": CROP, "none": {}}[settings.augmentation],
         "code_version": CODE_VERSION,
     }
 
@@ -112,10 +125,11 @@ def student_metrics(
     bytes_per_class: float = float("nan"),
     n_classes: int | None = None,
     labelling: Labelling = HARD,
+    distillation: Callable[[int], int] = lambda seed: 0,
     device: str = "cpu",
     progress: Progress = silent,
 ) -> pd.DataFrame:
-    """Train one student for each seed of the settings and evaluate its last weights.
+    """Train one student for each seed of the settings, some of them together, and evaluate their last weights.
 
     Training and test images of any size are first fitted to the student's input, which follows from the test
     images (they are real, at the dataset's stored size) unless the settings fix it.
@@ -129,14 +143,16 @@ def student_metrics(
         bytes_per_class: Bytes of a class actually charged; NaN for rows that have no such figure.
         n_classes: Number of classes K; by default the classes of ``test``.
         labelling: How the training sets are labelled; students of all kinds are tested on hard labels.
+        distillation: Which distillation the training set of a seed is of, where there are several.
         device: Torch device to train on.
         progress: Told of every fiftieth step, over all seeds.
 
     Returns:
-        One row a student: method, budget, labels ("hard", "soft stored" or "soft teacher"), architecture, seed,
-        accuracy (fraction), split, n_train_images, images_per_class, bytes_per_class, steps, n_evaluated,
-        class_accuracy (list of K fractions, NaN where a class has no image), confusion (list of [class, taken for,
-        count], see :func:`d3m_assets.evaluation.scores.confusion_counts`), recipe (JSON).
+        One row a student: method, budget, labels ("hard", "soft stored" or "soft teacher"), architecture,
+        augmentation, seed, distillation, accuracy (fraction), split, n_train_images, images_per_class,
+        bytes_per_class, steps, n_evaluated, class_accuracy (list of K fractions, NaN where a class has no image),
+        confusion (list of [class, taken for, count], see
+        :func:`d3m_assets.evaluation.scores.confusion_counts`), recipe (JSON).
 
     Raises:
         DatasetError: If ``test`` is training data, or labels are out of range.
@@ -148,36 +164,45 @@ def student_metrics(
     side = student_image_size(settings, height, width)
     test = test.fitted(side, channels)
     used = json.dumps(recipe(settings, image_size=side, channels=channels, labelling=labelling), sort_keys=True)
-    total = settings.steps * len(settings.seeds)
-    rows = []
-    for position, seed in enumerate(settings.seeds):
-        train = labelling.applied(training_sets(seed).fitted(side, channels))
+    total, seeds, rows = settings.steps * len(settings.seeds), settings.seeds, []
+    at_once = TOGETHER if device == "cpu" else len(seeds)
+    for begin in range(0, len(seeds), at_once):
+        together = seeds[begin : begin + at_once]
+        given = {seed: training_sets(seed) for seed in together}
+        # What is one set for several seeds is fitted and labelled once.
+        distinct = {id(train): train for train in given.values()}
+        ready = {key: labelling.applied(train.fitted(side, channels)) for key, train in distinct.items()}
+        sets = [ready[id(given[seed])] for seed in together]
 
-        def report(event: ProgressEvent, before: int = position * settings.steps, seed: int = seed) -> None:
-            detail = " ".join(word for word in (method, budget, f"seed {seed}") if word)
-            progress(ProgressEvent("students", before + event.done, total, detail))
+        def report(event: ProgressEvent, before: int = begin, count: int = len(together)) -> None:
+            done = settings.steps * before + round(event.done / event.total * settings.steps * count)
+            detail = " ".join(word for word in (method, budget, event.detail) if word)
+            progress(ProgressEvent("students", done, total, detail))
 
-        model = train_student(
-            train, settings, n_classes=k, seed=seed, device=device, labeller=labelling.labeller(), progress=report
+        models = train_students(
+            sets, settings, n_classes=k, seeds=together, device=device, labeller=labelling.labeller(), progress=report
         )
-        predictions = evaluate(model, test)
-        rows.append(
-            {
-                "method": method,
-                "budget": budget,
-                "labels": labelling.kind,
-                "architecture": settings.architecture,
-                "seed": seed,
-                "accuracy": float((predictions == test.labels).mean()),
-                "split": test.split,
-                "n_train_images": len(train),
-                "images_per_class": len(train) / k,
-                "bytes_per_class": float(bytes_per_class),
-                "steps": settings.steps,
-                "n_evaluated": len(test),
-                "class_accuracy": class_accuracies(predictions, test.labels, k),
-                "confusion": confusion_counts(predictions, test.labels, k),
-                "recipe": used,
-            }
-        )
+        for seed, train, model in zip(together, sets, models, strict=True):
+            predictions = evaluate(model, test)
+            rows.append(
+                {
+                    "method": method,
+                    "budget": budget,
+                    "labels": labelling.kind,
+                    "architecture": settings.architecture,
+                    "augmentation": settings.augmentation,
+                    "seed": seed,
+                    "distillation": distillation(seed),
+                    "accuracy": float((predictions == test.labels).mean()),
+                    "split": test.split,
+                    "n_train_images": len(train),
+                    "images_per_class": len(train) / k,
+                    "bytes_per_class": float(bytes_per_class),
+                    "steps": settings.steps,
+                    "n_evaluated": len(test),
+                    "class_accuracy": class_accuracies(predictions, test.labels, k),
+                    "confusion": confusion_counts(predictions, test.labels, k),
+                    "recipe": used,
+                }
+            )
     return pd.DataFrame(rows)

@@ -15,13 +15,17 @@ import pandas as pd
 
 from d3m_assets.errors import StageError
 from d3m_assets.evaluation.audit import Finding
-from d3m_assets.evaluation.metrics import CLASS_NAMES, D3M, RANDOM_REAL, WHOLE_TRAIN
-from d3m_assets.evaluation.scores import confusion_matrix, label_robust_score
+from d3m_assets.evaluation.metrics import CLASS_NAMES, D3M, RANDOM_REAL, VARIANTS, WHOLE_TRAIN
+from d3m_assets.evaluation.scores import augmentation_robust_score, confusion_matrix, label_robust_score
 from d3m_assets.evaluation.statistics import (
     LABEL_WORDS,
     Comparison,
+    Part,
     compare_all,
     headline,
+    main_parts,
+    part_words,
+    parts,
     percent,
     rivals,
     summarise,
@@ -90,8 +94,8 @@ def render_report(
         raise StageError(f"metrics have {wrong.pop()} classes, the report {len(class_names)}; run `d3m distill`.")
     accounts = _ledger_groups(ledger)
     comparisons = compare_all(metrics)
-    kinds = list(dict.fromkeys(summary["labels"]))
-    names = {kind: "" if kinds == ["hard"] else LABEL_WORDS[kind] for kind in kinds}
+    names = part_words(parts(metrics))
+    shown = main_parts(metrics)
     environment = Environment(
         loader=PackageLoader("d3m_assets.evaluation"),
         autoescape=True,
@@ -106,28 +110,25 @@ def render_report(
         n_evaluated=int(summary["n_evaluated"].iloc[0]),
         n_classes=len(class_names),
         students=sorted(set(summary["n"])),
+        distillations=int(summary["distillations"].max()),
         headline=headline(comparisons),
         asides=[*_asides(metrics, summary), *_needed(ledger)],
         cards=[_card(summary, comparison, names) for comparison in comparisons],
         against=_against(metrics, names),
-        groups=[
-            {"title": names[kind], "rows": rows.to_dict("records")}
-            for kind, rows in summary.groupby("labels", sort=False)
-        ],
+        variants=_variants(metrics, names),
+        groups=[{"title": names[part], "rows": part.of(summary).to_dict("records")} for part in names],
         ours=D3M,
-        plots=[
-            {"title": names[kind], "svg": accuracy_plot(rows), "alt": _plot_alt(rows)}
-            for kind, rows in summary.groupby("labels", sort=False)
-        ],
+        plots=[_plot(part.of(summary), names[part]) for part in shown],
         sample_titles=list(samples),
         sample_classes=_sample_classes(samples, class_names),
         n_hidden=max(0, len(class_names) - MAX_CLASSES),
         class_table=_class_table(metrics, summary, class_names),
-        confusion=_confusion(metrics, summary, class_names),
+        confusion=_confusion(metrics, shown[0].of(summary), class_names),
         audits=_audit_rows(audits or {}, findings or {}),
         clean=bool(audits) and not any((findings or {}).values()),
         scores=_score_rows(audits or {}),
         label_scores=_label_scores(summary, comparisons),
+        augmentation_scores=_augmentation_scores(summary),
         ledger=accounts,
         soft_labels="for soft labels" in set(ledger["kind"]),
         recipe=_groups(_recipes(metrics)),
@@ -142,7 +143,7 @@ def accuracy_plot(summary: pd.DataFrame) -> str:
     become horizontal lines.
 
     Args:
-        summary: Rows of one kind of labels, from :func:`d3m_assets.evaluation.statistics.summarise`.
+        summary: Rows of one part of the table, from :func:`d3m_assets.evaluation.statistics.summarise`.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -240,14 +241,19 @@ def _at_budgets(summary: pd.DataFrame) -> pd.Series:
 
 
 def _recipes(metrics: pd.DataFrame) -> dict[str, Any]:
-    """The recipe that all rows share, and how each kind of soft labels was made."""
+    """The recipe that all rows share, what other networks have of their own, and how each kind of soft labels was made."""
     found: dict[str, Any] = {}
-    for kind, students in metrics.groupby("labels", sort=False):
-        recipe = json.loads(students["recipe"].iloc[0])
+    names = part_words(parts(metrics))
+    for part, words in names.items():
+        recipe = json.loads(part.of(metrics)["recipe"].iloc[0])
         soft = recipe.pop("labels", None)
-        found["Recipe of every student"] = recipe
+        if not found:
+            found["Recipe of every student"] = recipe
+        own = {k: v for k, v in recipe.items() if v != found["Recipe of every student"].get(k)}
+        if own:
+            found[f"Recipe of students: {words}"] = own
         if soft:
-            found[LABEL_WORDS[str(kind)]] = soft
+            found[LABEL_WORDS[part.labels]] = soft
     return found
 
 
@@ -255,10 +261,13 @@ def _asides(metrics: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
     asides = []
     if against_names := compare_all(metrics, reference=CLASS_NAMES):
         asides.append("Is learning worth more than naming the class? " + headline(against_names))
-    for row in summary[summary["method"] == WHOLE_TRAIN].to_dict("records"):
-        images, accuracy = row["n_train_images"], percent(row["mean"])
-        kind = "" if row["labels"] == "hard" else f" with {LABEL_WORDS[row['labels']].lower()}"
-        asides.append(f"The whole train split, {images:,} images{kind}, reaches {accuracy} %.")
+    names = part_words(main_parts(metrics))
+    for part, words in names.items():
+        own = part.of(summary)
+        for row in own[own["method"] == WHOLE_TRAIN].to_dict("records"):
+            images, accuracy = row["n_train_images"], percent(row["mean"])
+            kind = f" ({words[0].lower()}{words[1:]})" if words else ""
+            asides.append(f"The whole train split, {images:,} images{kind}, reaches {accuracy} %.")
     return asides
 
 
@@ -271,17 +280,14 @@ def _needed(ledger: pd.DataFrame) -> list[str]:
     ]
 
 
-def _card(summary: pd.DataFrame, comparison: Comparison, names: Mapping[str, str]) -> dict[str, Any]:
+def _card(summary: pd.DataFrame, comparison: Comparison, names: Mapping[Part, str]) -> dict[str, Any]:
+    own = comparison.part.of(summary)
+
     def row(method: str) -> dict[str, Any]:
-        found = summary[
-            (summary["method"] == method)
-            & (summary["labels"] == comparison.labels)
-            & summary["budget"].isin([comparison.budget, ""])
-        ]
-        return dict(found.iloc[-1])
+        return dict(own[(own["method"] == method) & own["budget"].isin([comparison.budget, ""])].iloc[-1])
 
     return {
-        "title": " · ".join(word for word in (comparison.budget, names[comparison.labels]) if word),
+        "title": " · ".join(word for word in (comparison.budget, names[comparison.part]) if word),
         "outcome": comparison.outcome.replace(" ", "-"),
         "sign": _SIGNS[comparison.outcome],
         "verdict": comparison.verdict,
@@ -298,19 +304,32 @@ def _difference(comparison: Comparison) -> str:
     return words.replace("-", "−")
 
 
-def _against(metrics: pd.DataFrame, names: Mapping[str, str]) -> list[dict[str, Any]]:
+def _against(metrics: pd.DataFrame, names: Mapping[Part, str]) -> list[dict[str, Any]]:
     """Differences to every method of equal bytes; empty when random real images are the only one, as the cards tell it."""
     others = rivals(metrics)
     if others in ([], [RANDOM_REAL]):
         return []
-    compared = [c for reference in others for c in compare_all(metrics, reference=reference)]
-    order = {kind: i for i, kind in enumerate(names)}
-    compared.sort(key=lambda c: order[c.labels])
+    return _compared([c for reference in others for c in compare_all(metrics, reference=reference)], names)
+
+
+def _variants(metrics: pd.DataFrame, names: Mapping[Part, str]) -> list[dict[str, Any]]:
+    """Differences of rows that change one thing to the rows that they change it of."""
+    pairs = [(method, reference) for method, reference in VARIANTS.items() if method in set(metrics["method"])]
+    return _compared([c for m, r in pairs for c in compare_all(metrics, method=m, reference=r)], names)
+
+
+def _compared(comparisons: list[Comparison], names: Mapping[Part, str]) -> list[dict[str, Any]]:
+    order = {part: i for i, part in enumerate(names)}
     return [
-        {"labels": names[c.labels], "reference": c.reference, "budget": c.budget, "difference": _difference(c),
-         "sign": _SIGNS[c.outcome], "outcome": c.outcome, "n": c.n}
-        for c in compared
+        {"part": names[c.part], "method": c.method, "reference": c.reference, "budget": c.budget,
+         "difference": _difference(c), "sign": _SIGNS[c.outcome], "outcome": c.outcome, "n": c.n}
+        for c in sorted(comparisons, key=lambda c: order[c.part])
     ]  # fmt: skip
+
+
+def _plot(own: pd.DataFrame, title: str) -> dict[str, str]:
+    rows = own[~own["method"].isin(list(VARIANTS))]
+    return {"title": title, "svg": accuracy_plot(rows), "alt": _plot_alt(rows)}
 
 
 def _plot_alt(summary: pd.DataFrame) -> str:
@@ -369,12 +388,19 @@ def _sheet(images: np.ndarray, columns: int = 4) -> str:
 
 
 def _class_table(metrics: pd.DataFrame, summary: pd.DataFrame, class_names: Sequence[str]) -> dict[str, Any]:
-    """Mean accuracy by class, first the classes where our largest budget does worst; with many classes only those."""
+    """Mean accuracy by class, first the classes where our largest budget does worst; with many classes only those.
+
+    Of the first network only, and of its students with augmentation.
+    """
+    first = parts(metrics)[0]
+    same = (summary["architecture"] == first.architecture) & (summary["augmentation"] == first.augmentation)
+    summary = summary[same & ~summary["method"].isin(list(VARIANTS))]
     columns = list(zip(summary["method"], summary["budget"], summary["labels"], strict=True))[:MAX_COLUMNS]
     means = {}
     for method, budget, labels in columns:
-        wanted = (metrics["method"] == method) & (metrics["budget"] == budget) & (metrics["labels"] == labels)
-        means[method, budget, labels] = np.mean(np.array(metrics[wanted]["class_accuracy"].tolist(), float), axis=0)
+        own = first._replace(labels=labels).of(metrics)
+        wanted = own[(own["method"] == method) & (own["budget"] == budget)]
+        means[method, budget, labels] = np.mean(np.array(wanted["class_accuracy"].tolist(), float), axis=0)
     ours = [c for c in columns if c[0] == D3M] or columns
     order = _worst_first(means[ours[-1]])[:MAX_CLASSES]
     rows = [{"name": class_names[i], "values": [float(means[c][i]) for c in columns]} for i in order]
@@ -394,13 +420,13 @@ def _worst_first(accuracies: np.ndarray) -> list[int]:
 
 
 def _confusion(metrics: pd.DataFrame, summary: pd.DataFrame, class_names: Sequence[str]) -> dict[str, Any] | None:
-    """What the students of our largest budget, with hard labels, take each class for; None where no row says."""
+    """What the students of our largest budget, in the first part of the table, take each class for; None where no row says."""
     if "confusion" not in metrics:
         return None
     ours = summary[summary["method"] == D3M]
-    ours = ours[ours["labels"] == "hard"] if (ours["labels"] == "hard").any() else ours
     row = (ours if len(ours) else summary).iloc[-1]
-    chosen = metrics[(metrics[["method", "budget", "labels"]] == row[["method", "budget", "labels"]]).all(axis=1)]
+    same = ["method", "budget", *Part._fields]
+    chosen = metrics[(metrics[same] == row[same]).all(axis=1)]
     matrix = confusion_matrix(list(chosen["confusion"]), len(class_names))
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     wrong = shares - np.diag(np.diag(shares))
@@ -441,29 +467,46 @@ def _score_rows(audits: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]
     return rows
 
 
+def _mean(summary: pd.DataFrame, method: str, budgets: Sequence[str], part: Part) -> float | None:
+    own = part.of(summary)
+    chosen = own.loc[(own["method"] == method) & own["budget"].isin(budgets), "mean"]
+    return float(chosen.iloc[-1]) if len(chosen) else None
+
+
 def _label_scores(summary: pd.DataFrame, comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """DD-Ranking's label-robust score at every budget where all it is made of was measured."""
-
-    def mean(method: str, budgets: Sequence[str], labels: str) -> float | None:
-        chosen = (summary["method"] == method) & summary["budget"].isin(budgets) & (summary["labels"] == labels)
-        return float(summary.loc[chosen, "mean"].iloc[-1]) if chosen.any() else None
-
-    rows = []
+    """DD-Ranking's label-robust score at every budget where all it is made of was measured, with the first network."""
+    rows, first = [], parts(summary)[0]
+    kinds = [part for part in main_parts(summary) if part.architecture == first.architecture]
     for budget in dict.fromkeys(c.budget for c in comparisons):
         at = [budget, ""]
-        kinds = [
-            kind
-            for kind in dict.fromkeys(summary["labels"])
-            if mean(D3M, at, kind) is not None and mean(RANDOM_REAL, at, kind) is not None
+        measured = [
+            part for part in kinds if None not in (_mean(summary, D3M, at, part), _mean(summary, RANDOM_REAL, at, part))
         ]
         # Which labels "any" stands for is decided before accuracy is looked at: soft ones where there are some.
-        labels = next((kind for kind in kinds if kind != "hard"), "hard")
-        full, ours = mean(WHOLE_TRAIN, [""], "hard"), mean(D3M, at, "hard")
-        ours_any, random_any = mean(D3M, at, labels), mean(RANDOM_REAL, at, labels)
+        hard = first._replace(labels="hard")
+        used = next((part for part in measured if part.labels != "hard"), hard)
+        full, ours = _mean(summary, WHOLE_TRAIN, [""], hard), _mean(summary, D3M, at, hard)
+        ours_any, random_any = _mean(summary, D3M, at, used), _mean(summary, RANDOM_REAL, at, used)
         if full is None or ours is None or ours_any is None or random_any is None:
             continue
         found = label_robust_score(full_hard=full, synthetic_hard=ours, synthetic_any=ours_any, random_any=random_any)
-        rows.append({"budget": budget, "labels": labels, "score": found.score, **found.ingredients})
+        rows.append({"budget": budget, "labels": used.labels, "score": found.score, **found.ingredients})
+    return rows
+
+
+def _augmentation_scores(summary: pd.DataFrame) -> list[dict[str, Any]]:
+    """DD-Ranking's augmentation-robust score at every budget where students were also trained without augmentation."""
+    rows, first = [], parts(summary)[0]
+    plain = first._replace(augmentation="none")
+    ours = plain.of(summary)
+    for budget in ours.loc[ours["method"] == D3M, "budget"] if first != plain else ():
+        values = [_mean(summary, method, [budget], part) for part in (first, plain) for method in (D3M, RANDOM_REAL)]
+        if None not in values:
+            names = ("synthetic_augmented", "random_augmented", "synthetic_plain", "random_plain")
+            found = augmentation_robust_score(
+                **{n: float(v) for n, v in zip(names, values, strict=True) if v is not None}
+            )
+            rows.append({"budget": budget, "score": found.score, **found.ingredients})
     return rows
 
 

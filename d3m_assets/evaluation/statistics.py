@@ -1,7 +1,8 @@
 """From students to a verdict in words.
 
-Intervals and tests see the students only: what changes with the seed (initial weights, batches, augmentation
-and, for random real images, the draw). The choice of test images and a repeated distillation are not in them.
+Intervals and tests see what changes with the seed of a student: initial weights, batches, augmentation, the draw of
+random real images and, where the students' seeds are spread over several distillations, inversion and pool. The choice
+of test images is not in them.
 """
 
 from __future__ import annotations
@@ -9,21 +10,64 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from d3m_assets.errors import StageError
-from d3m_assets.evaluation.metrics import D3M, METHODS, RANDOM_REAL
+from d3m_assets.evaluation.metrics import D3M, METHODS, RANDOM_REAL, VARIANTS
 from d3m_assets.settings import LABEL_KINDS, LabelKind
 
 CONFIDENCE = 0.95
 LABEL_WORDS: dict[str, str] = {
     "hard": "Hard labels", "soft stored": "Soft labels, stored", "soft teacher": "Soft labels from the teacher"
 }  # fmt: skip
+ARCHITECTURE_WORDS = {"convnet-3": "ConvNet-3", "resnet-18": "ResNet-18", "vit-small": "ViT"}
 _COMMON = ("n_train_images", "images_per_class", "bytes_per_class", "steps", "n_evaluated")
 Outcome = Literal["better", "worse", "not distinguishable", "too few students"]
+
+
+class Part(NamedTuple):
+    """A part of a table: rows are compared with rows of the same part only.
+
+    Attributes:
+        labels: Kind of labels that students are trained on.
+        architecture: Network of the students.
+        augmentation: What is done to their training images.
+    """
+
+    labels: LabelKind
+    architecture: str
+    augmentation: str
+
+    def of(self, metrics: pd.DataFrame) -> pd.DataFrame:
+        """The rows of a table of students, or of its summary, that belong to this part."""
+        return metrics[(metrics[list(self._fields)] == list(self)).all(axis=1)]
+
+
+def parts(metrics: pd.DataFrame) -> list[Part]:
+    """Parts of a table: hard labels first, otherwise in the order in which they appear."""
+    found = metrics[list(Part._fields)].drop_duplicates().itertuples(index=False, name=None)
+    return sorted((Part(*part) for part in found), key=lambda part: LABEL_KINDS.index(part.labels))
+
+
+def main_parts(metrics: pd.DataFrame) -> list[Part]:
+    """Parts that verdicts are about: those of the first row's augmentation."""
+    return [part for part in parts(metrics) if part.augmentation == metrics["augmentation"].iloc[0]]
+
+
+def part_words(found: list[Part]) -> dict[Part, str]:
+    """What tells parts of a table from each other, such as "Hard labels, ResNet-18"; empty words for a single part."""
+    words = {}
+    for part in found:
+        told = [
+            LABEL_WORDS[part.labels] if {p.labels for p in found} != {"hard"} else "",
+            ARCHITECTURE_WORDS.get(part.architecture, part.architecture) if len({p.architecture for p in found}) > 1 else "",
+            "no augmentation" if len({p.augmentation for p in found}) > 1 and part.augmentation == "none" else "",
+        ]  # fmt: skip
+        words[part] = ", ".join(word for word in told if word)
+    return words
 
 
 def summarise(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -34,28 +78,39 @@ def summarise(metrics: pd.DataFrame) -> pd.DataFrame:
             budgets.
 
     Returns:
-        One row for each kind of labels, method, budget, architecture and split; hard labels first, methods in the
+        One row for each part of the table, method, budget and split; hard labels first, methods in the
         order of a report and budgets by bytes: mean and half_width (fractions; half the 95 % t-interval, NaN for a single
-        student), n (students), n_train_images, images_per_class, bytes_per_class, steps, n_evaluated.
+        student), n (students), distillations, n_train_images, images_per_class, bytes_per_class, steps, n_evaluated.
 
     Raises:
         StageError: If rows were trained by different recipes or evaluated on different splits.
     """
     check_equal_recipe(metrics)
-    keys = ["method", "budget", "labels", "architecture", "split"]
+    keys = ["method", "budget", *Part._fields, "split"]
     rows = []
     for key, students in metrics.groupby(keys, sort=False):
         mean, variance, n = _moments(students)
         half = _t_quantile(n - 1) * math.sqrt(variance / n) if n > 1 else math.nan
         first = students.iloc[0]
         same = {c: first[c] for c in _COMMON}
-        rows.append({**dict(zip(keys, key, strict=True)), "mean": mean, "half_width": half, "n": n, **same})
+        drawn = students["distillation"].nunique()
+        rows.append(
+            {
+                **dict(zip(keys, key, strict=True)),
+                "mean": mean,
+                "half_width": half,
+                "n": n,
+                "distillations": drawn,
+                **same,
+            }
+        )
+    order = {part: i for i, part in enumerate(parts(metrics))}
     rows.sort(key=lambda row: METHODS.index(row["method"]) if row["method"] in METHODS else len(METHODS))
     summary = pd.DataFrame(rows)
     summary["rank"] = pd.factorize(summary["method"])[0]
-    summary["kind"] = summary["labels"].map(LABEL_KINDS.index)
-    summary = summary.sort_values(["kind", "rank", "bytes_per_class"], kind="stable", ignore_index=True)
-    return summary.drop(columns=["rank", "kind"])
+    summary["part"] = [order[Part(*row)] for row in summary[list(Part._fields)].itertuples(index=False, name=None)]
+    summary = summary.sort_values(["part", "rank", "bytes_per_class"], kind="stable", ignore_index=True)
+    return summary.drop(columns=["rank", "part"])
 
 
 @dataclass(frozen=True)
@@ -70,7 +125,7 @@ class Comparison:
         low: Lower end of the 95 % interval of the difference; NaN with fewer than two seeds.
         high: Upper end.
         outcome: What the interval says.
-        labels: Kind of labels of both.
+        part: Part of the table that both belong to.
         n: Seeds that both have.
     """
 
@@ -81,8 +136,13 @@ class Comparison:
     low: float
     high: float
     outcome: Outcome
-    labels: LabelKind = "hard"
+    part: Part
     n: int = 0
+
+    @property
+    def labels(self) -> LabelKind:
+        """Kind of labels of both."""
+        return self.part.labels
 
     @property
     def verdict(self) -> str:
@@ -93,7 +153,7 @@ class Comparison:
 
 
 def compare(
-    metrics: pd.DataFrame, budget: str, *, method: str = D3M, reference: str = RANDOM_REAL, labels: LabelKind = "hard"
+    metrics: pd.DataFrame, budget: str, *, method: str = D3M, reference: str = RANDOM_REAL, part: Part | None = None
 ) -> Comparison:
     """Compare two methods by the differences between students of the same seed: a paired t-test at 95 %.
 
@@ -105,18 +165,22 @@ def compare(
             none.
         method: Method in question.
         reference: Method to compare with.
-        labels: Kind of labels that the students of both were trained on.
+        part: Part of the table; the first by default.
 
     Raises:
         StageError: If either has no students, their recipes differ, or a seed has several students.
     """
-    of_kind = metrics[metrics["labels"] == labels]
-    ours = of_kind[(of_kind["method"] == method) & (of_kind["budget"] == budget)]
-    theirs = of_kind[(of_kind["method"] == reference) & of_kind["budget"].isin([budget, ""])]
+    if part is None:
+        if metrics.empty:
+            raise StageError("there are no student metrics; run `d3m distill` to train students.")
+        part = parts(metrics)[0]
+    own = part.of(metrics)
+    ours = own[(own["method"] == method) & (own["budget"] == budget)]
+    theirs = own[(own["method"] == reference) & own["budget"].isin([budget, ""])]
     for name, students in ((method, ours), (reference, theirs)):
         if students.empty:
             raise StageError(
-                f'no students of "{name}" at budget "{budget}" with {labels} labels; run `d3m distill` to train them.'
+                f'no students of "{name}" at budget "{budget}" with {part.labels} labels; run `d3m distill` to train them.'
             )
         if students["seed"].duplicated().any():
             raise StageError(f'several students of "{name}" at budget "{budget}" have one seed; keep one of each.')
@@ -126,47 +190,50 @@ def compare(
     n = len(differences)
     if n < 2:
         difference = float(ours["accuracy"].mean() - theirs["accuracy"].mean())
-        return Comparison(method, reference, budget, difference, math.nan, math.nan, "too few students", labels, n)
+        return Comparison(method, reference, budget, difference, math.nan, math.nan, "too few students", part, n)
     difference = float(differences.mean())
     variance = max(float(np.var(differences, ddof=1)), 2 * _rounding(ours))
     half = _t_quantile(n - 1) * math.sqrt(variance / n)
     low, high = difference - half, difference + half
     outcome: Outcome = "better" if low > 0 else "worse" if high < 0 else "not distinguishable"
-    return Comparison(method, reference, budget, difference, low, high, outcome, labels, n)
+    return Comparison(method, reference, budget, difference, low, high, outcome, part, n)
 
 
 def compare_all(metrics: pd.DataFrame, *, method: str = D3M, reference: str = RANDOM_REAL) -> list[Comparison]:
-    """Compare at every kind of labels and budget at which both were run.
+    """Compare in every main part of the table and at every budget at which both were run.
 
     Returns:
         Hard labels first, the smallest budget first; empty if there is nothing to compare.
     """
     found = []
-    for kind in LABEL_KINDS:
-        of_kind = metrics[metrics["labels"] == kind]
-        ours = of_kind[of_kind["method"] == method].sort_values("bytes_per_class", kind="stable")
-        theirs = set(of_kind.loc[of_kind["method"] == reference, "budget"])
+    for part in main_parts(metrics) if len(metrics) else []:
+        own = part.of(metrics)
+        ours = own[own["method"] == method].sort_values("bytes_per_class", kind="stable")
+        theirs = set(own.loc[own["method"] == reference, "budget"])
         budgets = [b for b in dict.fromkeys(ours["budget"]) if b in theirs or "" in theirs]
-        found += [compare(metrics, b, method=method, reference=reference, labels=kind) for b in budgets]
+        found += [compare(metrics, b, method=method, reference=reference, part=part) for b in budgets]
     return found
 
 
 def rivals(metrics: pd.DataFrame, *, method: str = D3M) -> list[str]:
-    """Methods that were run within a budget of bytes as ``method`` was, in the order of a report."""
-    budgeted = metrics[(metrics["budget"] != "") & (metrics["method"] != method)]
+    """Methods that were run within a budget of bytes as ``method`` was, in the order of a report; variants are not."""
+    budgeted = metrics[
+        (metrics["budget"] != "") & (metrics["method"] != method) & ~metrics["method"].isin(list(VARIANTS))
+    ]
     found = list(dict.fromkeys(budgeted["method"]))
     return sorted(found, key=lambda m: METHODS.index(m) if m in METHODS else len(METHODS))
 
 
 def headline(comparisons: list[Comparison]) -> str:
-    """Say in words how a method does against one reference over its budgets, one sentence a kind of labels."""
+    """Say in words how a method does against one reference over its budgets, one sentence a part of the table."""
     if not comparisons:
         return "Nothing to compare yet."
-    kinds = list(dict.fromkeys(c.labels for c in comparisons))
-    sentences = [_sentence([c for c in comparisons if c.labels == kind]) for kind in kinds]
-    if kinds == ["hard"]:
+    found = list(dict.fromkeys(c.part for c in comparisons))
+    sentences = [_sentence([c for c in comparisons if c.part == part]) for part in found]
+    words = part_words(found)
+    if len(found) == 1 and not words[found[0]]:
         return f"{sentences[0][0].upper()}{sentences[0][1:]}."
-    return " ".join(f"{LABEL_WORDS[k]}: {s}." for k, s in zip(kinds, sentences, strict=True))
+    return " ".join(f"{words[part]}: {s}." for part, s in zip(found, sentences, strict=True))
 
 
 def _sentence(comparisons: list[Comparison]) -> str:
@@ -188,14 +255,18 @@ def check_equal_recipe(metrics: pd.DataFrame) -> None:
     """
     if metrics.empty:
         raise StageError("there are no student metrics; run `d3m distill` to train students.")
-    known = {text: _without_labels(text) for text in metrics["recipe"].unique()}
+    known = {text: _without_part(text) for text in metrics["recipe"].unique()}
     _check_equal(metrics.assign(recipe=metrics["recipe"].map(known)))
-    for _, of_kind in metrics.groupby("labels", sort=False):  # how soft labels are made is the same within a kind
-        _check_equal(of_kind)
+    for _, own in metrics.groupby(list(Part._fields), sort=False):
+        _check_equal(own)
 
 
-def _without_labels(recipe: str) -> str:
-    return json.dumps({k: v for k, v in json.loads(recipe).items() if k != "labels"}, sort_keys=True)
+_OF_A_PART = ("labels", "architecture", "width", "learning_rate", "augmentation", "augmentation_limits")
+
+
+def _without_part(recipe: str) -> str:
+    """What of a recipe must be the same in all parts of a table; a network brings its own width and learning rate."""
+    return json.dumps({k: v for k, v in json.loads(recipe).items() if k not in _OF_A_PART}, sort_keys=True)
 
 
 def _check_equal(metrics: pd.DataFrame) -> None:
@@ -213,11 +284,15 @@ def _check_equal(metrics: pd.DataFrame) -> None:
 
 
 def format_table(summary: pd.DataFrame) -> str:
-    """Lay out a summary as text for a terminal; kinds of labels are told where there is another than hard ones."""
-    soft = {"labels": summary["labels"]} if set(summary["labels"]) != {"hard"} else {}
+    """Lay out a summary as text for a terminal; what parts the table is told where there are several parts."""
+    told = {
+        c: summary[c]
+        for c in Part._fields
+        if summary[c].nunique() > 1 or (c == "labels" and set(summary[c]) != {"hard"})
+    }
     table = pd.DataFrame(
         {
-            **soft,
+            **told,
             "method": summary["method"],
             "budget": summary["budget"],
             "bytes/class": ["" if math.isnan(b) else f"{b:,.0f}" for b in summary["bytes_per_class"]],
@@ -228,7 +303,7 @@ def format_table(summary: pd.DataFrame) -> str:
     )
     # pandas has no left-aligned text columns.
     widths = [max([len(c), *table[c].map(len)]) for c in table.columns]
-    left = {"labels", "method", "budget"}
+    left = {*Part._fields, "method", "budget"}
     lines = [table.columns.tolist(), ["-" * w for w in widths], *table.to_numpy().tolist()]
     aligned = [
         [v.ljust(w) if c in left else v.rjust(w) for v, w, c in zip(line, widths, table.columns, strict=True)]

@@ -16,6 +16,7 @@ import numpy as np
 
 from d3m_assets.errors import DatasetError
 from d3m_assets.evaluation.architectures import as_tensor, build_student
+from d3m_assets.evaluation.stacking import stacked, stacks, unstack
 from d3m_assets.progress import Progress, ProgressEvent, silent
 from d3m_assets.workers import one_thread
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "validation", "test", "synthetic"]
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 """Raised whenever a change here changes the accuracy of a student."""
 
 
@@ -162,38 +163,107 @@ def train_student(
     labeller: Callable[[torch.Tensor], torch.Tensor] | None = None,
     progress: Progress = silent,
 ) -> torch.nn.Module:
-    """Train one student for ``settings.steps`` steps and return its last weights.
+    """Train one student: :func:`train_students` with a single training set and seed."""
+    return train_students(
+        [train], settings, n_classes=n_classes, seeds=[seed], device=device, augmentation=augmentation, labeller=labeller,
+        progress=progress,
+    )[0]  # fmt: skip
+
+
+def train_students(
+    training_sets: Sequence[LabelledImages],
+    settings: StudentSettings,
+    *,
+    n_classes: int,
+    seeds: Sequence[int],
+    device: str = "cpu",
+    augmentation: Augmentation = AUGMENTATION,
+    labeller: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    progress: Progress = silent,
+) -> list[torch.nn.Module]:
+    """Train students for ``settings.steps`` steps, all of them together, and return their last weights.
 
     The loss is the cross-entropy with the labels: hard ones, the soft ones stored with the training set, or those that
     ``labeller`` gives to each batch after its augmentation.
 
     Batches run through reshuffled epochs without replacement; a training set smaller than a batch appears in it
     several times, each time under another augmentation. With CutMix (Yun et al., ICCV 2019) the loss weighs both
-    labels of an image by their shares of its area. Everything random is drawn on the CPU from ``seed``, so a seed
-    gives the same student on one machine and version of torch.
+    labels of an image by their shares of its area. Everything random is drawn on the CPU from the student's seed, so a
+    seed gives the same student on one machine and version of torch; which others it is trained with changes the
+    rounding of sums and nothing else.
 
     Args:
-        train: Training set; its side is the student's input side.
+        training_sets: One for each student; their sides are the students' input side.
         settings: Recipe, the same for every row of a table.
         n_classes: Number of classes K; a class without an image is allowed.
-        seed: Seed of weights, batches and augmentation.
+        seeds: Of weights, batches and augmentation, one for each student.
         device: Torch device to train on.
         augmentation: Limits of the random affine maps; without effect on crops.
-        labeller: From an augmented batch, float ``[B, C, S, S]`` in 0..1 on ``device``, to probabilities ``[B, K]``;
+        labeller: From augmented batches, float ``[B, C, S, S]`` in 0..1 on ``device``, to probabilities ``[B, K]``;
             takes the place of all stored labels.
         progress: Told of every fiftieth step.
 
     Returns:
-        Trained module in evaluation mode, on ``device``.
+        Trained modules in evaluation mode, on ``device``, in the order of the training sets.
 
     Raises:
-        DatasetError: If the images are not square, belong to the test split, a label is outside 0..K-1, or soft labels
-            are not of K classes.
+        DatasetError: If the images are not square or not of one size, belong to the test split, a label is outside
+            0..K-1, or soft labels are not of K classes.
     """
     import torch
-    from torch.nn import functional as F
 
-    n, height, width, channels = train.images.shape
+    for train in training_sets:
+        _check_trainable(train, n_classes)
+    if len({train.images.shape[1:] for train in training_sets}) > 1:
+        raise DatasetError("students that train together take images of one size; call LabelledImages.fitted first.")
+    if len(training_sets) > 1 and not stacks(settings):
+        return [
+            train_student(
+                train, settings, n_classes=n_classes, seed=seed, device=device, augmentation=augmentation,
+                labeller=labeller, progress=_part_of(progress, position, len(seeds)),
+            )
+            for position, (train, seed) in enumerate(zip(training_sets, seeds, strict=True))
+        ]  # fmt: skip
+    with one_thread(), torch.random.fork_rng(devices=[]):
+        learners = [
+            _Learner(train, settings, n_classes, seed, device, augmentation)
+            for train, seed in zip(training_sets, seeds, strict=True)
+        ]
+        networks = [learner.network for learner in learners]
+        joined = stacked(networks) if len(networks) > 1 else networks[0]
+        optimiser, schedule = _optimiser(joined, settings)
+        shown = f"seed {', '.join(str(seed) for seed in dict.fromkeys(seeds))}"
+        for step in range(1, settings.steps + 1):
+            batches = [learner.next_batch(labelled=labeller is None) for learner in learners]
+            if labeller is not None:
+                told = labeller(torch.cat([batch.images for batch in batches])).split(settings.batch_size)
+                batches = [replace(batch, targets=target) for batch, target in zip(batches, told, strict=True)]
+            logits = joined(torch.cat([batch.images for batch in batches], 1)).view(
+                settings.batch_size, len(batches), -1
+            )
+            losses = [batch.loss(own) for batch, own in zip(batches, logits.unbind(1), strict=True)]
+            optimiser.zero_grad(set_to_none=True)
+            torch.stack(losses).sum().backward()
+            optimiser.step()
+            schedule.step()
+            if step % 50 == 0 or step == settings.steps:
+                progress(ProgressEvent("student", step, settings.steps, shown))
+        if len(networks) > 1:
+            unstack(joined, networks)
+        return [network.eval() for network in networks]
+
+
+def _part_of(progress: Progress, position: int, count: int) -> Progress:
+    """Progress of one of several students as that of all."""
+
+    def report(event: ProgressEvent) -> None:
+        progress(replace(event, done=position * event.total + event.done, total=count * event.total))
+
+    return report
+
+
+def _check_trainable(train: LabelledImages, n_classes: int) -> None:
+    height, width = train.images.shape[1:3]
     if train.split == "test":
         raise DatasetError("a student was given the test split to train on; use train or synthetic images.")
     if height != width:
@@ -206,35 +276,63 @@ def train_student(
     soft = train.probabilities
     if soft is not None and soft.shape[1] != n_classes:
         raise DatasetError(f"soft labels are of {soft.shape[1]} classes, the student of {n_classes}; label them anew.")
-    with one_thread(), torch.random.fork_rng(devices=[]):
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Augmented images, what they show, and what was mixed into them."""
+
+    images: torch.Tensor
+    targets: torch.Tensor | None
+    mixed_in: torch.Tensor | None = None
+    share: float = 1.0
+
+    def loss(self, logits: torch.Tensor) -> torch.Tensor:
+        from torch.nn import functional as F
+
+        assert self.targets is not None
+        loss = F.cross_entropy(logits, self.targets)
+        if self.mixed_in is not None:
+            loss = self.share * loss + (1 - self.share) * F.cross_entropy(logits, self.mixed_in)
+        return loss
+
+
+class _Learner:
+    """One student: its untrained network, its training set, and the stream of random numbers that its seed begins."""
+
+    def __init__(self, train: LabelledImages, settings: StudentSettings, n_classes: int, seed: int, device: str,
+                 augmentation: Augmentation) -> None:  # fmt: skip
+        import torch
+
+        n, side, _, channels = train.images.shape
         torch.manual_seed(seed)
-        model = build_student(settings, n_classes, channels, height).to(device).train()
-        draw = torch.Generator().manual_seed(seed)
-        images = as_tensor(train.images).to(device)
+        self.network = build_student(settings, n_classes, channels, side).to(device).train()
+        self._draw = torch.Generator().manual_seed(seed)
+        self._images = as_tensor(train.images).to(device)
+        soft = train.probabilities
         stored = train.labels.astype(np.int64) if soft is None else soft.astype(np.float32)
-        labels = torch.from_numpy(stored).to(device)
-        optimiser, schedule = _optimiser(model, settings)
-        for step, index in enumerate(_batches(n, settings.batch_size, settings.steps, draw), start=1):
-            index = index.to(device)
-            if settings.augmentation == "affine":
-                batch = _warp(images[index], augmentation, draw, flip=settings.flip)
-            else:
-                batch = _crop(images[index], draw, flip=settings.flip)
-            partner, share = None, 1.0
-            if settings.cutmix and float(torch.rand((), generator=draw)) < settings.cutmix:
-                batch, partner, share = _cutmix(batch, draw)
-            target = labels[index] if labeller is None else labeller(batch)  # a teacher sees the mixed image itself
-            logits = model(batch)
-            loss = F.cross_entropy(logits, target)
-            if partner is not None and labeller is None:
-                loss = share * loss + (1 - share) * F.cross_entropy(logits, target[partner])
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            if step % 50 == 0 or step == settings.steps:
-                progress(ProgressEvent("student", step, settings.steps, f"seed {seed}"))
-        return model.eval()
+        self._labels = torch.from_numpy(stored).to(device)
+        self._settings, self._augmentation = settings, augmentation
+        self._batches = _batches(n, settings.batch_size, settings.steps, self._draw)
+
+    def next_batch(self, *, labelled: bool) -> _Batch:
+        """The next step's images; their labels too, unless somebody else gives them."""
+        import torch
+
+        settings, draw = self._settings, self._draw
+        index = next(self._batches).to(self._images.device)
+        images = self._images[index]
+        if settings.augmentation == "affine":
+            images = _warp(images, self._augmentation, draw, flip=settings.flip)
+        elif settings.augmentation == "crop":
+            images = _crop(images, draw, flip=settings.flip)
+        partner, share = None, 1.0
+        if settings.cutmix and float(torch.rand((), generator=draw)) < settings.cutmix:
+            images, partner, share = _cutmix(images, draw)
+        if not labelled:
+            return _Batch(images, None)  # a teacher sees the mixed image itself
+        targets = self._labels[index]
+        return _Batch(images, targets, None if partner is None else targets[partner], share)
 
 
 def evaluate(module: torch.nn.Module, data: LabelledImages, *, batch_size: int = 512) -> np.ndarray:
@@ -274,9 +372,9 @@ def _optimiser(model: torch.nn.Module, settings: StudentSettings) -> tuple[torch
     options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
     optimiser: optim.Optimizer
     if settings.optimiser == "adamw":
-        optimiser = optim.AdamW(model.parameters(), **options)
+        optimiser = optim.AdamW(model.parameters(), fused=True, **options)
     else:
-        optimiser = optim.SGD(model.parameters(), momentum=0.9, **options)
+        optimiser = optim.SGD(model.parameters(), momentum=0.9, fused=True, **options)
     if settings.schedule == "cosine":
         return optimiser, optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
     drops = [2 * settings.steps // 3, 5 * settings.steps // 6]

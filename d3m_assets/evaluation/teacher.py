@@ -101,6 +101,40 @@ def probabilities(teacher: Teacher, images: np.ndarray, temperature: float | Non
     return _softmax(logits / (temperature or teacher.temperature)).astype(np.float32)
 
 
+def agreement(
+    teacher: Teacher, images: np.ndarray, labels: np.ndarray, temperature: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Say how sure the teacher is of each image's own class, and which class it names.
+
+    The temperature changes the probability, never the class.
+
+    Args:
+        teacher: Is asked.
+        images: uint8 ``[N, H, W, 1 or 3]`` of any size; N may be 0.
+        labels: Class positions ``[N]``, each below the teacher's number of classes K.
+        temperature: What logits are divided by; None: the calibrated temperature.
+
+    Returns:
+        Probability of the image's own class, float32 ``[N]`` in 0..1, and position of the class with the highest one,
+        int64 ``[N]``. The teacher agrees where that is the label.
+
+    Raises:
+        TeacherError: There is not one label an image, or a label is none of the teacher's classes.
+    """
+    k = len(teacher.class_names)
+    if labels.shape != (len(images),):
+        raise TeacherError(f"{len(images)} images but labels of shape {labels.shape}; give one label an image.")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < k:
+        raise TeacherError(
+            f"labels from {labels.min()} to {labels.max()}, but the teacher has {k} classes, 0 to {k - 1}; give positions "
+            "in its class_names."
+        )
+    logits = _logits(teacher, images)
+    soft = _softmax(logits / (temperature or teacher.temperature)).astype(np.float32)
+    # Of the logits: rounded probabilities can be equal where logits are not.
+    return soft[np.arange(len(labels)), labels], logits.argmax(1)
+
+
 def features(teacher: Teacher, images: np.ndarray) -> np.ndarray:
     """What goes into the last linear layer for each image.
 

@@ -19,6 +19,7 @@ from d3m_assets.stages.distillation import (
     distilled_bundle,
     foundation_model,
     inverted_embeddings,
+    repeated_pools,
     synthetic_pool,
 )
 from d3m_assets.stages.evaluation import metrics
@@ -32,7 +33,7 @@ def make(pipeline: Pipeline, asset: str, keys: Sequence[ArtefactKey]) -> Iterato
     batches: dict[str, Callable[[Pipeline, Sequence[ArtefactKey]], Iterator[Made]]] = {
         "inverted_embeddings": inverted_embeddings, "synthetic_pool": synthetic_pool, "reference_metrics": metrics,
         "whole_dataset_metrics": metrics, "foundation_metrics": metrics, "student_metrics": metrics,
-        "pool_audit": pool_audit,
+        "pool_audit": pool_audit, "repeated_pools": repeated_pools,
     }  # fmt: skip
     if asset in batches:
         yield from batches[asset](pipeline, keys)

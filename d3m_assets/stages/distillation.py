@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,9 +38,6 @@ from d3m_assets.stages.artefacts import (
 )
 from d3m_assets.stages.dataset import image_table
 from d3m_assets.store import ArtefactKey
-
-if TYPE_CHECKING:
-    pass
 
 
 def foundation_model(pipeline: Pipeline, key: ArtefactKey) -> Made:
@@ -169,10 +167,9 @@ def _imported(pipeline: Pipeline, key: ArtefactKey, imported: ImportedEmbeddings
     """Embeddings that the user already has, as artefact: their directions, as learned ones are stored."""
     from safetensors.numpy import save
 
-    plan, files = _plan_of(pipeline, key), pipeline.foundation_files
-    rows = imported.rows(files.text_widths)
+    plan, rows = _plan_of(pipeline, key), imported.rows(pipeline.foundation_files.text_widths)
     prompts = stored_prompts(pipeline, required(key.class_key))
-    stored = to_stored(rows, plan, files.text_widths)
+    stored = _imported_vectors(pipeline, key, imported)
     tensors = {placeholder_token(prompts.class_id, p): v for p, v in enumerate(stored)}
     record = {
         "plan": asdict(plan), "imported_from": [file.name for file in imported.files], "sha256": imported.sha256,
@@ -182,6 +179,11 @@ def _imported(pipeline: Pipeline, key: ArtefactKey, imported: ImportedEmbeddings
     metrics = {"payload_bytes": plan.payload, "prompts": plan.prompts, "vectors": plan.vectors,
                "imported_from": ", ".join(record["imported_from"])}  # fmt: skip
     return Made(key, {"embeddings.safetensors": save(tensors), "training.json": to_json(record)}, metrics)
+
+
+def _imported_vectors(pipeline: Pipeline, key: ArtefactKey, imported: ImportedEmbeddings) -> np.ndarray:
+    widths = pipeline.foundation_files.text_widths
+    return np.stack(list(to_stored(imported.rows(widths), _plan_of(pipeline, key), widths)))
 
 
 def _plan_of(pipeline: Pipeline, key: ArtefactKey) -> EmbeddingPlan:
@@ -207,19 +209,25 @@ def read_vectors(pipeline: Pipeline, key: ArtefactKey) -> np.ndarray:
 
 def drawing_work(item: tuple[Any, ...], progress: Progress) -> tuple[np.ndarray, list[Sample]]:
     """Draw the pool of one class, in a worker."""
-    model, prompts, settings, seed, channels, vectors, plan = item
+    model, prompts, settings, seed, channels, vectors, plan, count = item
     return generate(
-        loaded_foundation(*model), prompts, settings, seed, count=settings.images_per_class, vectors=vectors, plan=plan,
-        channels=channels, progress=progress,
+        loaded_foundation(*model), prompts, settings, seed, count=count, vectors=vectors, plan=plan, channels=channels,
+        progress=progress,
     )  # fmt: skip
 
 
 def drawing_item(
-    pipeline: Pipeline, prompts: ClassPrompts, vectors: np.ndarray | None = None, plan: EmbeddingPlan | None = None
-) -> tuple[Any, ...]:
-    """What :func:`drawing_work` needs; without ``vectors`` it draws from the class name."""
+    pipeline: Pipeline, prompts: ClassPrompts, vectors: np.ndarray | None = None, plan: EmbeddingPlan | None = None, *,
+    seed: int | None = None, count: int | None = None,
+) -> tuple[Any, ...]:  # fmt: skip
+    """What :func:`drawing_work` needs; without ``vectors`` it draws from the class name.
+
+    ``seed`` and ``count`` are those of the settings unless given.
+    """
     s = pipeline.settings
-    return (model_of(pipeline), prompts, s.generation, s.seed, pipeline.scan().channels, vectors, plan)
+    wanted = s.generation.images_per_class if count is None else count
+    root = s.seed if seed is None else seed
+    return (model_of(pipeline), prompts, s.generation, root, pipeline.scan().channels, vectors, plan, wanted)
 
 
 def synthetic_pool(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
@@ -248,6 +256,99 @@ def synthetic_pool(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[
             foundation_fingerprint=pipeline.foundation_files.fingerprint,
         )
         yield Made(key, {"pool.parquet": to_parquet(table)}, {"images": len(table), "size": images.shape[1]})
+
+
+def distillation_seed(pipeline: Pipeline, distillation: int) -> int:
+    """Root of the random numbers of one of several distillations; the first has the seed of the settings."""
+    if distillation == 0:
+        return pipeline.settings.seed
+    digest = hashlib.sha256(f"{pipeline.settings.seed} distillation {distillation}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _repeated_work(item: tuple[Any, ...], progress: Progress) -> list[tuple[int, Any]]:
+    """Invert classes and draw their pools: a whole distillation, of which only these are kept."""
+    model, tasks, settings, seed, cache, at_once, generation, channels, imported = item
+    foundation = loaded_foundation(*model)
+    found: list[tuple[int, Any]] = []
+    learned: Iterator[tuple[int, Any]] = iter([(0, imported)])
+    if imported is None:
+        learned = invert(foundation, tasks, settings, seed, progress, classes_per_batch=at_once, cache=cache)
+    for position, result in learned:
+        if isinstance(result, D3MError):
+            found.append((position, result))
+            continue
+        task, vectors = tasks[position], np.asarray(result.vectors if imported is None else result)
+        images, samples = generate(
+            foundation, task.prompts, generation, seed, count=generation.images_per_class, vectors=vectors, plan=task.plan,
+            channels=channels,
+        )  # fmt: skip
+        found.append((position, (vectors, images, samples)))
+    return found
+
+
+def repeated_pools(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
+    """Distil again under other seeds; a class and budget is yielded when its last repetition is drawn."""
+    s = pipeline.settings
+    cache = LatentCache(s.home.absolute() / "cache" / "latents", int(s.latent_cache_gib * 2**30))
+    tasks: dict[ArtefactKey, InversionTask] = {}
+    given: dict[ArtefactKey, np.ndarray] = {}
+    for key in keys:
+        try:
+            tasks[key] = _inversion_task(pipeline, key)
+            if imported := pipeline.imported_embeddings(required(key.class_key)):
+                given[key] = _imported_vectors(pipeline, key, imported)
+        except D3MError as error:
+            tasks.pop(key, None)
+            yield Made(key, error=error)
+    at_once = s.inversion.classes_per_batch or (1 if pipeline.on_cpu else 32)
+    size = at_once if pipeline.on_cpu else 4 * at_once
+    ordered = sorted(tasks.keys() - given.keys(), key=lambda k: (-tasks[k].plan.prompts, str(k)))
+    repetitions, shares = range(1, s.evaluation.distillations), [[key] for key in given]
+    shares = [ordered[i : i + size] for i in range(0, len(ordered), size)] + shares
+    groups = [(r, share) for share in shares for r in repetitions]
+    items = [
+        (model_of(pipeline), [tasks[k] for k in group], s.inversion, distillation_seed(pipeline, r), cache, at_once,
+         s.generation, pipeline.scan().channels, given.get(group[0]))
+        for r, group in groups
+    ]  # fmt: skip
+    names = [f"{', '.join(where(k) for k in group[:5])}, distillation {r}" for r, group in groups]
+    made: dict[ArtefactKey, dict[int, Any]] = {key: {} for key in tasks}
+    for index, found in share_out(pipeline, "repeated_pools", _repeated_work, items, names):
+        r, group = groups[index]
+        results = dict(enumerate([found] * len(group))) if isinstance(found, D3MError) else dict(found)
+        for position, result in results.items():
+            key = group[position]
+            made[key][r] = result
+            if len(made[key]) == len(repetitions):
+                yield _repeated(key, tasks[key], made.pop(key))
+
+
+def _repeated(key: ArtefactKey, task: InversionTask, drawn: Mapping[int, Any]) -> Made:
+    from safetensors.numpy import save
+
+    for result in drawn.values():
+        if isinstance(result, D3MError):
+            return Made(key, error=result)
+    tables = [
+        pool_table(task.prompts, images, samples).assign(distillation=r)
+        for r, (_, images, samples) in sorted(drawn.items())
+    ]
+    vectors = {f"distillation-{r}": np.stack(list(learned)) for r, (learned, _, _) in sorted(drawn.items())}
+    table = pd.concat(tables, ignore_index=True)
+    return Made(
+        key, {"pools.parquet": to_parquet(table), "embeddings.safetensors": save(vectors)}, {"images": len(table)}
+    )
+
+
+def stored_vectors(pipeline: Pipeline, class_key: str, budget: str, distillation: int = 0) -> np.ndarray:
+    """Stored vectors ``[prompts, vectors, D]`` of a class at a budget, of one of several distillations."""
+    from safetensors.numpy import load
+
+    if distillation == 0:
+        return read_vectors(pipeline, ArtefactKey("inverted_embeddings", class_key, budget))
+    stored = pipeline.store.read(ArtefactKey("repeated_pools", class_key, budget), "embeddings.safetensors")
+    return load(stored)[f"distillation-{distillation}"]
 
 
 def pool_table(prompts: ClassPrompts, images: np.ndarray, samples: Sequence[Sample]) -> pd.DataFrame:

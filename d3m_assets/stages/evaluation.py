@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,26 +15,47 @@ from d3m_assets.pipeline import METRIC_ASSETS, Pipeline
 from d3m_assets.progress import Progress
 from d3m_assets.stages.artefacts import Made, read_table, required, share_out, to_parquet
 from d3m_assets.stages.dataset import image_table, labelled_images
-from d3m_assets.stages.distillation import drawing_item, drawing_work, pool_images, pool_table, stored_prompts
+from d3m_assets.stages.distillation import (
+    distillation_seed,
+    drawing_item,
+    drawing_work,
+    pool_images,
+    pool_table,
+    stored_prompts,
+)
 from d3m_assets.stages.real_sets import RealSets
+from d3m_assets.stages.rows import (
+    Row,
+    at_equal_ipc,
+    of_distillations,
+    real_image_bytes,
+    real_images_allowed,
+    rows_of,
+    stored_label_bytes,
+    training_set,
+    unaugmented,
+)
 from d3m_assets.stages.teacher import TeacherFiles, loaded_teacher, stored_teacher
+from d3m_assets.stages.variants import variant_rows
 from d3m_assets.store import ArtefactKey
 from d3m_assets.workers import own_device
 
 if TYPE_CHECKING:
     from d3m_assets.evaluation.labels import Labelling
+    from d3m_assets.evaluation.statistics import Part
     from d3m_assets.evaluation.students import LabelledImages
-    from d3m_assets.settings import EvaluationSettings, LabelKind
+    from d3m_assets.settings import Baseline, EvaluationSettings, LabelKind, StudentSettings
 
 
 def _student_work(item: tuple[Any, ...], progress: Progress) -> pd.DataFrame:
     from d3m_assets.evaluation.metrics import student_metrics
 
-    method, train, test, settings, budget, charged, classes, device, kind, teacher, chosen = item
+    (method, budget, charged, distillations), sets, test, settings, classes, device, kind, teacher, chosen = item
     device = own_device() or device
     return student_metrics(
-        method, lambda seed: train, test, settings, budget=budget, bytes_per_class=charged, n_classes=classes,
-        labelling=_labelling(kind, teacher, chosen, device), device=device, progress=progress,
+        method, sets.__getitem__, test, settings, budget=budget, bytes_per_class=charged, n_classes=classes,
+        labelling=_labelling(kind, teacher, chosen, device), distillation=distillations.__getitem__, device=device,
+        progress=progress,
     )  # fmt: skip
 
 
@@ -49,56 +69,37 @@ def _labelling(kind: LabelKind, teacher: TeacherFiles | None, chosen: Evaluation
     )
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One row of the table: a training set for each seed, and how it is labelled."""
-
-    method: str
-    labels: LabelKind
-    training_sets: Callable[[int], LabelledImages]
-    bytes_per_class: float = float("nan")
-
-
-def _all_labels(pipeline: Pipeline, method: str, training_sets: Callable[[int], LabelledImages]) -> list[_Row]:
-    """Rows of a training set that has no budget, one for each kind of labels."""
-    return [_Row(method, kind, training_sets) for kind in pipeline.settings.evaluation.labels]
-
-
-def stored_label_bytes(pipeline: Pipeline, kind: LabelKind = "soft stored") -> int:
-    """Bytes that the label of one sample is charged; hard labels and those of a teacher are free."""
-    from d3m_assets.evaluation.labels import label_bytes
-
-    return label_bytes(len(pipeline.catalog()), pipeline.stored_classes) if kind == "soft stored" else 0
-
-
 def metrics(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
     """Train the students of all rows of all keys; a key is done when its last student is."""
     from d3m_assets.evaluation.metrics import test_split
+    from d3m_assets.evaluation.statistics import parts as parts_of
 
-    rows_of: dict[str, Callable[[Pipeline, ArtefactKey], tuple[list[_Row], dict[str, bytes]]]] = {
+    makers: dict[str, Callable[[Pipeline, ArtefactKey], tuple[list[Row], dict[str, bytes]]]] = {
         "reference_metrics": partial(_reference_rows, RealSets(pipeline)), "whole_dataset_metrics": _whole_dataset_rows,
         "foundation_metrics": _foundation_rows, "student_metrics": _student_rows,
     }  # fmt: skip
-    settings, classes = pipeline.settings.students, len(pipeline.catalog())
+    seeds, classes = pipeline.settings.students.seeds, len(pipeline.catalog())
     chosen = pipeline.settings.evaluation.model_copy(update={"stored_classes": pipeline.stored_classes})
     items, owner, names, files = [], [], [], {}
     for key in keys:
         try:
-            rows, files[key] = rows_of[key.asset](pipeline, key)
+            rows, files[key] = makers[key.asset](pipeline, key)
             test = test_split(lambda: labelled_images(pipeline, image_table(pipeline, "test"), "test"), reader=str(key))
             teacher = stored_teacher(pipeline) if any(row.labels != "hard" for row in rows) else None
             # All training sets of a key before any of its students: one that fails must not leave a table with fewer rows.
-            sets = [(row, seed, row.training_sets(seed)) for row in rows for seed in settings.seeds]
+            made = [(row, {seed: row.training_sets(seed) for seed in seeds}) for row in rows]
         except D3MError as error:
             yield Made(key, error=error)
             continue
-        for row, seed, train in sets:
-            alone = settings.model_copy(update={"seeds": (seed,)})
-            items.append((row.method, train, test, alone, key.budget or "", row.bytes_per_class, classes, pipeline.device,
-                          row.labels, teacher, chosen))  # fmt: skip
-            owner.append(key)
-            soft = "" if row.labels == "hard" else row.labels
-            names.append(" ".join(p for p in (row.method, soft, key.budget, f"seed {seed}") if p))
+        for row, sets in made:
+            budget = row.budget or key.budget or ""
+            told = (row.method, budget, row.bytes_per_class, row.distillations)
+            for settings in row.settings:
+                items.append((told, sets, test, settings, classes, pipeline.device, row.labels, teacher, chosen))
+                owner.append(key)
+                soft = "" if row.labels == "hard" else row.labels
+                network = settings.architecture if len(row.settings) > 1 else ""
+                names.append(" ".join(p for p in (row.method, soft, network, budget) if p))
     found: dict[ArtefactKey, dict[int, Any]] = {key: {} for key in owner}
     stage = keys[0].asset if keys else ""
     for index, result in share_out(pipeline, stage, _student_work, items, names):
@@ -112,56 +113,75 @@ def metrics(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
             continue
         metrics = pd.concat(parts, ignore_index=True)
         accuracy = {
-            f"accuracy {method}" + ("" if kind == "hard" else f", {kind}"): float(students.mean())
-            for (method, kind), students in metrics.groupby(["method", "labels"])["accuracy"]
+            _metric_name(str(method), part, pipeline.settings.students): float(students["accuracy"].mean())
+            for part in parts_of(metrics)
+            for method, students in part.of(metrics).groupby("method")
         }
         yield Made(key, {"metrics.parquet": to_parquet(metrics), **files[key]}, {**accuracy, "students": len(metrics)})
 
 
-def _reference_rows(real: RealSets, pipeline: Pipeline, key: ArtefactKey) -> tuple[list[_Row], dict[str, bytes]]:
-    from d3m_assets.evaluation.baselines import affordable_images
+def _metric_name(method: str, part: Part, students: StudentSettings) -> str:
+    """What Dagster plots the accuracy of a method under, over all runs; so other rows of a table do not change it."""
+    told = [f"accuracy {method}"]
+    told += [] if part.labels == "hard" else [part.labels]
+    told += [] if part.architecture == students.architecture else [part.architecture]
+    told += [] if part.augmentation == students.augmentation else ["no augmentation"]
+    return ", ".join(told)
+
+
+def _reference_rows(real: RealSets, pipeline: Pipeline, key: ArtefactKey) -> tuple[list[Row], dict[str, bytes]]:
     from d3m_assets.evaluation.metrics import BASELINES
 
-    scan, chosen = pipeline.scan(), pipeline.settings.evaluation
-    shape = (scan.image_height, scan.image_width, scan.channels)
-    budget, sizes = pipeline.budget_bytes(required(key.budget)), real.table.groupby("class_id").size()
+    budget, chosen = required(key.budget), pipeline.settings.evaluation
+    sizes = real.table.groupby("class_id").size()
     rows = []
-    for kind in chosen.labels:
-        # Labels that are stored with the pool weigh on the distilled class beyond its budget; real images may weigh as
-        # much, labels included.
-        label = stored_label_bytes(pipeline, kind)
-        allowed = budget + label * pipeline.settings.generation.images_per_class
-        count = affordable_images(allowed, *shape, label_bytes=label)
-        charged = float(np.minimum(count, sizes).mean()) * (int(np.prod(shape)) + label)
-        for baseline in chosen.baselines:
-            made = partial(real.training_set, baseline, count)
-            rows.append(_Row(BASELINES[baseline], kind, made, charged))
+
+    # Labels that are stored with the pool weigh on the distilled class beyond its budget; real images may weigh as much,
+    # labels included.
+    def charged(kind: LabelKind) -> float:
+        count = real_images_allowed(pipeline, budget, kind)
+        return float(np.minimum(count, sizes).mean()) * real_image_bytes(pipeline, kind)
+
+    for baseline in chosen.baselines:
+
+        def chosen_images(kind: LabelKind, baseline: Baseline = baseline) -> Callable[[int], LabelledImages]:
+            return partial(real.training_set, baseline, real_images_allowed(pipeline, budget, kind))
+
+        rows += rows_of(pipeline, BASELINES[baseline], chosen_images, charged)
+    if "unaugmented" in chosen.variants:
+        rows += unaugmented([row for row in rows if row.method == BASELINES["random"]])
     return rows, {}
 
 
-def _whole_dataset_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[_Row], dict[str, bytes]]:
+def _whole_dataset_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[Row], dict[str, bytes]]:
     from d3m_assets.evaluation.metrics import WHOLE_TRAIN
 
     train = labelled_images(pipeline, image_table(pipeline, "train"), "train")
-    return _all_labels(pipeline, WHOLE_TRAIN, lambda seed: train), {}
+    return rows_of(pipeline, WHOLE_TRAIN, lambda kind: lambda seed: train), {}
 
 
-def _foundation_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[_Row], dict[str, bytes]]:
-    from d3m_assets.evaluation.metrics import CLASS_NAMES, RENDERED
+def _foundation_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[Row], dict[str, bytes]]:
+    from d3m_assets.evaluation.metrics import CLASS_NAMES, CLASS_NAMES_EQUAL_IPC, RENDERED
 
     prompts = [stored_prompts(pipeline, c) for c in pipeline.catalog()["class_key"]]
-    drawn: list[Any] = [None] * len(prompts)
-    items = [drawing_item(pipeline, p) for p in prompts]
-    for index, result in share_out(pipeline, f"{key.asset}: pool", drawing_work, items, [p.by_name() for p in prompts]):
+    repeats = range(pipeline.settings.evaluation.distillations)
+    items = [drawing_item(pipeline, p, seed=distillation_seed(pipeline, r)) for r in repeats for p in prompts]
+    drawn: list[Any] = [None] * len(items)
+    names = [p.by_name() for _ in repeats for p in prompts]
+    for index, result in share_out(pipeline, f"{key.asset}: pool", drawing_work, items, names):
         if isinstance(result, D3MError):
             raise result
         drawn[index] = result
-    pool = _training_set([images for images, _ in drawn])
-    rows = _all_labels(pipeline, CLASS_NAMES, lambda seed: pool)
+    own = [drawn[r * len(prompts) : (r + 1) * len(prompts)] for r in repeats]
+    pools = [training_set([images for images, _ in of_classes]) for of_classes in own]
+    rows = rows_of(pipeline, CLASS_NAMES, lambda kind: of_distillations(pipeline, pools), distilled=True)
+    if "equal-ipc" in pipeline.settings.evaluation.variants:
+        for budget in pipeline.settings.budgets:
+            rows += at_equal_ipc(pipeline, CLASS_NAMES_EQUAL_IPC, budget, pools)
     names = [p.display_name for p in prompts]
     if pipeline.foundation_name == "embedded" and all(drawable(name) for name in names):
-        rows += _all_labels(pipeline, RENDERED, lambda seed: rendered_characters(pipeline, names, seed))
-    tables = [pool_table(p, i, s) for p, (i, s) in zip(prompts, drawn, strict=True)]
+        rows += rows_of(pipeline, RENDERED, lambda kind: partial(rendered_characters, pipeline, names))
+    tables = [pool_table(p, i, s) for p, (i, s) in zip(prompts, own[0], strict=True)]
     return rows, {"pool.parquet": to_parquet(pd.concat(tables, ignore_index=True))}
 
 
@@ -178,37 +198,35 @@ def rendered_characters(pipeline: Pipeline, names: Sequence[str], seed: int) -> 
     drawn = render(count * len(names), 9_000_000 + seed, characters="".join(names)).images[..., None]
     if pipeline.scan().channels == 3:
         drawn = drawn.repeat(3, axis=-1)
-    return _training_set([drawn[k :: len(names)] for k in range(len(names))])
+    return training_set([drawn[k :: len(names)] for k in range(len(names))])
 
 
-def _student_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[_Row], dict[str, bytes]]:
+def _student_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[Row], dict[str, bytes]]:
     from d3m_assets.evaluation.metrics import D3M
 
-    budget = required(key.budget)
+    budget, chosen = required(key.budget), pipeline.settings.evaluation
     plans = [pipeline.embedding_plan(class_key, budget) for class_key in pipeline.catalog()["class_key"]]
-    pool, payload = synthetic_images(pipeline, budget), float(np.mean([plan.payload for plan in plans]))
-    count = pipeline.settings.generation.images_per_class
-    return [
-        _Row(D3M, kind, lambda seed: pool, payload + count * stored_label_bytes(pipeline, kind))
-        for kind in pipeline.settings.evaluation.labels
-    ], {}
+    payload, count = float(np.mean([plan.payload for plan in plans])), pipeline.settings.generation.images_per_class
+    pools = [synthetic_images(pipeline, budget, r) for r in range(chosen.distillations)]
+
+    rows = rows_of(
+        pipeline, D3M, lambda kind: of_distillations(pipeline, pools),
+        lambda kind: payload + count * stored_label_bytes(pipeline, kind), distilled=True,
+    )  # fmt: skip
+    return rows + variant_rows(pipeline, budget, pools, payload, rows), {}
 
 
-def synthetic_images(pipeline: Pipeline, budget: str) -> LabelledImages:
-    """The synthetic pool of all classes at a budget, as a training set."""
-    images = [
-        pool_images(read_table(pipeline, ArtefactKey("synthetic_pool", class_key, budget), "pool.parquet"))
-        for class_key in pipeline.catalog()["class_key"]
-    ]
-    return _training_set(images)
-
-
-def _training_set(images: Sequence[np.ndarray]) -> LabelledImages:
-    """A training set of drawn images, one array a class."""
-    from d3m_assets.evaluation.students import LabelledImages
-
-    labels = np.repeat(np.arange(len(images)), [len(i) for i in images])
-    return LabelledImages(np.concatenate(images), labels, "synthetic")
+def synthetic_images(pipeline: Pipeline, budget: str, distillation: int = 0) -> LabelledImages:
+    """The synthetic pool of all classes at a budget, as a training set; of one of several distillations."""
+    images = []
+    for class_key in pipeline.catalog()["class_key"]:
+        if distillation == 0:
+            table = read_table(pipeline, ArtefactKey("synthetic_pool", class_key, budget), "pool.parquet")
+        else:
+            table = read_table(pipeline, ArtefactKey("repeated_pools", class_key, budget), "pools.parquet")
+            table = table[table["distillation"] == distillation]
+        images.append(pool_images(table))
+    return training_set(images)
 
 
 def all_metrics(pipeline: Pipeline) -> pd.DataFrame:

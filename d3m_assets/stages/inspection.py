@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SAMPLES_SHOWN = 30
 """Images on a contact sheet."""
-_SUMMARY = ["method", "labels", "mean", "half_width", "n", "n_train_images"]
+_SUMMARY = ["method", "labels", "architecture", "augmentation", "mean", "half_width", "n", "n_train_images"]
 
 
 def describe(pipeline: Pipeline, key: ArtefactKey) -> dict[str, Any]:
@@ -73,7 +73,8 @@ def describe(pipeline: Pipeline, key: ArtefactKey) -> dict[str, Any]:
 
         metrics = read_table(pipeline, key, "metrics.parquet")
         shown |= {"verdict": headline(compare_all(metrics)), "file": pipeline.store.uri(key, "report.html"),
-                  "summary": summarise(metrics)[["method", "labels", "budget", "mean", "half_width"]]}  # fmt: skip
+                  "summary": summarise(metrics)[["method", "labels", "architecture", "augmentation", "budget", "mean",
+                                                "half_width"]]}  # fmt: skip
     elif key.asset == "teacher_model":
         record = json.loads(pipeline.store.read(key, "teacher.json"))
         shown["accuracy by class"] = pd.DataFrame(

@@ -16,7 +16,8 @@ from d3m_assets.stages.artefacts import Made, read_table, required, to_parquet
 from d3m_assets.stages.audit import stored_audit
 from d3m_assets.stages.dataset import image_table
 from d3m_assets.stages.distillation import pool_images
-from d3m_assets.stages.evaluation import all_metrics, stored_label_bytes
+from d3m_assets.stages.evaluation import all_metrics
+from d3m_assets.stages.rows import stored_label_bytes
 from d3m_assets.stages.teacher import stored_teacher
 from d3m_assets.store import ArtefactKey
 

@@ -12,6 +12,7 @@ from d3m_assets.pipeline import ASSETS
 MODELS = {
     "inverted_embeddings",
     "synthetic_pool",
+    "repeated_pools",
     "student_metrics",
     "reference_metrics",
     "whole_dataset_metrics",

@@ -39,7 +39,7 @@ def test_convnet_is_the_plain_stack_with_the_weights_of_its_seed():
 
 
 def test_resnet_18_is_that_of_the_paper_but_for_its_stem():
-    model = build_student(StudentSettings(architecture="resnet-18"), 1000, 3, 32)
+    model = build_student(StudentSettings(architecture="resnet-18", width=64), 1000, 3, 32)
     stem = model.resnet.embedder.embedder.convolution
     assert (stem.kernel_size, stem.stride) == ((3, 3), (1, 1))
     # 11,689,512 in the paper's version, whose stem has 7 x 7 weights instead of 3 x 3.

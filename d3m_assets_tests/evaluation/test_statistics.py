@@ -8,6 +8,7 @@ from scipy import stats
 
 from d3m_assets.errors import StageError
 from d3m_assets.evaluation.statistics import (
+    Part,
     check_equal_recipe,
     compare,
     compare_all,
@@ -113,7 +114,7 @@ def test_only_rows_with_the_same_labels_are_compared():
     alone = metrics[(metrics["labels"] == "hard") | (metrics["method"] == "D3M")]
     assert [c.labels for c in compare_all(alone)] == ["hard"]
     with pytest.raises(StageError, match='"random real images" at budget "ipc-1" with soft teacher labels'):
-        compare(alone, "ipc-1", labels="soft teacher")
+        compare(alone, "ipc-1", part=Part("soft teacher", "convnet-3", "affine"))
     assert [(r.labels, r.method) for r in summarise(metrics).itertuples()] == [
         ("hard", "D3M"), ("hard", RANDOM), ("soft teacher", "D3M"), ("soft teacher", RANDOM)
     ]  # fmt: skip

@@ -8,6 +8,7 @@ from d3m_assets.errors import TeacherError
 from d3m_assets.evaluation.students import LabelledImages
 from d3m_assets.evaluation.teacher import (
     Checkpoint,
+    agreement,
     calibrated_temperature,
     check_order,
     features,
@@ -99,6 +100,26 @@ def test_loaded_it_answers_as_when_it_was_trained(trained, digits):
     assert (soft.argmax(1) == digits[1].labels).mean() == record["accuracy"]
     assert (probabilities(teacher, digits[1].images) == soft).all()
     assert probabilities(teacher, digits[1].images, 10.0).max() < soft.max()
+
+
+def test_the_teacher_agrees_with_held_out_images_and_not_with_swapped_ones(trained, digits):
+    teacher, (images, labels) = load_teacher(trained[1], trained[0], NAMES), (digits[1].images, digits[1].labels)
+    sure, named = agreement(teacher, images, labels)
+    assert sure.dtype == np.float32 and named.dtype == np.int64
+    assert (named == labels).mean() == trained[1]["accuracy"]
+    assert sure[named == labels].mean() > 0.5 > sure[named != labels].max()
+    swapped = np.select([labels == 3, labels == 5], [5, 3], labels)
+    other, same = agreement(teacher, images, swapped)
+    assert (same == named).all() and (other == sure)[labels == swapped].all()
+    assert other[labels != swapped].mean() < 0.1 < 0.9 < (named != swapped)[labels != swapped].mean()
+    # A temperature makes it less sure of the same classes.
+    softer, unmoved = agreement(teacher, images, labels, 10.0)
+    assert (unmoved == named).all() and softer[named == labels].max() < sure.max()
+    assert [part.shape for part in agreement(teacher, images[:0], labels[:0])] == [(0,), (0,)]
+    with pytest.raises(TeacherError, match=r"2 images but labels of shape \(3,\); give one"):
+        agreement(teacher, images[:2], labels[:3])
+    with pytest.raises(TeacherError, match="labels from 0 to 10, but the teacher has 10 classes, 0 to 9"):
+        agreement(teacher, images[:2], np.array([0, 10]))
 
 
 def test_features_give_the_logits_through_the_head(trained, digits):

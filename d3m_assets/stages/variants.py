@@ -1,0 +1,94 @@
+"""Rows that change one thing about the distilled one: how many images, which images, and whether any is seen twice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from d3m_assets.errors import D3MError
+from d3m_assets.pipeline import Pipeline
+from d3m_assets.stages.artefacts import share_out, where
+from d3m_assets.stages.distillation import distillation_seed, drawing_item, drawing_work, stored_prompts, stored_vectors
+from d3m_assets.stages.rows import Row, at_equal_ipc, of_distillations, rows_of, training_set, unaugmented
+from d3m_assets.stages.teacher import loaded_teacher, stored_teacher
+from d3m_assets.store import ArtefactKey
+
+if TYPE_CHECKING:
+    from d3m_assets.evaluation.students import LabelledImages
+
+
+def variant_rows(
+    pipeline: Pipeline, budget: str, pools: Sequence[LabelledImages], payload: float, rows: Sequence[Row]
+) -> list[Row]:
+    """The rows of a budget that ``evaluation.variants`` asks for.
+
+    Args:
+        pipeline: Gives settings, teacher and vectors.
+        budget: Which.
+        pools: Synthetic pool of every distillation.
+        payload: Mean bytes of the vectors of a class.
+        rows: The rows of the distilled data itself.
+    """
+    from d3m_assets.evaluation.metrics import D3M_EQUAL_IPC, D3M_FRESH, D3M_REJECTION
+
+    chosen, found = pipeline.settings.evaluation.variants, []
+    if "equal-ipc" in chosen:
+        found += at_equal_ipc(pipeline, D3M_EQUAL_IPC, budget, pools, payload)
+    if "rejection" in chosen:
+        teacher = loaded_teacher(stored_teacher(pipeline), pipeline.device)
+        kept = [without_off_class(pool, teacher) for pool in pools]
+        charges = {row.labels: row.bytes_per_class for row in rows}
+        found += rows_of(
+            pipeline,
+            D3M_REJECTION,
+            lambda kind: of_distillations(pipeline, kept),
+            charges.__getitem__,
+            distilled=True,
+            variant=True,
+        )
+    if "fresh" in chosen:
+        fresh = of_distillations(pipeline, [fresh_images(pipeline, budget, r) for r in range(len(pools))])
+        drawn = rows_of(pipeline, D3M_FRESH, lambda kind: fresh, lambda kind: payload, distilled=True, variant=True)
+        found += [
+            row for row in drawn if row.labels != "soft stored"
+        ]  # labels of all those images would have to be stored
+    if "unaugmented" in chosen:
+        found += unaugmented(rows)
+    return found
+
+
+def without_off_class(pool: LabelledImages, teacher: Any) -> LabelledImages:
+    """The images that the teacher takes for their class; of a class that it never sees, the likeliest image."""
+    from d3m_assets.evaluation.teacher import agreement
+
+    probability, judged = agreement(teacher, pool.images, pool.labels)
+    kept = judged == pool.labels
+    for label in np.setdiff1d(pool.labels, pool.labels[kept]):
+        own = np.flatnonzero(pool.labels == label)
+        kept[own[np.argmax(probability[own])]] = True
+    return replace(pool, images=pool.images[kept], labels=pool.labels[kept])
+
+
+def fresh_images(pipeline: Pipeline, budget: str, distillation: int) -> LabelledImages:
+    """As many images as a student sees in all its steps: the pool's own and those that would follow them."""
+    students, keys = pipeline.settings.students, list(pipeline.catalog()["class_key"])
+    count = math.ceil(students.steps * students.batch_size / len(keys))
+    items, seed = [], distillation_seed(pipeline, distillation)
+    for class_key in keys:
+        vectors, plan = (
+            stored_vectors(pipeline, class_key, budget, distillation),
+            pipeline.embedding_plan(class_key, budget),
+        )
+        prompts = stored_prompts(pipeline, class_key)
+        items.append(drawing_item(pipeline, prompts, vectors, plan, seed=seed, count=count))
+    names = [where(ArtefactKey("synthetic_pool", class_key, budget)) for class_key in keys]
+    drawn: list[Any] = [None] * len(keys)
+    for index, result in share_out(pipeline, "student_metrics: fresh samples", drawing_work, items, names):
+        if isinstance(result, D3MError):
+            raise result
+        drawn[index] = result[0]
+    return training_set(drawn)
