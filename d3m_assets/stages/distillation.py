@@ -304,7 +304,7 @@ def repeated_pools(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[
     at_once = s.inversion.classes_per_batch or (1 if pipeline.on_cpu else 32)
     size = at_once if pipeline.on_cpu else 4 * at_once
     ordered = sorted(tasks.keys() - given.keys(), key=lambda k: (-tasks[k].plan.prompts, str(k)))
-    repetitions, shares = range(1, s.evaluation.distillations), [[key] for key in given]
+    repetitions, shares = range(1, s.distillations), [[key] for key in given]
     shares = [ordered[i : i + size] for i in range(0, len(ordered), size)] + shares
     groups = [(r, share) for share in shares for r in repetitions]
     items = [

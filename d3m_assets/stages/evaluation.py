@@ -23,6 +23,7 @@ from d3m_assets.stages.distillation import (
     pool_table,
     stored_prompts,
 )
+from d3m_assets.stages.pool_labels import pool_of, stored_labels, with_soft_labels
 from d3m_assets.stages.real_sets import RealSets
 from d3m_assets.stages.rows import (
     Row,
@@ -164,7 +165,7 @@ def _foundation_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[Row], d
     from d3m_assets.evaluation.metrics import CLASS_NAMES, CLASS_NAMES_EQUAL_IPC, RENDERED
 
     prompts = [stored_prompts(pipeline, c) for c in pipeline.catalog()["class_key"]]
-    repeats = range(pipeline.settings.evaluation.distillations)
+    repeats = range(pipeline.settings.distillations)
     items = [drawing_item(pipeline, p, seed=distillation_seed(pipeline, r)) for r in repeats for p in prompts]
     drawn: list[Any] = [None] * len(items)
     names = [p.by_name() for _ in repeats for p in prompts]
@@ -177,7 +178,7 @@ def _foundation_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[Row], d
     rows = rows_of(pipeline, CLASS_NAMES, lambda kind: of_distillations(pipeline, pools), distilled=True)
     if "equal-ipc" in pipeline.settings.evaluation.variants:
         for budget in pipeline.settings.budgets:
-            rows += at_equal_ipc(pipeline, CLASS_NAMES_EQUAL_IPC, budget, pools)
+            rows += at_equal_ipc(pipeline, CLASS_NAMES_EQUAL_IPC, budget, lambda kind: pools)
     names = [p.display_name for p in prompts]
     if pipeline.foundation_name == "embedded" and all(drawable(name) for name in names):
         rows += rows_of(pipeline, RENDERED, lambda kind: partial(rendered_characters, pipeline, names))
@@ -207,10 +208,13 @@ def _student_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[Row], dict
     budget, chosen = required(key.budget), pipeline.settings.evaluation
     plans = [pipeline.embedding_plan(class_key, budget) for class_key in pipeline.catalog()["class_key"]]
     payload, count = float(np.mean([plan.payload for plan in plans])), pipeline.settings.generation.images_per_class
-    pools = [synthetic_images(pipeline, budget, r) for r in range(chosen.distillations)]
-
+    hard = [synthetic_images(pipeline, budget, r) for r in range(pipeline.settings.distillations)]
+    pools: dict[LabelKind, Sequence[LabelledImages]] = {kind: hard for kind in chosen.labels}
+    if "soft stored" in chosen.labels:
+        told = [stored_labels(pipeline, budget, r) for r in range(len(hard))]
+        pools["soft stored"] = [with_soft_labels(pipeline, *both) for both in zip(hard, told, strict=True)]
     rows = rows_of(
-        pipeline, D3M, lambda kind: of_distillations(pipeline, pools),
+        pipeline, D3M, lambda kind: of_distillations(pipeline, pools[kind]),
         lambda kind: payload + count * stored_label_bytes(pipeline, kind), distilled=True,
     )  # fmt: skip
     return rows + variant_rows(pipeline, budget, pools, payload, rows), {}
@@ -218,15 +222,8 @@ def _student_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[Row], dict
 
 def synthetic_images(pipeline: Pipeline, budget: str, distillation: int = 0) -> LabelledImages:
     """The synthetic pool of all classes at a budget, as a training set; of one of several distillations."""
-    images = []
-    for class_key in pipeline.catalog()["class_key"]:
-        if distillation == 0:
-            table = read_table(pipeline, ArtefactKey("synthetic_pool", class_key, budget), "pool.parquet")
-        else:
-            table = read_table(pipeline, ArtefactKey("repeated_pools", class_key, budget), "pools.parquet")
-            table = table[table["distillation"] == distillation]
-        images.append(pool_images(table))
-    return training_set(images)
+    keys = pipeline.catalog()["class_key"]
+    return training_set([pool_images(pool_of(pipeline, key, budget, distillation)) for key in keys])
 
 
 def all_metrics(pipeline: Pipeline) -> pd.DataFrame:

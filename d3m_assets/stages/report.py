@@ -17,6 +17,7 @@ from d3m_assets.stages.audit import stored_audit
 from d3m_assets.stages.dataset import image_table
 from d3m_assets.stages.distillation import pool_images
 from d3m_assets.stages.evaluation import all_metrics
+from d3m_assets.stages.pool_labels import agreement_rows
 from d3m_assets.stages.rows import stored_label_bytes
 from d3m_assets.stages.teacher import stored_teacher
 from d3m_assets.store import ArtefactKey
@@ -37,6 +38,7 @@ def distillation_report(pipeline: Pipeline, key: ArtefactKey) -> Made:
         metrics, _ledger(pipeline), sample_grids(pipeline), _provenance(pipeline),
         class_names=list(catalog["class_name"]), dataset=pipeline.dataset_name, audits=audits,
         findings={budget: findings(summary, pipeline.settings.audit) for budget, summary in audits.items()},
+        agreement=agreement_rows(pipeline),
     )  # fmt: skip
     facts = {"classes": len(catalog), "budgets": len(budgets), "students": len(metrics)}
     return Made(key, {"report.html": page.encode(), "metrics.parquet": to_parquet(metrics)}, facts)
