@@ -14,7 +14,7 @@ from d3m_assets.errors import D3MError, StageError
 from d3m_assets.pipeline import METRIC_ASSETS, Pipeline
 from d3m_assets.progress import Progress
 from d3m_assets.stages.artefacts import Made, read_table, required, share_out, to_parquet
-from d3m_assets.stages.dataset import image_table, labelled_images
+from d3m_assets.stages.dataset import image_table, labelled_images, test_images
 from d3m_assets.stages.distillation import (
     distillation_seed,
     drawing_item,
@@ -72,7 +72,6 @@ def _labelling(kind: LabelKind, teacher: TeacherFiles | None, chosen: Evaluation
 
 def metrics(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
     """Train the students of all rows of all keys; a key is done when its last student is."""
-    from d3m_assets.evaluation.metrics import test_split
     from d3m_assets.evaluation.statistics import parts as parts_of
 
     makers: dict[str, Callable[[Pipeline, ArtefactKey], tuple[list[Row], dict[str, bytes]]]] = {
@@ -82,10 +81,12 @@ def metrics(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
     seeds, classes = pipeline.settings.students.seeds, len(pipeline.catalog())
     chosen = pipeline.settings.evaluation.model_copy(update={"stored_classes": pipeline.stored_classes})
     items, owner, names, files = [], [], [], {}
+    tested: dict[ArtefactKey, int] = {}
     for key in keys:
         try:
             rows, files[key] = makers[key.asset](pipeline, key)
-            test = test_split(lambda: labelled_images(pipeline, image_table(pipeline, "test"), "test"), reader=str(key))
+            test = test_images(pipeline, reader=str(key))
+            tested[key] = len(test)
             teacher = stored_teacher(pipeline) if any(row.labels != "hard" for row in rows) else None
             # All training sets of a key before any of its students: one that fails must not leave a table with fewer rows.
             made = [(row, {seed: row.training_sets(seed) for seed in seeds}) for row in rows]
@@ -118,7 +119,8 @@ def metrics(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
             for part in parts_of(metrics)
             for method, students in part.of(metrics).groupby("method")
         }
-        yield Made(key, {"metrics.parquet": to_parquet(metrics), **files[key]}, {**accuracy, "students": len(metrics)})
+        counts = {"students": len(metrics), "test images": tested[key]}
+        yield Made(key, {"metrics.parquet": to_parquet(metrics), **files[key]}, {**accuracy, **counts})
 
 
 def _metric_name(method: str, part: Part, students: StudentSettings) -> str:

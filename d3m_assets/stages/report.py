@@ -11,7 +11,7 @@ import pandas as pd
 
 from d3m_assets.datasets.images import load_images
 from d3m_assets.distillation.bundle import Bundle
-from d3m_assets.pipeline import Pipeline
+from d3m_assets.pipeline import METRIC_ASSETS, Pipeline
 from d3m_assets.stages.artefacts import Made, read_table, required, to_parquet
 from d3m_assets.stages.audit import stored_audit
 from d3m_assets.stages.dataset import image_table
@@ -114,6 +114,10 @@ def _provenance(pipeline: Pipeline) -> dict[str, Any]:
     return {
         "dataset": s.dataset, "dataset fingerprint": pipeline.scan().fingerprint,
         "foundation model": s.foundation, "foundation fingerprint": pipeline.foundation_files.fingerprint,
+        "test split read by": [
+            f"{key} ({manifest.metrics['test images']} images)"
+            for asset in METRIC_ASSETS for key in pipeline.keys(asset) if (manifest := pipeline.store.manifest(key))
+        ],
         "seed": s.seed, "validation fraction": s.validation_fraction,
         "prompts": s.prompts.model_dump(mode="json"), "inversion": s.inversion.model_dump(mode="json"),
         "generation": s.generation.model_dump(mode="json"), "students": s.students.model_dump(mode="json"),

@@ -1,6 +1,7 @@
 """Rows of the table on a small real dataset: labels, teacher and baselines."""
 
 import json
+import shutil
 from io import BytesIO
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from d3m_assets.errors import StageError
+from d3m_assets.pipeline import ASSETS, METRIC_ASSETS
 from d3m_assets.store import ArtefactKey
 from d3m_assets_tests.small_runs import SOFT, open_pipeline, run
 
@@ -89,7 +91,6 @@ def test_what_changes_the_teacher_or_the_labels_redoes_what_depends_on_it(soft):
 
 
 def test_one_changed_image_trains_the_teacher_again(soft, tmp_path):
-    import shutil
 
     shutil.copytree(soft, tmp_path, dirs_exist_ok=True)
     pipeline = open_pipeline(tmp_path, tmp_path / "images", **SOFT)
@@ -104,7 +105,6 @@ def test_one_changed_image_trains_the_teacher_again(soft, tmp_path):
 
 
 def test_a_teacher_of_permuted_classes_is_refused_where_it_is_loaded(soft, tmp_path):
-    import shutil
 
     from d3m_assets.errors import TeacherError
     from d3m_assets.stages.teacher import loaded_teacher, stored_teacher
@@ -125,7 +125,6 @@ def test_a_teacher_of_permuted_classes_is_refused_where_it_is_loaded(soft, tmp_p
 
 
 def test_a_teacher_that_guesses_fails_its_check(soft, tmp_path):
-    import shutil
 
     shutil.copytree(soft, tmp_path, dirs_exist_ok=True)
     pipeline, key = open_pipeline(tmp_path, tmp_path / "images", **SOFT), ArtefactKey("teacher_model")
@@ -140,7 +139,6 @@ def test_a_teacher_that_guesses_fails_its_check(soft, tmp_path):
 
 
 def test_a_checkpoint_as_teacher(soft, tmp_path):
-    import shutil
 
     import torch
     from transformers import ViTConfig, ViTForImageClassification
@@ -180,7 +178,6 @@ BASELINES = "random,herding,k-center,k-means,el2n,collages,latent-means"
 
 
 def test_every_baseline_beside_every_kind_of_labels(soft, tmp_path):
-    import shutil
 
     from d3m_assets.evaluation.metrics import BASELINES as METHODS_OF
     from d3m_assets.evaluation.statistics import compare_all, rivals
@@ -223,7 +220,6 @@ def test_baselines_ask_for_what_they_need_only(finished):
 
 
 def test_a_baseline_that_fails_leaves_no_table_with_fewer_rows(soft, tmp_path, monkeypatch):
-    import shutil
 
     from d3m_assets.stages.real_sets import RealSets
 
@@ -236,3 +232,51 @@ def test_a_baseline_that_fails_leaves_no_table_with_fewer_rows(soft, tmp_path, m
     monkeypatch.setattr(RealSets, "_described", property(broken))
     outcomes = list(pipeline.materialise("reference_metrics", pipeline.keys("reference_metrics")))
     assert [str(o.error) for o in outcomes] == ["no features"] * 2
+
+
+def test_a_pool_from_class_names_alone_is_told_to_be_no_better_than_them(finished, tmp_path):
+    from d3m_assets.evaluation.statistics import compare_all
+
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    pipeline = open_pipeline(tmp_path, tmp_path / "images")
+    named = pd.read_parquet(BytesIO(pipeline.store.read(ArtefactKey("foundation_metrics"), "pool.parquet")))
+    for key in pipeline.keys("synthetic_pool"):
+        table = pd.read_parquet(BytesIO(pipeline.store.read(key, "pool.parquet")))
+        table["image"] = named.loc[named["class_name"] == table["class_name"][0], "image"].to_list()
+        out = BytesIO()
+        table.to_parquet(out)
+        pipeline.store.write(key, pipeline.spec(key), {"pool.parquet": out.getvalue()}, {})
+    for asset in ("student_metrics", "distillation_report"):
+        assert all(o.error is None for o in pipeline.materialise(asset, pipeline.keys(asset), force=True))
+    report = ArtefactKey("distillation_report")
+    metrics = pd.read_parquet(BytesIO(pipeline.store.read(report, "metrics.parquet")))
+    found = compare_all(metrics, reference="class-name prompts")
+    assert [(c.difference, c.outcome) for c in found] == [(0.0, "not distinguishable")] * 2
+    page = pipeline.store.read(report, "report.html").decode()
+    assert "Not distinguishable from class-name prompts at every budget" in page
+
+
+def test_the_report_says_what_read_the_test_split(finished):
+    page = (
+        open_pipeline(finished, finished / "images")
+        .store.read(ArtefactKey("distillation_report"), "report.html")
+        .decode()
+    )
+    assert "student_metrics [ipc-1] (18 images)" in page
+    assert "pool_audit [ipc-1] (" not in page
+
+
+def test_only_what_is_reported_opens_the_test_split(finished, monkeypatch):
+    """Everything that could be chosen by it asks in vain, and each reader is written down."""
+    from d3m_assets.errors import DatasetError
+    from d3m_assets.evaluation.metrics import test_split_reads
+    from d3m_assets.stages.dataset import image_table
+
+    pipeline = open_pipeline(finished, finished / "images")
+    with pytest.raises(DatasetError, match="nothing may be chosen by the test split"):
+        image_table(pipeline, "test")
+    for asset in ASSETS:
+        before = len(test_split_reads())
+        assert all(o.error is None for o in pipeline.materialise(asset, pipeline.keys(asset)[:1], force=True))
+        readers = test_split_reads().iloc[before:]["reader"].tolist()
+        assert readers == ([str(pipeline.keys(asset)[0])] if asset in METRIC_ASSETS else []), asset
