@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import pandas as pd
 
@@ -17,9 +17,6 @@ from d3m_assets.pipeline import Pipeline
 from d3m_assets.progress import ProgressEvent
 from d3m_assets.store import ArtefactKey
 from d3m_assets.workers import Work, own_device
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -264,6 +264,9 @@ def test_the_report_says_what_read_the_test_split(finished):
     )
     assert "student_metrics [ipc-1] (18 images)" in page
     assert "pool_audit [ipc-1] (" not in page
+    # And what a reader needs to repeat it.
+    for name in ("commit", "hardware", "made", "versions", "foundation fingerprint", "dataset fingerprint"):
+        assert f">{name}<" in page, name
 
 
 def test_only_what_is_reported_opens_the_test_split(finished, monkeypatch):
