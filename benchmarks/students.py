@@ -3,10 +3,10 @@
     python -m benchmarks.students --architecture convnet-3 --seeds 4 --repeats 3
 
 Trains the same students (one for each seed, on 100 training images of each digit) in turn
-- one after another, as PyTorch does it by default (all threads, ``nn.AvgPool2d``),
+- one after another, as PyTorch does it by default (all threads),
 - one after another on one thread,
-- stacked, on one thread,
-- stacked, by as many processes as there are cores, as the pipeline does it: every process has students of its own.
+- stacked, on one thread, as the pipeline does it on a GPU,
+- one after another in as many processes as there are cores, as the pipeline does it on a processor.
 
 Prints students an hour, medians of the repeats, and how far the stacked students' logits and answers on the validation part
 are from those of students trained alone. Writes a dated JSON file.
@@ -55,17 +55,15 @@ def digits() -> tuple[LabelledImages, LabelledImages]:
 
 @contextmanager
 def usual_way() -> Iterator[None]:
-    """Students as PyTorch trains them by default: all threads, and its own average pooling."""
-    from torch import nn
+    """Students as PyTorch trains them by default, with all threads."""
+    from d3m_assets.evaluation import students
 
-    from d3m_assets.evaluation import architectures, students
-
-    threads, pooling = students.one_thread, architectures._pooling
-    students.one_thread, architectures._pooling = nullcontext, lambda: nn.AvgPool2d(2)  # type: ignore[assignment]
+    threads = students.one_thread
+    students.one_thread = nullcontext  # type: ignore[assignment]
     try:
         yield
     finally:
-        students.one_thread, architectures._pooling = threads, pooling
+        students.one_thread = threads
 
 
 def one_after_another(item: tuple[LabelledImages, StudentSettings], progress: Progress) -> list[torch.nn.Module]:
@@ -86,14 +84,14 @@ def side_by_side(item: tuple[LabelledImages, StudentSettings], progress: Progres
 
 
 def in_processes(workers: Workers, item: tuple[LabelledImages, StudentSettings]) -> None:
-    """Train stacked students, as many in every process as there are seeds."""
+    """Train as many students in every process as there are seeds, one after another."""
     for _, result in workers.run(_trained, [item] * workers.count, lambda index, event: None):
         if isinstance(result, Exception):
             raise result
 
 
 def _trained(item: tuple[LabelledImages, StudentSettings], progress: Progress) -> int:
-    return len(side_by_side(item, progress))  # modules stay where they are
+    return len(one_after_another(item, progress))  # modules stay where they are
 
 
 def differences(
@@ -140,7 +138,7 @@ def main() -> None:
         "one after another, PyTorch's defaults": (given.seeds, usual),
         "one after another, one thread": (given.seeds, lambda: one_after_another(item, print_nothing)),
         "stacked, one thread": (given.seeds, lambda: side_by_side(item, print_nothing)),
-        f"stacked, {workers.count} processes": (
+        f"one after another, {workers.count} processes": (
             given.seeds * workers.count, lambda: in_processes(workers, item)
         ),
     }  # fmt: skip

@@ -334,6 +334,11 @@ class Pipeline:
         scan = self.scan()
         return bytes_per_class(budget, scan.image_height, scan.image_width, scan.channels)
 
+    @property
+    def largest_budget(self) -> str:
+        """The budget of most bytes; fresh samples are drawn for it alone, since a student sees thousands of them."""
+        return max(self.settings.budgets, key=self.budget_bytes)
+
     def embedding_plan(self, class_key: str, budget: str) -> EmbeddingPlan:
         """Prompts and vectors of a class: the budget's, but never more prompts than the class has images.
 
@@ -561,6 +566,7 @@ class Pipeline:
             found["fresh"] = {
                 "generation": self.settings.generation.model_dump(mode="json"),
                 "seed": self.settings.seed,
+                "at": self.largest_budget,
             }
         return found
 

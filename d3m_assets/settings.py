@@ -380,7 +380,7 @@ class EvaluationSettings(_Section):
     variants: Variants = Field(
         default=(),
         description="Rows that change one thing about the distilled one: equal-ipc (as many images as are compared with), "
-        "rejection (of images that a teacher gives another class), unaugmented, fresh (no image twice).",
+        "rejection (of images that a teacher gives another class), unaugmented, fresh (no image twice, at the largest budget).",
     )
     distillations: Positive | None = Field(
         default=None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import string
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,7 +79,8 @@ def metrics(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
         "reference_metrics": partial(_reference_rows, RealSets(pipeline)), "whole_dataset_metrics": _whole_dataset_rows,
         "foundation_metrics": _foundation_rows, "student_metrics": _student_rows,
     }  # fmt: skip
-    seeds, classes = pipeline.settings.students.seeds, len(pipeline.catalog())
+    every, classes = pipeline.settings.students.seeds, len(pipeline.catalog())
+    shares = [(seed,) for seed in every] if pipeline.on_cpu else [every]
     chosen = pipeline.settings.evaluation.model_copy(update={"stored_classes": pipeline.stored_classes})
     items, owner, names, files = [], [], [], {}
     tested: dict[ArtefactKey, int] = {}
@@ -89,15 +91,17 @@ def metrics(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
             tested[key] = len(test)
             teacher = stored_teacher(pipeline) if any(row.labels != "hard" for row in rows) else None
             # All training sets of a key before any of its students: one that fails must not leave a table with fewer rows.
-            made = [(row, {seed: row.training_sets(seed) for seed in seeds}) for row in rows]
+            made = [(row, {seed: row.training_sets(seed) for seed in every}) for row in rows]
         except D3MError as error:
             yield Made(key, error=error)
             continue
         for row, sets in made:
             budget = row.budget or key.budget or ""
             told = (row.method, budget, row.bytes_per_class, row.distillations)
-            for settings in row.settings:
-                items.append((told, sets, test, settings, classes, pipeline.device, row.labels, teacher, chosen))
+            for settings, seeds in product(row.settings, shares):
+                own = settings.model_copy(update={"seeds": seeds})
+                of_seeds = {seed: sets[seed] for seed in seeds}
+                items.append((told, of_seeds, test, own, classes, pipeline.device, row.labels, teacher, chosen))
                 owner.append(key)
                 soft = "" if row.labels == "hard" else row.labels
                 network = settings.architecture if len(row.settings) > 1 else ""

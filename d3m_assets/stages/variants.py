@@ -48,7 +48,7 @@ def variant_rows(
         # What is charged stays: which images are rejected follows from the teacher, or would have to be stored as well.
         charges = {row.labels: row.bytes_per_class for row in rows}
         found += rows_of(pipeline, D3M_REJECTION, kept, charges.__getitem__, distilled=True, variant=True)
-    if "fresh" in chosen:
+    if "fresh" in chosen and budget == pipeline.largest_budget:
         fresh = of_distillations(pipeline, [fresh_images(pipeline, budget, r) for r in distillations])
         drawn = rows_of(pipeline, D3M_FRESH, lambda kind: fresh, lambda kind: payload, distilled=True, variant=True)
         # Stored soft labels would have to be stored for all those images.
