@@ -5,8 +5,8 @@
 Each argument is one variant of the settings, "" being the defaults; the first is what the others are compared with. Every
 variant is distilled ``--distillations`` times from different seeds, and ``--students`` students are trained on each pool.
 For every variant and budget it prints the mean validation accuracy over the distillations with its 95 % t-interval, and the
-mean difference to the first variant with that of a paired t-test (the same seeds of distillation and students). A table in
-Markdown is written to ``--output``.
+mean difference to the first variant with that of a paired t-test (the same seeds of distillation and students). Variants with
+other budgets are compared by their order, first with first. A table in Markdown is written to ``--output``.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def words(mean: float, half: float, *, signed: bool = False) -> str:
 
 
 def variant_accuracies(variant: str, folder: Path, distillations: int, students: int) -> pd.DataFrame:
-    """One row a budget, distillation and student: ``budget``, ``distillation``, ``accuracy``; and ``seconds`` of making."""
+    """One row a budget, distillation and student: position, budget, distillation, accuracy, seconds (of making all)."""
     overrides, rows = dict(item.split("=", 1) for item in variant.split()), []
     for seed in range(distillations):
         # A store for each seed, so that variants which share their embeddings learn them once.
@@ -65,28 +65,29 @@ def variant_accuracies(variant: str, folder: Path, distillations: int, students:
                 if outcome.error:
                     raise outcome.error
         spent = time.monotonic() - begun
-        for budget in pipeline.settings.budgets:
+        for position, budget in enumerate(pipeline.settings.budgets):
             data = synthetic_images(pipeline, budget)
             found = measure(pipeline, "D3M", lambda s, data=data: data, budget)
-            rows += [{"budget": budget, "distillation": seed, "accuracy": a, "seconds": spent} for a in found]
+            rows += [
+                {"position": position, "budget": budget, "distillation": seed, "accuracy": a, "seconds": spent}
+                for a in found
+            ]
         pipeline.workers.close()
     return pd.DataFrame(rows)
 
 
 def compared(found: dict[str, pd.DataFrame]) -> str:
     """A table in Markdown: variants, and for each budget accuracy and difference to the first."""
-    budgets = list(dict.fromkeys(b for rows in found.values() for b in rows["budget"]))
-    lines = [f"| setting | {' | '.join(budgets)} |", "|---|" + "---|" * len(budgets)]
     first = next(iter(found.values()))
+    budgets = list(dict.fromkeys(first["budget"]))
+    lines = [f"| setting | {' | '.join(budgets)} |", "|---|" + "---|" * len(budgets)]
     for variant, rows in found.items():
         cells = []
-        for budget in budgets:
+        for position in range(len(budgets)):
             own, base = (
-                r[r["budget"] == budget].groupby("distillation")["accuracy"].mean().to_numpy() for r in (rows, first)
+                r[r["position"] == position].groupby("distillation")["accuracy"].mean().to_numpy()
+                for r in (rows, first)
             )
-            if not len(own):
-                cells.append("")
-                continue
             cell = words(*spread(list(own)))
             if rows is not first and len(own) == len(base):
                 cell += f" ({words(*spread(list(own - base)), signed=True)})"
