@@ -30,7 +30,7 @@ app.add_typer(foundation_app, name="foundation")
 
 Dataset = Annotated[str | None, typer.Option(help="'digits', or path or URL of an image folder (train/ and test/).")]
 FoundationOption = Annotated[
-    str | None, typer.Option(help="'embedded', or path of a diffusers text-to-image pipeline.")
+    str | None, typer.Option(help="'embedded', or path of a diffusers text-to-image pipeline or checkpoint.")
 ]
 Budget = Annotated[list[str] | None, typer.Option(help="Bytes per class: ipc-10, 640B, 4KiB. Repeatable.")]
 Storage = Annotated[str | None, typer.Option(help="Path or fsspec URL of the artefact store.")]
@@ -203,17 +203,17 @@ def metrics(
 BundleArgument = Annotated[Path, typer.Argument(help="A bundle file (bundle-….safetensors).")]
 
 
-def _bundle(path: Path, foundation: str | None) -> tuple[Bundle, FoundationFiles, str]:
-    """A bundle, the files of the model it was made with, and the device to use."""
+def _bundle(path: Path, foundation: str | None, others: list[str] | None) -> tuple[Bundle, FoundationFiles, Settings]:
+    """A bundle, the files of the model it was made with, and the settings."""
     from d3m_assets.distillation.bundle import Bundle
     from d3m_assets.foundation.loading import find_foundation
 
     loaded = Bundle.load(path)
-    settings = _settings(None, foundation, None, None, None, None)
+    settings = _settings(None, foundation, None, None, None, others)
     files = find_foundation(settings)
     # Before the weights are loaded: the wrong model should be refused at once.
     loaded.check_foundation(files.fingerprint, files.name)
-    return loaded, files, settings.device
+    return loaded, files, settings
 
 
 @app.command()
@@ -222,16 +222,17 @@ def regenerate(
     output: Annotated[Path, typer.Option(help="Folder to write; must be new or empty.")],
     per_class: Annotated[int, typer.Option(min=1, help="Images of each class.")] = 100,
     foundation: FoundationOption = None,
+    settings_: Set = None,
 ) -> None:
     """Write an image folder from a bundle: all it needs is this package and the foundation model."""
     _offline()
     from d3m_assets.distillation.bundle import regenerate as write_images
     from d3m_assets.foundation.loading import load_foundation
 
-    loaded, files, device = _bundle(bundle, foundation)
+    loaded, files, settings = _bundle(bundle, foundation, settings_)
     with _progress() as progress:
         count = write_images(
-            loaded, load_foundation(files, device), output, per_class=per_class,
+            loaded, load_foundation(files, settings.device), output, per_class=per_class,
             on_class=lambda name, done, total: progress(ProgressEvent("regenerate", done, total, f"class {name}")),
         )  # fmt: skip
     print(f"{count} images of {len(loaded.classes)} classes in {output}")
@@ -246,13 +247,14 @@ def export(
         typer.Option("--format", help="For diffusers, AUTOMATIC1111 and ComfyUI, or as the sd-concepts-library."),
     ] = "diffusers",
     foundation: FoundationOption = None,
+    settings_: Set = None,
 ) -> None:
     """Write a bundle's learned tokens as textual-inversion files for other programs."""
     _offline()
     from d3m_assets.distillation.token_export import export_tokens
     from d3m_assets.foundation.loading import load_foundation
 
-    loaded, files, _ = _bundle(bundle, foundation)
+    loaded, files, _ = _bundle(bundle, foundation, settings_)
     exported = export_tokens(loaded, load_foundation(files, "cpu").layout, output, format_)
     print(
         f"{len(exported)} tokens of {len(loaded.classes)} classes in {output}; tokens.json lists them with their prompts"

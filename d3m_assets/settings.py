@@ -437,7 +437,12 @@ class Settings(BaseSettings):
     foundation: str = Field(
         default="embedded",
         min_length=1,
-        description='"embedded", or path or hub id of a diffusers text-to-image pipeline.',
+        description='"embedded", path or hub id of a diffusers text-to-image pipeline, or path of a single-file checkpoint.',
+    )
+    foundation_config: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Diffusers folder, or hub id, that gives a single-file checkpoint its configurations and tokenizer.",
     )
     foundation_revision: str | None = Field(default=None, min_length=1, description="Commit or tag of a hub model.")
     imported_embeddings: Path | None = Field(

@@ -44,14 +44,10 @@ def foundation_model(pipeline: Pipeline, key: ArtefactKey) -> Made:
     """Where the frozen model is, and what identifies it."""
     files = pipeline.foundation_files
     facts = {
-        "name": files.name, "path": str(files.path), "fingerprint": files.fingerprint, "text_width": files.text_width,
-        "text_length": files.text_length, "image_size": files.image_size, "bytes": _weight_bytes(files.path),
+        "name": files.name, "path": str(files.source), "fingerprint": files.fingerprint, "text_width": files.text_width,
+        "text_length": files.text_length, "image_size": files.image_size, "bytes": files.weight_bytes,
     }  # fmt: skip
     return Made(key, {"foundation.json": to_json(facts)}, facts)
-
-
-def _weight_bytes(path: Path) -> int:
-    return sum(f.stat().st_size for f in path.glob("*/*.safetensors"))
 
 
 def class_prompts(pipeline: Pipeline, key: ArtefactKey) -> Made:
@@ -381,7 +377,7 @@ def distilled_bundle(pipeline: Pipeline, key: ArtefactKey) -> Made:
         budget=budget, bytes_per_class=pipeline.budget_bytes(budget), dataset=pipeline.dataset_name,
         image_height=scan.image_height, image_width=scan.image_width, channels=scan.channels,
         foundation=pipeline.foundation_name, foundation_fingerprint=files.fingerprint,
-        foundation_bytes=_weight_bytes(files.path), generation=settings.generation.model_dump(mode="json"),
+        foundation_bytes=files.weight_bytes, generation=settings.generation.model_dump(mode="json"),
         scheduler=f"{noise.get('beta_schedule')} {noise.get('prediction_type')}", seed=settings.seed,
         templates=settings.prompts.templates, keep_class_name=settings.prompts.keep_class_name,
     )  # fmt: skip
