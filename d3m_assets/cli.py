@@ -228,12 +228,17 @@ def regenerate(
     _offline()
     from d3m_assets.distillation.bundle import regenerate as write_images
     from d3m_assets.foundation.loading import load_foundation
+    from d3m_assets.foundation.tiny_autoencoder import find_tiny_autoencoder
 
     loaded, files, settings = _bundle(bundle, foundation, settings_)
+    tiny = settings.generation.tiny_autoencoder if loaded.recipe.autoencoder else None
+    decoder = None if tiny is None else find_tiny_autoencoder(tiny, files)
+    loaded.check_autoencoder(decoder)
     with _progress() as progress:
         count = write_images(
             loaded, load_foundation(files, settings.device), output, per_class=per_class,
             on_class=lambda name, done, total: progress(ProgressEvent("regenerate", done, total, f"class {name}")),
+            autoencoder=decoder,
         )  # fmt: skip
     print(f"{count} images of {len(loaded.classes)} classes in {output}")
 

@@ -23,6 +23,7 @@ from d3m_assets.errors import BudgetError, D3MError, StageError, StoreError
 from d3m_assets.evaluation import audit, labels, scores, selection, stacking, students, teacher
 from d3m_assets.foundation import characters
 from d3m_assets.foundation.loading import FoundationFiles, find_foundation
+from d3m_assets.foundation.tiny_autoencoder import TinyAutoencoder, find_tiny_autoencoder
 from d3m_assets.progress import Progress, silent
 from d3m_assets.settings import Settings
 from d3m_assets.store import ArtefactKey, Manifest, Spec, State, Store
@@ -298,6 +299,16 @@ class Pipeline:
         """
         return find_foundation(self.settings)
 
+    @cached_property
+    def tiny_autoencoder(self) -> TinyAutoencoder | None:
+        """The autoencoder that decodes pools in place of the model's own, on disk; None: the model's own does.
+
+        Raises:
+            FoundationError: It is not usable.
+        """
+        path = self.settings.generation.tiny_autoencoder
+        return None if path is None else find_tiny_autoencoder(path, self.foundation_files)
+
     @property
     def on_cpu(self) -> bool:
         """Whether models run on the processor."""
@@ -462,7 +473,7 @@ class Pipeline:
     def _settings_of(self, key: ArtefactKey) -> dict[str, Any]:
         s, asset = self.settings, key.asset
         students = {"students": s.students.model_dump(mode="json", exclude={"recipe"}), "device": self._device_kind}
-        drawing = {"generation": s.generation.model_dump(mode="json"), "seed": s.seed, "device": self._device_kind}
+        drawing = {"generation": self._drawing, "seed": s.seed, "device": self._device_kind}
         if asset == "class_catalog":
             return {"dataset": self.scan().fingerprint}
         if asset == "foundation_model":
@@ -512,6 +523,12 @@ class Pipeline:
             return learned | drawing | {"channels": self.scan().channels, "distillations": s.evaluation.distillations}
         return learned
 
+    @property
+    def _drawing(self) -> dict[str, Any]:
+        """What decides about images beside model, prompts and seed."""
+        tiny = self.tiny_autoencoder
+        return self.settings.generation.drawing() | ({} if tiny is None else {"autoencoder": tiny.fingerprint})
+
     def _soft_labels(self, asset: str) -> dict[str, Any]:
         """What decides about the rows with soft labels; nothing while there are none."""
         chosen = self.settings.evaluation
@@ -545,7 +562,7 @@ class Pipeline:
             found["images allowed"] = {b: self.budget_bytes(b) for b in self.settings.budgets}
         if "fresh" in rows:
             found["fresh"] = {
-                "generation": self.settings.generation.model_dump(mode="json"),
+                "generation": self._drawing,
                 "seed": self.settings.seed,
             }
         return found

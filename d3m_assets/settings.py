@@ -236,6 +236,14 @@ class GenerationSettings(_Section):
     decode_batch_size: Positive | None = Field(
         default=None, description="Images the autoencoder decodes together; none: all of a batch on a CPU, 8 on a GPU."
     )
+    tiny_autoencoder: Path | None = Field(
+        default=None,
+        description="Folder of a diffusers AutoencoderTiny (TAESD) that decodes in place of the model's own autoencoder.",
+    )
+
+    def drawing(self) -> dict[str, Any]:
+        """What decides about images, as JSON values; the tiny autoencoder is known by its content, not by its place."""
+        return self.model_dump(mode="json", exclude={"tiny_autoencoder"})
 
 
 RECIPES: dict[str, dict[str, Any]] = {

@@ -10,9 +10,11 @@ from PIL import Image
 
 from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.errors import BudgetError, D3MError, DatasetError, StageError
+from d3m_assets.foundation.tiny_autoencoder import TinyAutoencoder
 from d3m_assets.pipeline import ASSETS, Pipeline
 from d3m_assets.settings import RECIPES, load_settings
 from d3m_assets.store import ArtefactKey
+from d3m_assets_tests.foundation.small_pipelines import write_tiny_autoencoder
 
 QUICK = {
     "budgets": ("ipc-1", "ipc-3"), "inversion.steps": 3, "inversion.samples_per_step": 4,
@@ -106,6 +108,49 @@ def test_a_changed_setting_names_itself_and_redoes_only_what_it_matters_to(finis
         "distillation_report",
     }  # fmt: skip
     assert "setting generation.steps 2 -> 3" in pending[0].reasons
+
+
+def test_a_tiny_autoencoder_redraws_the_pools_and_goes_with_the_bundle(copy):
+    from d3m_assets.distillation.bundle import regenerate
+    from d3m_assets.errors import BundleError
+    from d3m_assets.foundation.loading import load_foundation
+
+    tiny = write_tiny_autoencoder(copy / "taesd", levels=3)
+    changes = {"generation.tiny_autoencoder": str(tiny)}
+    pipeline = open_pipeline(copy, copy / "images", **changes)
+    pending = pipeline.plan().pending()
+    assert {e.key.asset for e in pending} == {
+        "synthetic_pool", "distilled_bundle", "foundation_metrics", "student_metrics", "pool_audit",
+        "distillation_report",
+    }  # fmt: skip
+    assert any("generation.autoencoder" in reason for reason in pending[0].reasons)
+    key = ArtefactKey("synthetic_pool", "7", "ipc-1")
+    before = pipeline.store.read(key, "pool.parquet")
+    run(pipeline)
+    assert pipeline.store.read(key, "pool.parquet") != before
+    # Where the folder lies is nothing; what is in it is everything.
+    moved = copy / "moved" / "taesd"
+    moved.parent.mkdir()
+    tiny.rename(moved)
+    changes = {"generation.tiny_autoencoder": str(moved)}
+    assert open_pipeline(copy, copy / "images", **changes).plan().pending() == []
+    data = pipeline.store.read(ArtefactKey("distilled_bundle", None, "ipc-1"), "bundle.safetensors")
+    assert str(copy).encode() not in data
+    bundle = Bundle.from_bytes(data)
+    assert bundle.recipe.autoencoder == "taesd"
+    assert "tiny autoencoder" in set(bundle.ledger()["item"])
+    foundation = load_foundation(pipeline.foundation_files, "cpu")
+    with pytest.raises(BundleError, match="taesd.*--set generation.tiny_autoencoder="):
+        regenerate(bundle, foundation, copy / "out", per_class=1)
+    other = write_tiny_autoencoder(copy / "other", levels=3)
+    (other / "config.json").write_text((other / "config.json").read_text() + "\n")
+    with pytest.raises(BundleError, match="other has the fingerprint"):
+        regenerate(bundle, foundation, copy / "out", per_class=1, autoencoder=TinyAutoencoder(other))
+    regenerate(bundle, foundation, copy / "out", per_class=2, autoencoder=TinyAutoencoder(moved))
+    pool = pd.read_parquet(BytesIO(pipeline.store.read(key, "pool.parquet")))
+    for k in range(2):
+        drawn = Image.open(BytesIO(pool["image"][k]["bytes"]))
+        assert np.array_equal(np.asarray(drawn), np.asarray(Image.open(copy / "out" / "7" / f"{k:05d}.png")))
 
 
 def test_students_are_trained_again_when_the_recipe_changes_what_they_are_and_only_then(finished):

@@ -16,7 +16,7 @@ from d3m_assets.foundation.vector_layout import VectorLayout
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     from d3m_assets.settings import Settings
@@ -324,17 +324,21 @@ class Foundation:
             ]
         return torch.cat(parts).float().clone() * self.vae.config.scaling_factor
 
-    def decode_latents(self, latents: torch.Tensor, at_once: int | None = None) -> torch.Tensor:
+    def decode_latents(
+        self, latents: torch.Tensor, at_once: int | None = None, autoencoder: AutoencoderTiny | None = None
+    ) -> torch.Tensor:
         """uint8 images ``[N, 3, H, W]`` of scaled latents.
 
         Args:
             latents: float ``[N, C, h, w]``.
             at_once: Images the autoencoder decodes together; it needs far more memory than the U-Net. None: all.
+            autoencoder: Decodes in place of the model's own.
         """
         import torch
 
-        scaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
-        images = torch.cat([self.vae.decode(part).sample for part in scaled.split(at_once or len(scaled))])
+        vae = autoencoder or self.vae
+        scaled = latents.to(vae.dtype) / vae.config.scaling_factor
+        images = torch.cat([vae.decode(part).sample for part in scaled.split(at_once or len(scaled))])
         return ((images.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(dtype=torch.uint8)
 
 

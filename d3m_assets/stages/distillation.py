@@ -28,6 +28,7 @@ from d3m_assets.pipeline import Pipeline
 from d3m_assets.progress import Progress, ProgressEvent
 from d3m_assets.stages.artefacts import (
     Made,
+    loaded_autoencoder,
     loaded_foundation,
     model_of,
     required,
@@ -205,10 +206,10 @@ def read_vectors(pipeline: Pipeline, key: ArtefactKey) -> np.ndarray:
 
 def drawing_work(item: tuple[Any, ...], progress: Progress) -> tuple[np.ndarray, list[Sample]]:
     """Draw the pool of one class, in a worker."""
-    model, prompts, settings, seed, channels, vectors, plan, count = item
+    model, prompts, settings, seed, channels, vectors, plan, count, autoencoder = item
     return generate(
         loaded_foundation(*model), prompts, settings, seed, count=count, vectors=vectors, plan=plan, channels=channels,
-        progress=progress,
+        autoencoder=loaded_autoencoder(autoencoder, model), progress=progress,
     )  # fmt: skip
 
 
@@ -223,7 +224,8 @@ def drawing_item(
     s = pipeline.settings
     wanted = s.generation.images_per_class if count is None else count
     root = s.seed if seed is None else seed
-    return (model_of(pipeline), prompts, s.generation, root, pipeline.scan().channels, vectors, plan, wanted)
+    return (model_of(pipeline), prompts, s.generation, root, pipeline.scan().channels, vectors, plan, wanted,
+            pipeline.tiny_autoencoder)  # fmt: skip
 
 
 def synthetic_pool(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
@@ -264,8 +266,8 @@ def distillation_seed(pipeline: Pipeline, distillation: int) -> int:
 
 def _repeated_work(item: tuple[Any, ...], progress: Progress) -> list[tuple[int, Any]]:
     """Invert classes and draw their pools: a whole distillation, of which only these are kept."""
-    model, tasks, settings, seed, cache, at_once, generation, channels, imported = item
-    foundation = loaded_foundation(*model)
+    model, autoencoder, tasks, settings, seed, cache, at_once, generation, channels, imported = item
+    foundation, decoder = loaded_foundation(*model), loaded_autoencoder(autoencoder, model)
     found: list[tuple[int, Any]] = []
     learned: Iterator[tuple[int, Any]] = iter([(0, imported)])
     if imported is None:
@@ -277,7 +279,7 @@ def _repeated_work(item: tuple[Any, ...], progress: Progress) -> list[tuple[int,
         task, vectors = tasks[position], np.asarray(result.vectors if imported is None else result)
         images, samples = generate(
             foundation, task.prompts, generation, seed, count=generation.images_per_class, vectors=vectors, plan=task.plan,
-            channels=channels,
+            channels=channels, autoencoder=decoder,
         )  # fmt: skip
         found.append((position, (vectors, images, samples)))
     return found
@@ -304,8 +306,8 @@ def repeated_pools(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[
     shares = [ordered[i : i + size] for i in range(0, len(ordered), size)] + shares
     groups = [(r, share) for share in shares for r in repetitions]
     items = [
-        (model_of(pipeline), [tasks[k] for k in group], s.inversion, distillation_seed(pipeline, r), cache, at_once,
-         s.generation, pipeline.scan().channels, given.get(group[0]))
+        (model_of(pipeline), pipeline.tiny_autoencoder, [tasks[k] for k in group], s.inversion,
+         distillation_seed(pipeline, r), cache, at_once, s.generation, pipeline.scan().channels, given.get(group[0]))
         for r, group in groups
     ]  # fmt: skip
     names = [f"{', '.join(where(k) for k in group[:5])}, distillation {r}" for r, group in groups]
@@ -372,14 +374,18 @@ def distilled_bundle(pipeline: Pipeline, key: ArtefactKey) -> Made:
         vectors = read_vectors(pipeline, ArtefactKey("inverted_embeddings", class_key, budget))
         plan = pipeline.embedding_plan(class_key, budget)
         classes.append(DistilledClass(stored_prompts(pipeline, class_key), plan, vectors))
-    noise = files.config("scheduler")
+    noise, tiny = files.config("scheduler"), pipeline.tiny_autoencoder
+    decoder: dict[str, Any] = {} if tiny is None else {
+        "autoencoder": tiny.name, "autoencoder_fingerprint": tiny.fingerprint, "autoencoder_bytes": tiny.weight_bytes
+    }  # fmt: skip
     recipe = Recipe(
         budget=budget, bytes_per_class=pipeline.budget_bytes(budget), dataset=pipeline.dataset_name,
         image_height=scan.image_height, image_width=scan.image_width, channels=scan.channels,
         foundation=pipeline.foundation_name, foundation_fingerprint=files.fingerprint,
-        foundation_bytes=files.weight_bytes, generation=settings.generation.model_dump(mode="json"),
+        foundation_bytes=files.weight_bytes, generation=settings.generation.drawing(),
         scheduler=f"{noise.get('beta_schedule')} {noise.get('prediction_type')}", seed=settings.seed,
         templates=settings.prompts.templates, keep_class_name=settings.prompts.keep_class_name,
+        **decoder,
     )  # fmt: skip
     bundle = Bundle(recipe, tuple(classes))
     data = bundle.to_bytes()

@@ -15,7 +15,7 @@ def recipe(**changes):
     given = {
         "budget": "ipc-2", "bytes_per_class": 128, "dataset": "digits", "image_height": 8, "image_width": 8,
         "channels": 1, "foundation": "embedded", "foundation_fingerprint": "f" * 64, "foundation_bytes": 1000,
-        "generation": GenerationSettings(steps=3, batch_size=4).model_dump(mode="json"), "scheduler": "cosine v",
+        "generation": GenerationSettings(steps=3, batch_size=4).drawing(), "scheduler": "cosine v",
         "seed": 0, "templates": ("a photo of a {}",), "keep_class_name": True,
     }  # fmt: skip
     return Recipe(**(given | changes))
@@ -64,6 +64,18 @@ def test_other_tools_can_read_the_file(words, tmp_path):
     with safe_open(tmp_path / "b.safetensors", "np") as file:
         assert file.get_tensor("embeddings").shape == (4, 64)
         assert json.loads(file.metadata()["recipe"])["budget"] == "ipc-2"
+
+
+def test_a_format_of_its_own_only_where_an_earlier_version_would_draw_otherwise(words):
+    plain = bundle(words).to_bytes()
+    assert b"d3m-bundle-1" in plain
+    assert b"autoencoder" not in plain
+    made = bundle(words, autoencoder="taesd", autoencoder_fingerprint="a" * 64, autoencoder_bytes=100)
+    data = made.to_bytes()
+    assert b"d3m-bundle-2" in data
+    assert Bundle.from_bytes(data).recipe == made.recipe
+    with pytest.raises(BundleError, match="d3m-bundle-9.*Upgrade"):
+        Bundle.from_bytes(data.replace(b"d3m-bundle-2", b"d3m-bundle-9"))
 
 
 def test_damage_is_found(words):
