@@ -200,7 +200,8 @@ class InversionSettings(_Section):
         default="auto", description="Number format of stored vectors; auto: chosen by the budget planner."
     )
     classes_per_batch: Positive | None = Field(
-        default=None, description="Classes inverted together; none: 1 on a CPU, 32 on a GPU (fewer if memory runs out)."
+        default=None,
+        description="Most classes inverted together; none: 1 on a CPU, on a GPU as many as fit into its memory.",
     )
     check_every: Positive = Field(default=10, description="Steps between two looks at the loss on fixed inputs.")
     patience: Positive | None = Field(

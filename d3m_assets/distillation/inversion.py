@@ -20,7 +20,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ import numpy as np
 from d3m_assets.distillation.inversion_state import ClassState, Draw, InversionTask, InvertedClass
 from d3m_assets.distillation.latents import ImageFiles, LatentCache
 from d3m_assets.distillation.latents import encode as encode_latents
+from d3m_assets.distillation.packing import MemoryProbe, Packing
 from d3m_assets.distillation.prompts import ClassPrompts
 from d3m_assets.distillation.random_streams import random_stream
 from d3m_assets.errors import D3MError, StageError
@@ -238,6 +239,7 @@ def invert(
     progress: Progress = silent,
     *,
     classes_per_batch: int = 1,
+    probe: MemoryProbe | None = None,
     cache: LatentCache | None = None,
     states: Path | None = None,
     save_every: float = 30.0,
@@ -250,7 +252,9 @@ def invert(
         settings: Steps, samples, learning rate and when to stop.
         seed: Root of the random streams.
         progress: Told of every step.
-        classes_per_batch: Classes learned at a time. Halved when the device runs out of memory.
+        classes_per_batch: Most classes learned at a time. Halved when the device runs out of memory.
+        probe: Measures the device's memory: the batch then begins with one class and takes in as many as fit. None: it is
+            filled up to ``classes_per_batch`` at once.
         cache: Where latents of image files are kept.
         states: Folder where the state of unfinished classes is kept, so that a stopped run goes on where it was.
         save_every: Seconds between two such saves.
@@ -268,9 +272,17 @@ def invert(
     active: list[ClassState] = []
     set_aside: deque[ClassState] = deque()
     finished, saved = 0, time.monotonic()
+    packing = Packing(classes_per_batch) if probe is None else Packing.to_measure(classes_per_batch)
+
+    def in_a_step(task: InversionTask) -> int:
+        return task.plan.prompts * task.samples(settings.samples_per_step)
+
     with extended_tables(foundation) as learned:
         while waiting or active or set_aside:
-            while len(active) < classes_per_batch and (set_aside or waiting):
+            while set_aside or waiting:
+                following = set_aside[0].task if set_aside else waiting[0][1]
+                if not packing.takes([in_a_step(state.task) for state in active], in_a_step(following)):
+                    break
                 if set_aside:
                     active.append(set_aside.popleft())
                     continue
@@ -283,6 +295,7 @@ def invert(
                 except torch.OutOfMemoryError as error:
                     finished += 1
                     yield position, _too_large(task, foundation, error)
+            filled = len(active)
             for state in list(active):
                 if state.step % settings.check_every == 0 or state.step >= settings.steps:
                     if not state.losses or state.losses[-1][0] != state.step:
@@ -291,10 +304,13 @@ def invert(
                     if settled or state.step >= settings.steps:
                         active.remove(state)
                         finished += 1
-                        yield state.position, state.result("loss settled" if settled else "step limit")
-            if not active:
-                continue
+                        result = state.result("loss settled" if settled else "step limit")
+                        yield state.position, result if probe is None else replace(result, packing=replace(packing))
+            if len(active) < filled or not active:
+                continue  # whoever waits takes the place before the next step
             try:
+                if probe is not None:
+                    probe.begin()
                 found = engine.gradients(active, learned)
             except torch.OutOfMemoryError as error:
                 if len(active) == 1:
@@ -302,11 +318,16 @@ def invert(
                     alone = active.pop()
                     yield alone.position, _too_large(alone.task, foundation, error)
                     continue
-                classes_per_batch = len(active) // 2
-                _log.warning("out of memory: %d classes a batch from here on", classes_per_batch)
-                set_aside.extendleft(reversed(active[classes_per_batch:]))
-                del active[classes_per_batch:]
+                kept = packing.halve(len(active))
+                _log.warning("out of memory: %d classes a batch from here on", kept)
+                set_aside.extendleft(reversed(active[kept:]))
+                del active[kept:]
                 continue
+            if probe is not None:
+                drawn = sum(in_a_step(state.task) for state in active)
+                if packing.learn(probe.end(), drawn):
+                    _log.info("a step of %d samples took %d bytes a sample; %d samples fit", drawn,
+                              packing.bytes_per_sample, packing.samples)  # fmt: skip
             for state, (loss, gradient) in zip(list(active), found, strict=True):
                 if not math.isfinite(loss) or not torch.isfinite(gradient).all():
                     active.remove(state)
@@ -326,6 +347,8 @@ def invert(
                 saved = time.monotonic()
             done = finished * settings.steps + sum(state.step for state in (*active, *set_aside))
             detail = f"{len(active)} classes at a time, " if len(tasks) > 1 else ""
+            if packing.samples:
+                detail += f"{packing.samples} samples fit, "
             progress(ProgressEvent("inversion", done, len(tasks) * settings.steps, f"{detail}loss {found[0][0]:.3f}"))
 
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from d3m_assets.distillation.generation import Sample, generate
 from d3m_assets.distillation.inversion import invert
 from d3m_assets.distillation.inversion_state import InversionTask, InvertedClass, remove_old_states
 from d3m_assets.distillation.latents import ImageFiles, LatentCache
+from d3m_assets.distillation.packing import MOST_CLASSES, UNMEASURED_CLASSES, CudaMemory
 from d3m_assets.distillation.prompts import ClassPrompts, placeholder_token
 from d3m_assets.distillation.token_import import ImportedEmbeddings
 from d3m_assets.distillation.vectors import to_stored
@@ -39,6 +40,11 @@ from d3m_assets.stages.artefacts import (
 )
 from d3m_assets.stages.dataset import image_table
 from d3m_assets.store import ArtefactKey
+
+if TYPE_CHECKING:
+    import torch
+
+    from d3m_assets.settings import InversionSettings
 
 
 def foundation_model(pipeline: Pipeline, key: ArtefactKey) -> Made:
@@ -65,10 +71,20 @@ def stored_prompts(pipeline: Pipeline, class_key: str) -> ClassPrompts:
 
 
 def _inversion_work(item: tuple[Any, ...], progress: Progress) -> list[tuple[int, InvertedClass | D3MError]]:
-    model, tasks, settings, seed, cache, states, at_once = item
+    model, tasks, settings, seed, cache, states = item
     foundation = loaded_foundation(*model)
-    return list(invert(foundation, tasks, settings, seed, progress, classes_per_batch=at_once, cache=cache,
-                       states=states))  # fmt: skip
+    return list(invert(foundation, tasks, settings, seed, progress, cache=cache, states=states,
+                       **_batch(foundation.device, settings)))  # fmt: skip
+
+
+def _batch(device: torch.device, settings: InversionSettings) -> dict[str, Any]:
+    """How many classes ``invert`` learns together: as many as asked for, or as a GPU is found to hold."""
+    if settings.classes_per_batch is not None:
+        return {"classes_per_batch": settings.classes_per_batch}
+    if device.type == "cuda":
+        return {"classes_per_batch": MOST_CLASSES, "probe": CudaMemory(device)}
+    # On a processor one class fills a core already.
+    return {"classes_per_batch": 1 if device.type == "cpu" else UNMEASURED_CLASSES}
 
 
 def inverted_embeddings(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
@@ -109,7 +125,6 @@ def _inverted(
     """
     settings, model, keys = pipeline.settings.inversion, model_of(pipeline), list(tasks)
     seed = pipeline.settings.seed
-    at_once = settings.classes_per_batch or (1 if pipeline.on_cpu else 32)
     if len(pipeline.devices) == 1 and not pipeline.on_cpu:
 
         def report(event: ProgressEvent) -> None:
@@ -118,9 +133,10 @@ def _inverted(
         report(ProgressEvent("", 0, len(tasks) * settings.steps, "loading the foundation model"))
         left = dict(enumerate(keys))
         try:
+            foundation = loaded_foundation(*model)
             for position, result in invert(
-                loaded_foundation(*model), list(tasks.values()), settings, seed, report, cache=cache, states=states,
-                classes_per_batch=at_once,
+                foundation, list(tasks.values()), settings, seed, report, cache=cache, states=states,
+                **_batch(foundation.device, settings),
             ):  # fmt: skip
                 yield left.pop(position), result
         except D3MError as error:  # of the model, not of a class
@@ -128,18 +144,26 @@ def _inverted(
         return
     # On a processor one class fills a core already, and its result must not depend, to the last bit, on which classes it
     # shares a batch with: a killed run finishes the rest and ends with the same bytes.
-    size = at_once
+    size = _group(pipeline)
     if not pipeline.on_cpu:
-        # Results are stored when a group is finished: a few batches long, so that the GPU is full and a stop costs little.
-        size = min(4 * at_once, math.ceil(len(keys) / len(pipeline.devices)))
+        size = min(size, math.ceil(len(keys) / len(pipeline.devices)))
     groups = [keys[i : i + size] for i in range(0, len(keys), size)]
-    items = [(model, [tasks[k] for k in group], settings, seed, cache, states, at_once) for group in groups]
+    items = [(model, [tasks[k] for k in group], settings, seed, cache, states) for group in groups]
     names = [", ".join(where(k) for k in group[:5]) for group in groups]
     for index, found in share_out(pipeline, "inverted_embeddings", _inversion_work, items, names):
         if isinstance(found, D3MError):
             yield from ((key, found) for key in groups[index])
         else:
             yield from ((groups[index][position], result) for position, result in found)
+
+
+def _group(pipeline: Pipeline) -> int:
+    """Classes that a worker is given at a time.
+
+    Results are stored when a group is finished: on a GPU a few batches long, so that it is full and a stop costs little.
+    """
+    asked = pipeline.settings.inversion.classes_per_batch
+    return asked or 1 if pipeline.on_cpu else 4 * (asked or UNMEASURED_CLASSES)
 
 
 def _embeddings(key: ArtefactKey, task: InversionTask, learned: InvertedClass) -> Made:
@@ -152,6 +176,8 @@ def _embeddings(key: ArtefactKey, task: InversionTask, learned: InvertedClass) -
         "stop_reason": learned.stop_reason, "losses": learned.losses, "cluster_sizes": learned.cluster_sizes,
         "prompts": [task.prompts.learned(p) for p in range(plan.prompts)],
     }  # fmt: skip
+    if learned.packing is not None:
+        record["batch"] = asdict(learned.packing)
     metrics = {
         "payload_bytes": plan.payload, "prompts": plan.prompts, "vectors": plan.vectors,
         "loss_begin": learned.losses[0][1], "loss_best": min(loss for _, loss in learned.losses),
@@ -266,12 +292,14 @@ def distillation_seed(pipeline: Pipeline, distillation: int) -> int:
 
 def _repeated_work(item: tuple[Any, ...], progress: Progress) -> list[tuple[int, Any]]:
     """Invert classes and draw their pools: a whole distillation, of which only these are kept."""
-    model, autoencoder, tasks, settings, seed, cache, at_once, generation, channels, imported = item
+    model, autoencoder, tasks, settings, seed, cache, generation, channels, imported = item
     foundation, decoder = loaded_foundation(*model), loaded_autoencoder(autoencoder, model)
     found: list[tuple[int, Any]] = []
     learned: Iterator[tuple[int, Any]] = iter([(0, imported)])
     if imported is None:
-        learned = invert(foundation, tasks, settings, seed, progress, classes_per_batch=at_once, cache=cache)
+        learned = invert(
+            foundation, tasks, settings, seed, progress, cache=cache, **_batch(foundation.device, settings)
+        )
     for position, result in learned:
         if isinstance(result, D3MError):
             found.append((position, result))
@@ -299,15 +327,14 @@ def repeated_pools(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[
         except D3MError as error:
             tasks.pop(key, None)
             yield Made(key, error=error)
-    at_once = s.inversion.classes_per_batch or (1 if pipeline.on_cpu else 32)
-    size = at_once if pipeline.on_cpu else 4 * at_once
+    size = _group(pipeline)
     ordered = sorted(tasks.keys() - given.keys(), key=lambda k: (-tasks[k].plan.prompts, str(k)))
     repetitions, shares = range(1, s.evaluation.distillations), [[key] for key in given]
     shares = [ordered[i : i + size] for i in range(0, len(ordered), size)] + shares
     groups = [(r, share) for share in shares for r in repetitions]
     items = [
         (model_of(pipeline), pipeline.tiny_autoencoder, [tasks[k] for k in group], s.inversion,
-         distillation_seed(pipeline, r), cache, at_once, s.generation, pipeline.scan().channels, given.get(group[0]))
+         distillation_seed(pipeline, r), cache, s.generation, pipeline.scan().channels, given.get(group[0]))
         for r, group in groups
     ]  # fmt: skip
     names = [f"{', '.join(where(k) for k in group[:5])}, distillation {r}" for r, group in groups]
