@@ -287,6 +287,7 @@ def inspect(bundle: BundleArgument, as_json: AsJson = False) -> None:
     print(f"{'classes':24} {len(loaded.classes)}: {', '.join(c.prompts.class_name for c in loaded.classes[:20])}")
     print(
         f"{'vectors of a class':24} {first.prompts} prompts x {first.vectors} vectors x {first.width} {first.storage_type}"
+        f"{' and a norm' if first.norms else ''}"
     )
     print("\nLedger, bytes of all classes together\n")
     print(ledger.to_string(index=False))

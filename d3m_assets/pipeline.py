@@ -355,8 +355,14 @@ class Pipeline:
                 budget, self.budget_bytes(budget), width=files.text_width,
                 vectors_per_prompt=settings.vectors_per_prompt, storage_type=settings.storage_type,
                 max_prompts=min(settings.max_prompts, images), max_vectors=max(1, files.text_length // 2),
+                norms=self._norms,
             )  # fmt: skip
         return self._plans[(budget, images)]
+
+    @property
+    def _norms(self) -> int:
+        """Norms that are stored with each vector."""
+        return 0 if self.settings.inversion.directional else len(self.foundation_files.text_widths)
 
     def imported_embeddings(self, class_key: str) -> ImportedEmbeddings | None:
         """Embeddings of a class that the user already has; None: they are learned.
@@ -376,7 +382,8 @@ class Pipeline:
 
     def _imported_plan(self, class_key: str, imported: ImportedEmbeddings, budget: str) -> EmbeddingPlan:
         kind, width = self.settings.inversion.storage_type, self.foundation_files.text_width
-        plan = EmbeddingPlan(len(imported.files), imported.vectors, "int8" if kind == "auto" else kind, width)
+        stored = "int8" if kind == "auto" else kind
+        plan = EmbeddingPlan(len(imported.files), imported.vectors, stored, width, self._norms)
         if plan.payload > self.budget_bytes(budget):
             raise BudgetError(
                 f"the imported embeddings of class {self._row(class_key)['class_name']} take {plan.payload} bytes as "
@@ -513,10 +520,8 @@ class Pipeline:
         assert asset in ("inverted_embeddings", "repeated_pools")
         assert key.budget is not None
         plan = self.embedding_plan(key.class_key, key.budget)
-        # Classes in a batch are how it is run, not what is learned.
-        learning = s.inversion.model_dump(mode="json", exclude={"classes_per_batch"})
-        planned = {"prompts": plan.prompts, "vectors": plan.vectors, "storage_type": plan.storage_type}
-        learned = {"inversion": learning, "seed": s.seed, "device": self._device_kind, "plan": planned}
+        planned = {name: value for name, value in plan.facts().items() if name != "width"}
+        learned = {"inversion": s.inversion.learning(), "seed": s.seed, "device": self._device_kind, "plan": planned}
         if imported := self.imported_embeddings(key.class_key):
             learned = {"imported": list(imported.sha256), "plan": planned}
         if asset == "repeated_pools":

@@ -188,10 +188,16 @@ class InversionSettings(_Section):
     samples_per_step: Positive = Field(
         default=16, description="Noised training images of each class in one step, at least 4 for each prompt."
     )
+    directional: bool = Field(
+        default=True,
+        description="Whether only directions are learned and stored, at the norm of the token table; no: AdamW on whole "
+        "vectors, whose norms are stored with them.",
+    )
     learning_rate: float = Field(
         default=0.15,
         gt=0,
-        description="Highest rate of the cosine schedule: the angle, in radians, that one step turns a vector by.",
+        description="Highest rate of the cosine schedule: the angle, in radians, that one step turns a vector by. Without "
+        "directional: the change of each number in one step, unless given 2e-3.",
     )
     vectors_per_prompt: Positive | None = Field(
         default=None, description="Embedding vectors of one prompt; none: chosen by the budget planner."
@@ -215,6 +221,18 @@ class InversionSettings(_Section):
     max_prompts: Annotated[int, Field(ge=1, le=676)] = Field(
         default=32, description="Most prompts of a class; beyond it a budget buys more vectors in each."
     )
+
+    @model_validator(mode="after")
+    def _rate_of_its_kind(self) -> InversionSettings:
+        """An angle is no step of a number: without a rate that was given, each way of learning has its own."""
+        if not self.directional and "learning_rate" not in self.model_fields_set:
+            self.__dict__["learning_rate"] = 2e-3
+        return self
+
+    def learning(self) -> dict[str, Any]:
+        """What decides about vectors, as JSON values; how many classes share a batch does not."""
+        left_out = {"classes_per_batch"} | ({"directional"} if self.directional else set())
+        return self.model_dump(mode="json", exclude=left_out)
 
 
 class GenerationSettings(_Section):

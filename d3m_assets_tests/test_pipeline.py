@@ -577,6 +577,36 @@ def test_embeddings_that_exist_already_are_taken_and_not_learned(copy, tmp_path)
         open_pipeline(copy, copy / "images", budgets=("ipc-1",), imported_embeddings=str(copy / "mine")).plan()
 
 
+def test_embeddings_keep_their_norms_where_whole_vectors_are_learned(copy):
+    from safetensors.numpy import save_file
+
+    from d3m_assets.distillation.vectors import from_stored
+    from d3m_assets.foundation.loading import load_foundation
+    from d3m_assets.stages.distillation import read_vectors
+
+    (copy / "mine").mkdir()
+    rows = 7 * np.random.default_rng(0).normal(size=(1, 64)).astype(np.float32)
+    save_file({"<mine>": rows}, copy / "mine" / "7.safetensors")
+    changes = {"inversion.directional": False, "budgets": ("ipc-3",), "imported_embeddings": str(copy / "mine")}
+    pipeline = open_pipeline(copy, copy / "images", **changes)
+    reasons = {e.key: e.reasons for e in pipeline.plan().pending() if e.key.asset == "inverted_embeddings"}
+    assert any(
+        "inversion.directional" in reason for reason in reasons[ArtefactKey("inverted_embeddings", "0", "ipc-3")]
+    )
+    run(pipeline)
+    layout = load_foundation(pipeline.foundation_files, "cpu").layout
+    key = ArtefactKey("inverted_embeddings", "7", "ipc-3")
+    np.testing.assert_allclose(from_stored(read_vectors(pipeline, key), layout)[0], rows, atol=0.1)
+    bundle = Bundle.from_bytes(
+        pipeline.store.read(ArtefactKey("distilled_bundle", None, "ipc-3"), "bundle.safetensors")
+    )
+    assert [c.plan.norms for c in bundle.classes] == [1, 1, 1]
+    assert bundle.payload == (2 + 2 + 1) * 66 <= 3 * 192
+    assert pipeline.verify("inverted_embeddings") == []
+    with pytest.raises(BudgetError, match="66B"):
+        open_pipeline(copy, copy / "images", **changes | {"budgets": ("ipc-1",)}).plan()
+
+
 SOFT = {
     "evaluation.labels": "soft teacher,hard,soft stored", "teacher.steps": 40, "teacher.width": 4,
     "teacher.learning_rate": 0.02, "validation_fraction": 0.3,

@@ -46,7 +46,7 @@ class DistilledClass:
     Attributes:
         prompts: What it is called.
         plan: How its bytes are spent.
-        vectors: Stored vectors, ``[prompts, vectors, D]``.
+        vectors: Stored vectors, ``[prompts, vectors, stored_width]``.
     """
 
     prompts: ClassPrompts
@@ -115,8 +115,9 @@ class Bundle:
         """The file's contents; equal bundles give equal bytes."""
         from safetensors.numpy import save
 
-        kind, width = self.classes[0].plan.storage_type, self.classes[0].plan.width
-        rows = np.concatenate([c.vectors.reshape(-1, width) for c in self.classes]).astype(_KINDS[kind])
+        first = self.classes[0].plan
+        kind, width, norms = first.storage_type, first.width, first.norms
+        rows = np.concatenate([c.vectors.reshape(-1, first.stored_width) for c in self.classes]).astype(_KINDS[kind])
         listed = []
         for c in self.classes:
             # Only what differs from the rule is written: ten thousand classes repeat these names.
@@ -126,10 +127,12 @@ class Bundle:
                      if v != p.class_name}  # fmt: skip
             listed.append([*entry, extra] if extra else entry)
         recipe = {**asdict(self.recipe), "storage_type": kind, "width": width}
+        if norms:
+            recipe["norms"] = norms
         if not self.recipe.autoencoder:
             recipe = {name: value for name, value in recipe.items() if name not in _OF_AUTOENCODER}
         metadata = {
-            "format": FORMAT_2 if self.recipe.autoencoder else FORMAT,
+            "format": FORMAT_2 if self.recipe.autoencoder or norms else FORMAT,
             "recipe": json.dumps(recipe, ensure_ascii=False, sort_keys=True, separators=(",", ":")),
             "classes": json.dumps(listed, ensure_ascii=False, separators=(",", ":")),
             "sha256": hashlib.sha256(rows.tobytes()).hexdigest(),
@@ -159,10 +162,11 @@ class Bundle:
         try:
             raw = bytes(tensors[_TENSOR]["data"])
             recipe = json.loads(metadata["recipe"])
-            kind, width = recipe.pop("storage_type"), recipe.pop("width")
+            kind, width, norms = recipe.pop("storage_type"), recipe.pop("width"), recipe.pop("norms", 0)
+            stored_width = EmbeddingPlan(1, 1, kind, width, norms).stored_width
             if hashlib.sha256(raw).hexdigest() != metadata["sha256"]:
                 raise BundleError(f"{name} is damaged: the hash of its embeddings is wrong; get it again")
-            rows = np.frombuffer(raw, _KINDS[kind]).reshape(-1, width)
+            rows = np.frombuffer(raw, _KINDS[kind]).reshape(-1, stored_width)
             recipe["templates"] = tuple(recipe["templates"])
             parsed = Recipe(**recipe)
             GenerationSettings(**parsed.generation)
@@ -179,8 +183,8 @@ class Bundle:
                     class_id, other.get("key", class_name), class_name, other.get("name", class_name),
                     other.get("init", class_name), parsed.templates, parsed.keep_class_name,
                 )  # fmt: skip
-                plan = EmbeddingPlan(prompts, vectors, kind, width)
-                part = rows[at : at + prompts * vectors].reshape(prompts, vectors, width)
+                plan = EmbeddingPlan(prompts, vectors, kind, width, norms)
+                part = rows[at : at + prompts * vectors].reshape(prompts, vectors, stored_width)
                 classes.append(DistilledClass(words, plan, part))
                 at += prompts * vectors
             if not classes:

@@ -109,7 +109,7 @@ def generate(
             device's memory is drawn in halves; a sample then agrees with the whole chunk's to rounding.
         seed: Root of the random streams.
         count: How many images: samples 0 to ``count`` - 1.
-        vectors: Stored vectors ``[prompts, vectors, D]``; None draws from the class-name prompt.
+        vectors: Stored vectors ``[prompts, vectors, stored_width]``; None draws from the class-name prompt.
         plan: How the vectors were planned; given with ``vectors``.
         channels: 1 turns the images grey, as a grey dataset's are.
         autoencoder: Decodes in place of the model's own; what ``settings.tiny_autoencoder`` names is not loaded here.

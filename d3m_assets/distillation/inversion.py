@@ -5,7 +5,7 @@ learned in one forward pass. The loss is the mean over a prompt's samples and th
 learn what separate runs would. Every random number is drawn from a stream of its own (seed, class, step), so which classes
 share a batch changes the rounding of sums and nothing else; with one class at a time on a processor not even that. The
 optimiser moves directions: a row keeps the norm of the token table (Directional Textual Inversion, arXiv 2512.13672), and
-is stored as a direction.
+is stored as a direction. Or, where the settings say so, it is AdamW on whole rows, as in Gal et al., and the norms are kept.
 
 A loss on fixed latents, noise and timesteps is looked at every few steps. The best rows by it are kept; a class whose
 loss has settled leaves the batch, and the next one that waits takes its place.
@@ -20,7 +20,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +47,8 @@ CODE_VERSION = "2"
 
 _log = logging.getLogger(__name__)
 _FIXED_SAMPLES = 64
+_WEIGHT_DECAY = 1e-2
+"""Of AdamW; that of diffusers' script and of PyTorch."""
 
 
 def cluster(latents: np.ndarray, clusters: int, seed: int) -> np.ndarray:
@@ -125,11 +127,13 @@ class _Engine:
         assigned = cluster(latents.astype(np.float32), plan.prompts, self.seed)
         clusters = [np.flatnonzero(assigned == p) for p in range(plan.prompts)]
         rows = _initial_rows(foundation, task.prompts, plan.prompts, plan.vectors, self.seed).to(foundation.device)
+        if not self.settings.directional:
+            rows = foundation.layout.scaled(rows)
         file = None
         if states is not None:
-            learning = self.settings.model_dump(mode="json", exclude={"classes_per_batch"})
+            learning = self.settings.learning()
             content = hashlib.sha256(latents.tobytes()).hexdigest()
-            made_from = [foundation.files.fingerprint, task.prompts.to_json(), asdict(plan), self.seed, learning, content,
+            made_from = [foundation.files.fingerprint, task.prompts.to_json(), plan.facts(), self.seed, learning, content,
                          CODE_VERSION]  # fmt: skip
             digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
             file = states / f"{digest[:32]}.safetensors"
@@ -178,6 +182,10 @@ class _Engine:
         weights = ratio.clamp(max=gamma) / (ratio + 1 if self.velocity else ratio.clamp(min=1e-12))
         return weights.float()
 
+    def rows_in_use(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows ``[R, D]`` of states as the text encoders see them: directions at the norms of the token tables."""
+        return self.foundation.layout.scaled(rows) if self.settings.directional else rows
+
     def fixed_loss(self, state: ClassState, learned: LearnedRows) -> float:
         """Loss of a class on the same latents, noise and timesteps at every call."""
         import torch
@@ -185,7 +193,7 @@ class _Engine:
         samples = max(1, math.ceil(_FIXED_SAMPLES / state.prompts))
         at_once = state.samples(self.settings.samples_per_step)
         whole = state.draw(self.seed, "fixed", samples, self.steps_of_noise)
-        learned.set(self.foundation.layout.scaled(state.rows))
+        learned.set(self.rows_in_use(state.rows))
         total = 0.0
         with torch.inference_mode():
             for begin in range(0, samples, at_once):  # no more at a time than a step takes
@@ -200,7 +208,7 @@ class _Engine:
         import torch
 
         live = torch.cat([state.rows for state in states]).detach().requires_grad_(True)
-        learned.set(self.foundation.layout.scaled(live))
+        learned.set(self.rows_in_use(live))
         samples = [state.samples(self.settings.samples_per_step) for state in states]
         power = self.settings.timestep_power
         draws = [s.draw(self.seed, s.step, n, self.steps_of_noise, power) for s, n in zip(states, samples, strict=True)]
@@ -210,13 +218,31 @@ class _Engine:
         return [(float(loss.detach().mean()), part) for loss, part in zip(losses, parts, strict=True)]
 
     def update(self, state: ClassState, gradient: torch.Tensor) -> None:
-        """One step of Adam on the sphere, for the part of every text encoder by itself."""
+        """One step of the optimiser, at the rate of a cosine schedule."""
+        rate = self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * state.step / self.settings.steps))
+        if self.settings.directional:
+            self._turn(state, gradient, rate)
+        else:
+            self._move(state, gradient, rate)
+        state.step += 1
+
+    def _move(self, state: ClassState, gradient: torch.Tensor, rate: float) -> None:
+        """AdamW (Loshchilov and Hutter 2019): a class counts its own steps, and its rows decay only when they are learned."""
+        import torch
+
+        step = state.step + 1
+        with torch.no_grad():
+            state.first = state.first.lerp(gradient, 0.1)
+            state.second = state.second.lerp(gradient.square(), 0.001)
+            update = (state.first / (1 - 0.9**step)) / ((state.second / (1 - 0.999**step)).sqrt() + 1e-8)
+            state.rows = state.rows * (1 - rate * _WEIGHT_DECAY) - rate * update
+
+    def _turn(self, state: ClassState, gradient: torch.Tensor, rate: float) -> None:
+        """Adam on the sphere, for the part of every text encoder by itself."""
         import torch
         import torch.nn.functional as F
 
-        step, layout = state.step, self.foundation.layout
-        rate = self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / self.settings.steps))
-        moved = []
+        step, layout, moved = state.step, self.foundation.layout, []
         with torch.no_grad():
             for rows, slope, first, second in zip(
                 *(layout.split(t) for t in (state.rows, gradient, state.first, state.second)), strict=True
@@ -228,7 +254,6 @@ class _Engine:
                 update = (first / (1 - 0.9 ** (step + 1))) / ((second / (1 - 0.99 ** (step + 1))).sqrt() + 1e-12)
                 moved.append((F.normalize(rows - rate * update / math.sqrt(rows.shape[1]), dim=-1), first, second))
             state.rows, state.first, state.second = (torch.cat(parts, -1) for parts in zip(*moved, strict=True))
-        state.step += 1
 
 
 def invert(
@@ -267,6 +292,8 @@ def invert(
 
     from d3m_assets.distillation.text import extended_tables
 
+    if any(bool(task.plan.norms) == settings.directional for task in tasks):
+        raise ValueError("plans have norms if and only if whole vectors are learned (directional=False)")
     engine = _Engine(foundation, settings, seed)
     waiting = deque(enumerate(tasks))
     active: list[ClassState] = []

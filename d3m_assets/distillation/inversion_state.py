@@ -61,7 +61,8 @@ class InvertedClass:
     """What was learned for one class.
 
     Attributes:
-        vectors: The stored vectors, int8 or float16 ``[prompts, vectors, D]``: directions.
+        vectors: The stored vectors, int8 or float16 ``[prompts, vectors, D]``: directions; or ``stored_width`` numbers of
+            each, where the plan has norms.
         losses: Loss on fixed latents, noise and timesteps as ``(step, loss)``; comparable between steps.
         cluster_sizes: Training images of each prompt.
         best_step: Step whose vectors these are, that of the lowest loss.
@@ -81,7 +82,7 @@ class InvertedClass:
 
 @dataclass
 class ClassState:
-    """A class while it is learned: directions, Adam's moments of each, and the record of its losses."""
+    """A class while it is learned: directions or whole vectors, Adam's moments of each, and the record of its losses."""
 
     position: int
     task: InversionTask

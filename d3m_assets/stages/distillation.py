@@ -172,7 +172,7 @@ def _embeddings(key: ArtefactKey, task: InversionTask, learned: InvertedClass) -
     plan = task.plan
     tensors = {placeholder_token(task.prompts.class_id, p): v for p, v in enumerate(learned.vectors)}
     record = {
-        "plan": asdict(plan), "steps": learned.losses[-1][0], "best_step": learned.best_step,
+        "plan": plan.facts(), "steps": learned.losses[-1][0], "best_step": learned.best_step,
         "stop_reason": learned.stop_reason, "losses": learned.losses, "cluster_sizes": learned.cluster_sizes,
         "prompts": [task.prompts.learned(p) for p in range(plan.prompts)],
     }  # fmt: skip
@@ -187,7 +187,7 @@ def _embeddings(key: ArtefactKey, task: InversionTask, learned: InvertedClass) -
 
 
 def _imported(pipeline: Pipeline, key: ArtefactKey, imported: ImportedEmbeddings) -> Made:
-    """Embeddings that the user already has, as artefact: their directions, as learned ones are stored."""
+    """Embeddings that the user already has, as artefact, stored as learned ones are."""
     from safetensors.numpy import save
 
     plan, rows = _plan_of(pipeline, key), imported.rows(pipeline.foundation_files.text_widths)
@@ -195,7 +195,7 @@ def _imported(pipeline: Pipeline, key: ArtefactKey, imported: ImportedEmbeddings
     stored = _imported_vectors(pipeline, key, imported)
     tensors = {placeholder_token(prompts.class_id, p): v for p, v in enumerate(stored)}
     record = {
-        "plan": asdict(plan), "imported_from": [file.name for file in imported.files], "sha256": imported.sha256,
+        "plan": plan.facts(), "imported_from": [file.name for file in imported.files], "sha256": imported.sha256,
         "norms": np.linalg.norm(rows, axis=-1).round(4).tolist(), "losses": [], "cluster_sizes": [],
         "prompts": [prompts.learned(p) for p in range(plan.prompts)],
     }  # fmt: skip

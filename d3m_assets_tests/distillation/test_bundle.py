@@ -147,3 +147,27 @@ def test_a_class_name_that_leaves_the_folder_is_refused(words, name):
 def test_an_impossible_recipe_is_a_bundle_error(words, changes):
     with pytest.raises(BundleError, match="damaged"):
         Bundle.from_bytes(bundle(words, **changes).to_bytes())
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp16"])
+def test_norms_go_with_the_bundle_and_out_of_it_again(words, kind, tmp_path):
+    from safetensors.numpy import load_file
+
+    from d3m_assets.distillation.token_export import export_tokens
+    from d3m_assets.distillation.vectors import to_stored
+    from d3m_assets.foundation.vector_layout import VectorLayout
+
+    layout, plan = VectorLayout((64,), (1.0,)), EmbeddingPlan(2, 3, kind, 64, norms=1)
+    rows = np.random.default_rng(0).normal(size=(2, 3, 64)).astype(np.float32) * np.array([[[1.0]], [[5.0]]])
+    made = Bundle(recipe(), (DistilledClass(words("3", class_id=0), plan, to_stored(rows, plan, (64,))),))
+    data = made.to_bytes()
+    assert b"d3m-bundle-2" in data
+    back = Bundle.from_bytes(data)
+    assert back.classes[0].plan == plan
+    assert back.payload == made.payload == 6 * plan.stored_width * (1 if kind == "int8" else 2)
+    assert np.array_equal(back.classes[0].vectors, made.classes[0].vectors)
+    assert back.to_bytes() == data
+    tokens = export_tokens(back, layout, tmp_path / "out", "diffusers")
+    for prompt, token in enumerate(tokens):
+        found = np.linalg.norm(load_file(token.path)[token.token], axis=-1)
+        np.testing.assert_allclose(found, np.linalg.norm(rows[prompt], axis=-1), rtol=1e-3)

@@ -7,7 +7,7 @@ from d3m_assets.distillation.budgets import EmbeddingPlan, plan_embeddings
 from d3m_assets.distillation.inversion import _Engine, cluster, invert
 from d3m_assets.distillation.inversion_state import InversionTask, InvertedClass
 from d3m_assets.distillation.text import encode, extended_tables, learned_ids
-from d3m_assets.distillation.vectors import to_stored
+from d3m_assets.distillation.vectors import from_stored, to_stored
 from d3m_assets.errors import StageError
 from d3m_assets.settings import InversionSettings
 
@@ -284,3 +284,56 @@ def test_a_low_power_draws_the_noisy_timesteps_more_often(foundation, words, cha
     uniform, noisy = (state.draw(0, "x", 64, 1000, power)[2].float().mean() for power in (1.0, 0.5))
     assert abs(uniform - 500) < 20
     assert noisy > 620
+
+
+WHOLE = InversionSettings(steps=6, samples_per_step=4, directional=False, learning_rate=0.05)
+
+
+def test_whole_vectors_are_learned_as_adamw_learns_them(foundation, words, characters):
+    plan = EmbeddingPlan(2, 1, "fp16", 64, norms=1)
+    engine = _Engine(foundation, WHOLE, 0)
+    state = engine.begin(0, task(words, characters, "3", plan), None, None)
+    assert torch.allclose(state.rows.norm(dim=-1), torch.tensor(foundation.layout.norms[0]))  # where it begins
+    theirs = torch.nn.Parameter(state.rows.clone())
+    optimiser = torch.optim.AdamW([theirs], lr=WHOLE.learning_rate, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, WHOLE.steps)
+    with extended_tables(foundation) as rows:
+        for _ in range(WHOLE.steps):
+            ((_, gradient),) = engine.gradients([state], rows)
+            engine.update(state, gradient)
+            theirs.grad = gradient
+            optimiser.step()
+            schedule.step()
+    assert torch.allclose(state.rows, theirs, atol=1e-6)
+    assert not torch.allclose(state.rows.norm(dim=-1), torch.tensor(foundation.layout.norms[0]), rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp16"])
+def test_whole_vectors_keep_their_norms_and_fused_classes_learn_alike(foundation, words, characters, kind):
+    plan = plan_embeddings("x", 280, width=64, storage_type=kind, norms=1)
+    tasks = [task(words, characters, name, plan) for name in "358"]
+    fused, norms = learned(foundation, tasks, WHOLE, classes_per_batch=3), []
+    for t, together in zip(tasks, fused, strict=True):
+        (alone,) = learned(foundation, [t], WHOLE)
+        a, b = (from_stored(found.vectors, foundation.layout) for found in (alone, together))
+        assert np.abs(a - b).max() < 0.01
+        norms.append(np.linalg.norm(b, axis=-1) / foundation.layout.norms[0])
+        assert together.vectors.nbytes == plan.payload
+        assert together.losses[0] == pytest.approx(alone.losses[0], abs=1e-5)
+    assert np.abs(np.array(norms) - 1).max() > 1e-3
+
+
+def test_whole_vectors_start_as_directions_do_and_lower_the_loss(foundation, words, characters):
+    wrong = {"initializer": "8", "keep_class_name": False}
+    plans = [plan_embeddings("x", 70, width=64, norms=norms) for norms in (0, 1)]
+    rates = {"learning_rate": 0.02, "directional": False}
+    (turned,) = learned(foundation, [task(words, characters, "1", plans[0], **wrong)])
+    (moved,) = learned(foundation, [task(words, characters, "1", plans[1], **wrong)],
+                       InversionSettings(steps=40, samples_per_step=16, **rates))  # fmt: skip
+    assert turned.losses[0][1] == pytest.approx(moved.losses[0][1], abs=1e-6)
+    assert min(loss for _, loss in moved.losses) < moved.losses[0][1] - 0.005
+
+
+def test_a_plan_that_would_lose_the_norms_is_a_defect(foundation, words, characters):
+    with pytest.raises(ValueError, match="norms"):
+        list(invert(foundation, [task(words, characters, "3", plan_embeddings("x", 64, width=64))], WHOLE, 0))
