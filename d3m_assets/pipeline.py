@@ -522,6 +522,8 @@ class Pipeline:
         plan = self.embedding_plan(key.class_key, key.budget)
         planned = {name: value for name, value in plan.facts().items() if name != "width"}
         learned = {"inversion": s.inversion.learning(), "seed": s.seed, "device": self._device_kind, "plan": planned}
+        if len(set(starts := prompts.starts(plan.vectors))) > 1:
+            learned["starts"] = starts
         if imported := self.imported_embeddings(key.class_key):
             learned = {"imported": list(imported.sha256), "plan": planned}
         if asset == "repeated_pools":

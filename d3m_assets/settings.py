@@ -173,7 +173,8 @@ class PromptSettings(_Section):
     initializer: str | None = Field(
         default=None,
         min_length=1,
-        description="Word whose embedding the inversion starts from; none: the class name.",
+        description="Words whose embeddings the inversion starts from, dealt out in turn to the vectors of a prompt; none: "
+        "the class name, for all of them.",
     )
     keep_class_name: bool = Field(
         default=True,

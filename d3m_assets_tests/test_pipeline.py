@@ -577,6 +577,27 @@ def test_embeddings_that_exist_already_are_taken_and_not_learned(copy, tmp_path)
         open_pipeline(copy, copy / "images", budgets=("ipc-1",), imported_embeddings=str(copy / "mine")).plan()
 
 
+def test_words_dealt_out_to_vectors_are_part_of_what_determines_them(finished):
+    def settings_of(**changes):
+        pipeline = open_pipeline(finished, finished / "images", **changes)
+        return pipeline.spec(ArtefactKey("inverted_embeddings", "7", "ipc-3")).settings
+
+    several = {"prompts.initializer": "square ring"}
+    assert "starts" not in settings_of()
+    assert "starts" not in settings_of(**several)  # one vector starts from all of them
+    assert settings_of(**several, **{"inversion.vectors_per_prompt": 2})["starts"] == ["square", "ring"]
+
+
+def test_an_embedding_of_another_width_is_named_before_anything_is_made(finished, tmp_path):
+    from safetensors.numpy import save_file
+
+    (tmp_path / "mine").mkdir()
+    save_file({"<mine>": np.ones((1, 768), np.float32)}, tmp_path / "mine" / "7.safetensors")
+    pipeline = open_pipeline(finished, finished / "images", imported_embeddings=str(tmp_path / "mine"))
+    with pytest.raises(D3MError, match=r"7\.safetensors holds vectors of shape \(1, 768\).* 64 numbers"):
+        pipeline.plan()
+
+
 def test_embeddings_keep_their_norms_where_whole_vectors_are_learned(copy):
     from safetensors.numpy import save_file
 

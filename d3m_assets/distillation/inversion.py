@@ -81,15 +81,16 @@ def cluster(latents: np.ndarray, clusters: int, seed: int) -> np.ndarray:
 
 
 def _initial_rows(foundation: Foundation, prompts: ClassPrompts, count: int, vectors: int, seed: int) -> torch.Tensor:
-    """Start of every prompt: the sum of the initializer's tokens, with a little noise to part the prompts."""
+    """Start of every vector: the sum of the tokens of its words, with a little noise to part the prompts."""
     import torch
 
-    words = []
+    sums = []
     for encoder in foundation.text_encoders:
-        ids = encoder.tokenizer(prompts.initializer, add_special_tokens=False).input_ids
-        words.append(encoder.table.detach().float().cpu()[ids].sum(0))
+        table = encoder.table.detach().float().cpu()
+        ids = [encoder.tokenizer(text, add_special_tokens=False).input_ids for text in prompts.starts(vectors)]
+        sums.append(torch.stack([table[tokens].sum(0) for tokens in ids]))
     layout = foundation.layout
-    word = layout.unit(torch.cat(words))
+    word = layout.unit(torch.cat(sums, -1))
     noise = torch.randn(count, vectors, layout.width, generator=random_stream(seed, prompts.class_key, "start"))
     return layout.unit(word + 0.3 * layout.unit(noise)).flatten(0, 1)
 
@@ -135,6 +136,8 @@ class _Engine:
             content = hashlib.sha256(latents.tobytes()).hexdigest()
             made_from = [foundation.files.fingerprint, task.prompts.to_json(), plan.facts(), self.seed, learning, content,
                          CODE_VERSION]  # fmt: skip
+            if len(set(starts := task.prompts.starts(plan.vectors))) > 1:
+                made_from.append(starts)
             digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
             file = states / f"{digest[:32]}.safetensors"
         state = ClassState(

@@ -6,6 +6,7 @@ from d3m_assets.distillation import inversion_state
 from d3m_assets.distillation.budgets import EmbeddingPlan, plan_embeddings
 from d3m_assets.distillation.inversion import _Engine, cluster, invert
 from d3m_assets.distillation.inversion_state import InversionTask, InvertedClass
+from d3m_assets.distillation.latents import ImageFiles, LatentCache
 from d3m_assets.distillation.text import encode, extended_tables, learned_ids
 from d3m_assets.distillation.vectors import from_stored, to_stored
 from d3m_assets.errors import StageError
@@ -337,3 +338,49 @@ def test_whole_vectors_start_as_directions_do_and_lower_the_loss(foundation, wor
 def test_a_plan_that_would_lose_the_norms_is_a_defect(foundation, words, characters):
     with pytest.raises(ValueError, match="norms"):
         list(invert(foundation, [task(words, characters, "3", plan_embeddings("x", 64, width=64))], WHOLE, 0))
+
+
+def test_every_word_of_the_initializer_starts_its_vectors(foundation, words, characters):
+    plan = EmbeddingPlan(2, 4, "fp16", 64)
+    still = InversionSettings(steps=1, samples_per_step=4, learning_rate=1e-9)
+    work = task(words, characters, "1", plan, initializer="7 8 square")
+    (found,) = learned(foundation, [work], still)
+    rows = from_stored(found.vectors, foundation.layout)
+    encoder = foundation.text_encoders[0]
+
+    def nearest(row):
+        candidates = ["1", "7", "8", "square", "a", "photo"]
+        ids = [encoder.tokenizer(word, add_special_tokens=False).input_ids for word in candidates]
+        table = torch.stack([torch.nn.functional.normalize(encoder.table[i].sum(0), dim=0) for i in ids])
+        return candidates[int((table @ torch.from_numpy(row)).argmax())]
+
+    assert [[nearest(row) for row in prompt] for prompt in rows] == [["7", "8", "square", "7"]] * 2
+    # A single vector starts from all of them, as it always has.
+    (one,) = learned(foundation, [task(words, characters, "1", plan_embeddings("x", 64, width=64), initializer="7 8")],
+                     still)  # fmt: skip
+    table = encoder.table[encoder.tokenizer("7 8", add_special_tokens=False).input_ids].sum(0)
+    start = torch.nn.functional.normalize(table, dim=0).numpy()
+    row = from_stored(one.vectors, foundation.layout)[0, 0]
+    assert start @ row / np.linalg.norm(row) > 0.9
+
+
+def test_a_damaged_cache_of_latents_changes_nothing_that_is_learned(foundation, words, characters, tmp_path, caplog):
+    import hashlib
+
+    from PIL import Image
+
+    paths = []
+    for i, image in enumerate(characters("5", 6)[..., 0]):
+        paths.append(tmp_path / f"{i}.png")
+        Image.fromarray(image).save(paths[-1])
+    files = ImageFiles(tuple(map(str, paths)), tuple(hashlib.sha256(p.read_bytes()).hexdigest() for p in paths), 1)
+    work = [InversionTask(words("5"), files, plan_embeddings("x", 128, width=64))]
+    cache = LatentCache(tmp_path / "cache", 10**6)
+    (first,) = learned(foundation, work, cache=cache)
+    (file,) = (tmp_path / "cache").iterdir()
+    sound = file.read_bytes()
+    file.write_bytes(sound[:-64] + b"\x3c" * 64)
+    (again,) = learned(foundation, work, cache=cache)
+    assert "damaged" in caplog.text
+    assert again.vectors.tobytes() == first.vectors.tobytes()
+    assert file.read_bytes() == sound
