@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import torch
 
     from d3m_assets.distillation.text import LearnedRows
-    from d3m_assets.foundation.loading import Foundation
+    from d3m_assets.foundation.loading import Foundation, TextStates
     from d3m_assets.settings import InversionSettings
 
 CODE_VERSION = "2"
@@ -151,24 +151,30 @@ class _Engine:
         state.restore()
         return state
 
-    def errors(self, states: Sequence[ClassState], draws: Sequence[Draw], samples: Sequence[int],
-               templates: Sequence[int], *, weighted: bool = False) -> list[torch.Tensor]:  # fmt: skip
+    def texts(self, states: Sequence[ClassState], templates: Sequence[int]) -> TextStates:
+        """Text states of all prompts of the classes, whose rows are those in use, one class behind the other."""
+        import torch
+
+        from d3m_assets.distillation.text import encode
+
+        offset, ids = 0, []
+        for state, template in zip(states, templates, strict=True):
+            own = state.ids[template % len(state.ids)]
+            ids.append(torch.where(own < 0, own - offset, own))
+            offset += len(state.rows)
+        return encode(self.foundation, torch.cat(ids, 1))
+
+    def errors(self, states: Sequence[ClassState], texts: TextStates, draws: Sequence[Draw], samples: Sequence[int], *,
+               weighted: bool = False) -> list[torch.Tensor]:  # fmt: skip
         """Squared error of every prompt, ``[prompts]`` for each class: the mean over its samples.
 
         ``weighted`` applies min-SNR weights (Hang et al., ICCV 2023, arXiv 2303.09556) where the settings ask for them.
         """
         import torch
 
-        from d3m_assets.distillation.text import encode
-
         foundation, device = self.foundation, self.foundation.device
-        offset, ids = 0, []
-        for state, template in zip(states, templates, strict=True):
-            own = state.ids[template % len(state.ids)]
-            ids.append(torch.where(own < 0, own - offset, own))
-            offset += len(state.rows)
         counts = [n for state, n in zip(states, samples, strict=True) for _ in range(state.prompts)]
-        text = encode(foundation, torch.cat(ids, 1)).repeat(torch.tensor(counts, device=device))
+        text = texts.repeat(torch.tensor(counts, device=device))
         clean, noise, times = (torch.cat(part).to(device) for part in zip(*draws, strict=True))
         predicted = foundation.predict(self.schedule.add_noise(clean, noise, times), times, text)
         target = self.schedule.get_velocity(clean, noise, times) if self.velocity else noise
@@ -189,22 +195,33 @@ class _Engine:
         """Rows ``[R, D]`` of states as the text encoders see them: directions at the norms of the token tables."""
         return self.foundation.layout.scaled(rows) if self.settings.directional else rows
 
-    def fixed_loss(self, state: ClassState, learned: LearnedRows) -> float:
-        """Loss of a class on the same latents, noise and timesteps at every call."""
+    def fixed_losses(self, states: Sequence[ClassState], learned: LearnedRows) -> list[float]:
+        """Loss of each class on the same latents, noise and timesteps at every call."""
         import torch
 
-        samples = max(1, math.ceil(_FIXED_SAMPLES / state.prompts))
-        at_once = state.samples(self.settings.samples_per_step)
-        whole = state.draw(self.seed, "fixed", samples, self.steps_of_noise)
-        learned.set(self.rows_in_use(state.rows))
-        total = 0.0
+        samples = [max(1, math.ceil(_FIXED_SAMPLES / state.prompts)) for state in states]
+        at_once = [state.samples(self.settings.samples_per_step) for state in states]
+        wholes = [s.draw(self.seed, "fixed", n, self.steps_of_noise) for s, n in zip(states, samples, strict=True)]
+        learned.set(self.rows_in_use(torch.cat([state.rows for state in states])))
+        firsts = np.cumsum([0, *(state.prompts for state in states)])
+        totals = [0.0] * len(states)
         with torch.inference_mode():
-            for begin in range(0, samples, at_once):  # no more at a time than a step takes
-                parts = [p.view(state.prompts, samples, *p.shape[1:])[:, begin : begin + at_once] for p in whole]
-                draw = (parts[0].flatten(0, 1), parts[1].flatten(0, 1), parts[2].flatten(0, 1))
-                count = parts[0].shape[1]
-                total += float(self.errors([state], [draw], [count], [0])[0].mean()) * count
-        return total / samples
+            texts = self.texts(states, [0] * len(states))
+            # No more at a time than a step takes: of each class a part, until none has any left.
+            for turn in range(max(math.ceil(n / part) for n, part in zip(samples, at_once, strict=True))):
+                left = [k for k in range(len(states)) if turn * at_once[k] < samples[k]]
+                draws, counts = [], []
+                for k in left:
+                    begin = turn * at_once[k]
+                    parts = [p.view(states[k].prompts, samples[k], *p.shape[1:])[:, begin : begin + at_once[k]]
+                             for p in wholes[k]]  # fmt: skip
+                    draws.append((parts[0].flatten(0, 1), parts[1].flatten(0, 1), parts[2].flatten(0, 1)))
+                    counts.append(parts[0].shape[1])
+                prompts = [p for k in left for p in range(firsts[k], firsts[k + 1])]
+                found = self.errors([states[k] for k in left], texts[prompts], draws, counts)
+                for k, count, loss in zip(left, counts, torch.stack([e.mean() for e in found]).tolist(), strict=True):
+                    totals[k] += loss * count
+        return [total / n for total, n in zip(totals, samples, strict=True)]
 
     def gradients(self, states: Sequence[ClassState], learned: LearnedRows) -> list[tuple[float, torch.Tensor]]:
         """Loss and gradient of the rows of each class, at its own step; nothing of a class depends on the others."""
@@ -215,7 +232,8 @@ class _Engine:
         samples = [state.samples(self.settings.samples_per_step) for state in states]
         power = self.settings.timestep_power
         draws = [s.draw(self.seed, s.step, n, self.steps_of_noise, power) for s, n in zip(states, samples, strict=True)]
-        losses = self.errors(states, draws, samples, [state.step for state in states], weighted=True)
+        texts = self.texts(states, [state.step for state in states])
+        losses = self.errors(states, texts, draws, samples, weighted=True)
         (gradient,) = torch.autograd.grad(torch.cat(losses).sum(), live)
         parts = gradient.split([len(state.rows) for state in states])
         return [(float(loss.detach().mean()), part) for loss, part in zip(losses, parts, strict=True)]
@@ -326,10 +344,17 @@ def invert(
                     finished += 1
                     yield position, _too_large(task, foundation, error)
             filled = len(active)
+            due = [s for s in active if s.step % settings.check_every == 0 or s.step >= settings.steps]
+            due = [s for s in due if not s.losses or s.losses[-1][0] != s.step]
+            for state, loss in zip(due, _looks(engine, due, learned), strict=True):
+                if isinstance(loss, float):
+                    state.record(loss)
+                    continue
+                active.remove(state)
+                finished += 1
+                yield state.position, _too_large(state.task, foundation, loss)
             for state in list(active):
                 if state.step % settings.check_every == 0 or state.step >= settings.steps:
-                    if not state.losses or state.losses[-1][0] != state.step:
-                        state.record(engine.fixed_loss(state, learned))
                     settled = settings.patience is not None and state.checks_without_progress >= settings.patience
                     if settled or state.step >= settings.steps:
                         active.remove(state)
@@ -380,6 +405,21 @@ def invert(
             if packing.samples:
                 detail += f"{packing.samples} samples fit, "
             progress(ProgressEvent("inversion", done, len(tasks) * settings.steps, f"{detail}loss {found[0][0]:.3f}"))
+
+
+def _looks(engine: _Engine, states: Sequence[ClassState], learned: LearnedRows) -> list[float | Exception]:
+    """Loss of each class on fixed inputs, in halves where memory is too small for all; of one alone, the error."""
+    import torch
+
+    if not states:
+        return []
+    try:
+        return [*engine.fixed_losses(states, learned)]
+    except torch.OutOfMemoryError as error:
+        if len(states) == 1:
+            return [error]
+    half = len(states) // 2
+    return _looks(engine, states[:half], learned) + _looks(engine, states[half:], learned)
 
 
 def _too_large(task: InversionTask, foundation: Foundation, error: Exception) -> StageError:

@@ -384,3 +384,47 @@ def test_a_damaged_cache_of_latents_changes_nothing_that_is_learned(foundation, 
     assert "damaged" in caplog.text
     assert again.vectors.tobytes() == first.vectors.tobytes()
     assert file.read_bytes() == sound
+
+
+def looked_at(foundation, monkeypatch, limit=10**9):
+    """Samples of every forward pass of the looks at the loss on fixed inputs; more than ``limit`` are out of memory."""
+    sizes, predict = [], foundation.predict
+
+    def noting(noisy, times, prompts):
+        if torch.is_inference_mode_enabled():
+            if len(noisy) > limit:
+                raise torch.OutOfMemoryError("simulated")
+            sizes.append(len(noisy))
+        return predict(noisy, times, prompts)
+
+    monkeypatch.setattr(foundation, "predict", noting)
+    return sizes
+
+
+def test_classes_of_a_batch_are_looked_at_together_and_seen_alike(foundation, words, characters, monkeypatch):
+    plans = [EmbeddingPlan(prompts, 1, "int8", 64) for prompts in (1, 3, 5)]
+    tasks = [task(words, characters, name, plan) for name, plan in zip("358", plans, strict=True)]
+    settings = InversionSettings(steps=4, samples_per_step=16, check_every=2)
+    separate = [learned(foundation, [t], settings)[0] for t in tasks]
+    sizes = looked_at(foundation, monkeypatch)
+    together = learned(foundation, tasks, settings, classes_per_batch=3)
+    for a, b in zip(separate, together, strict=True):
+        np.testing.assert_allclose([x for _, x in a.losses], [x for _, x in b.losses], atol=1e-5)
+    # 64 samples for one prompt in parts of 16, 22 for each of three in parts of 6, 13 for each of five in parts of 4.
+    one_look = [16 + 18 + 20] * 3 + [16 + 12 + 5]
+    assert sizes == one_look * 3
+
+
+def test_a_look_that_is_too_large_is_taken_in_halves(foundation, words, characters, monkeypatch):
+    plan = plan_embeddings("ipc-1", 64, width=64)
+    tasks = [task(words, characters, name, plan) for name in "0123"]
+    calm = learned(foundation, tasks, classes_per_batch=4)
+    sizes = looked_at(foundation, monkeypatch, limit=8)
+    found = learned(foundation, tasks, classes_per_batch=4)
+    assert set(sizes) == {8}
+    for a, b in zip(calm, found, strict=True):
+        np.testing.assert_allclose([x for _, x in a.losses], [x for _, x in b.losses], atol=1e-5)
+    looked_at(foundation, monkeypatch, limit=3)
+    refused = dict(invert(foundation, tasks, QUICK, 0, classes_per_batch=4))
+    assert all("alone does not fit into the memory" in str(error) for error in refused.values())
+    assert len(refused) == 4
