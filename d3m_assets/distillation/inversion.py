@@ -407,8 +407,8 @@ def invert(
             progress(ProgressEvent("inversion", done, len(tasks) * settings.steps, f"{detail}loss {found[0][0]:.3f}"))
 
 
-def _looks(engine: _Engine, states: Sequence[ClassState], learned: LearnedRows) -> list[float | Exception]:
-    """Loss of each class on fixed inputs, in halves where memory is too small for all; of one alone, the error."""
+def _looks(engine: _Engine, states: Sequence[ClassState], learned: LearnedRows) -> list[float | str]:
+    """Loss of each class on fixed inputs, in halves where memory is too small for all; of one alone, what was the matter."""
     import torch
 
     if not states:
@@ -417,12 +417,12 @@ def _looks(engine: _Engine, states: Sequence[ClassState], learned: LearnedRows) 
         return [*engine.fixed_losses(states, learned)]
     except torch.OutOfMemoryError as error:
         if len(states) == 1:
-            return [error]
+            return [str(error)]  # the error itself holds on to what filled the memory
     half = len(states) // 2
     return _looks(engine, states[:half], learned) + _looks(engine, states[half:], learned)
 
 
-def _too_large(task: InversionTask, foundation: Foundation, error: Exception) -> StageError:
+def _too_large(task: InversionTask, foundation: Foundation, error: Exception | str) -> StageError:
     return StageError(
         f"class {task.prompts.class_name} alone does not fit into the memory of {foundation.device}: {error}. Lower "
         "inversion.samples_per_step or inversion.max_prompts"
