@@ -1,17 +1,24 @@
 """Compare settings on the validation part of the train split; the test split is never opened.
 
-    .venv/bin/python benchmarks/choose.py "" "generation.guidance_scale=1" "inversion.steps=300 inversion.learning_rate=0.2"
+    .venv/bin/python -m benchmarks.choose "" "generation.guidance_scale=1" "inversion.steps=300 inversion.learning_rate=0.2"
 
-Each argument is one variant of the settings ("" is the defaults). Prints, for every variant and budget, the validation
-accuracy (mean and sample standard deviation over the students' seeds) of students trained on the distilled pool, and
-once those of the baselines.
+Each argument is one variant of the settings, "" being the defaults; the first is what the others are compared with. Every
+variant is distilled ``--distillations`` times from different seeds, and ``--students`` students are trained on each pool.
+For every variant and budget it prints the mean validation accuracy over the distillations with its 95 % t-interval, and the
+mean difference to the first variant with that of a paired t-test (the same seeds of distillation and students). Variants with
+other budgets are compared by their order, first with first. A table in Markdown is written to ``--output``.
 """
 
 import argparse
+import math
 import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+
+from benchmarks.record import surroundings
 from d3m_assets.evaluation.baselines import affordable_images, random_real
 from d3m_assets.evaluation.metrics import student_metrics
 from d3m_assets.evaluation.students import LabelledImages
@@ -23,48 +30,116 @@ from d3m_assets.stages.evaluation import rendered_characters, synthetic_images
 MADE = ("class_catalog", "raw_dataset", "foundation_model", "class_prompts", "inverted_embeddings", "synthetic_pool")
 
 
-def measure(pipeline: Pipeline, name: str, sets, budget: str = "") -> str:
-    """Mean and standard deviation of validation accuracy, in per cent."""
+def measure(pipeline: Pipeline, name: str, sets, budget: str = "") -> list[float]:
+    """Validation accuracy (fraction) of every student."""
     validation = labelled_images(pipeline, image_table(pipeline, "validation"), "validation")
     rows = student_metrics(name, sets, validation, pipeline.settings.students, budget=budget)
-    return f"{100 * rows['accuracy'].mean():5.1f} ± {100 * rows['accuracy'].std():.1f}"
+    return [float(a) for a in rows["accuracy"]]
 
 
-def main() -> None:
-    """Measure all variants."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("variants", nargs="*", default=[""])
-    parser.add_argument("--baselines", action="store_true")
-    parser.add_argument("--store", type=Path, help="keep artefacts here; default: a new temporary folder")
-    given = parser.parse_args()
-    folder = given.store or Path(tempfile.mkdtemp(prefix="d3m-choose-"))
-    for variant in given.variants:
-        overrides = dict(item.split("=", 1) for item in variant.split())
-        pipeline = Pipeline(load_settings(**{"home": folder, "storage": str(folder / "store"), **overrides}))
+def spread(values: list[float]) -> tuple[float, float]:
+    """Mean and half the 95 % t-interval; NaN with a single value."""
+    from scipy import stats
+
+    n = len(values)
+    half = float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+    return float(np.mean(values)), half
+
+
+def words(mean: float, half: float, *, signed: bool = False) -> str:
+    """A fraction and its half interval as percentages."""
+    return f"{100 * mean:{'+' if signed else ''}.1f}" + ("" if math.isnan(half) else f" ± {100 * half:.1f}")
+
+
+def variant_accuracies(variant: str, folder: Path, distillations: int, students: int) -> pd.DataFrame:
+    """One row a budget, distillation and student: position, budget, distillation, accuracy, seconds (of making all)."""
+    overrides, rows = dict(item.split("=", 1) for item in variant.split()), []
+    for seed in range(distillations):
+        # A store for each seed, so that variants which share their embeddings learn them once.
+        home = {"home": folder, "storage": str(folder / f"store-{seed}"), "seed": seed}
+        seeds = {"students.seeds": tuple(range(seed * students, (seed + 1) * students))}
+        pipeline = Pipeline(load_settings(**(home | seeds | overrides)))
         begun = time.monotonic()
         for asset in MADE:
             for outcome in pipeline.materialise(asset, pipeline.keys(asset)):
                 if outcome.error:
                     raise outcome.error
         spent = time.monotonic() - begun
-        found = []
-        for budget in pipeline.settings.budgets:
+        for position, budget in enumerate(pipeline.settings.budgets):
             data = synthetic_images(pipeline, budget)
-            found.append(f"{budget} {measure(pipeline, 'D3M', lambda seed, data=data: data, budget)}")
-        print(f"{variant or 'defaults':60} {'   '.join(found)}   ({spent:.0f} s)", flush=True)
+            found = measure(pipeline, "D3M", lambda s, data=data: data, budget)
+            rows += [
+                {"position": position, "budget": budget, "distillation": seed, "accuracy": a, "seconds": spent}
+                for a in found
+            ]
+        pipeline.workers.close()
+    return pd.DataFrame(rows)
+
+
+def compared(found: dict[str, pd.DataFrame]) -> str:
+    """A table in Markdown: variants, and for each budget accuracy and difference to the first."""
+    first = next(iter(found.values()))
+    budgets = list(dict.fromkeys(first["budget"]))
+    lines = [f"| setting | {' | '.join(budgets)} |", "|---|" + "---|" * len(budgets)]
+    for variant, rows in found.items():
+        cells = []
+        for position in range(len(budgets)):
+            own, base = (
+                r[r["position"] == position].groupby("distillation")["accuracy"].mean().to_numpy()
+                for r in (rows, first)
+            )
+            cell = words(*spread(list(own)))
+            if rows is not first and len(own) == len(base):
+                cell += f" ({words(*spread(list(own - base)), signed=True)})"
+            cells.append(cell)
+        lines.append(f"| {variant or 'defaults'} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure all variants."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("variants", nargs="*", default=[""])
+    parser.add_argument("--distillations", type=int, default=3, help="seeds of each variant")
+    parser.add_argument("--students", type=int, default=2, help="students of each distillation")
+    parser.add_argument("--baselines", action="store_true", help="also random real, rendered and all real images")
+    parser.add_argument("--store", type=Path, help="keep artefacts here; default: a new temporary folder")
+    parser.add_argument("--output", type=Path, help="Markdown file to write after every variant")
+    given = parser.parse_args()
+    folder = given.store or Path(tempfile.mkdtemp(prefix="d3m-choose-"))
+    found: dict[str, pd.DataFrame] = {}
+    for variant in given.variants:
+        found[variant] = variant_accuracies(variant, folder, given.distillations, given.students)
+        print(compared(found).splitlines()[-1], f"({found[variant]['seconds'].mean():.0f} s)", flush=True)
+        if given.output:
+            facts = surroundings("cpu")
+            head = (
+                f"# Validation accuracy of settings, {facts['date'][:10]}\n\n`{facts['command']}`, commit "
+                f"{facts['commit'][:7]}, {facts['hardware']['device']}, torch {facts['versions']['torch']}.\n\n"
+                f"In per cent on the validation part: mean of {given.distillations} distillations from different seeds, "
+                f"{given.students} students each, and 95 % interval over the distillations; in brackets the difference to "
+                "the first row, paired by seed. The test split was not opened.\n\n"
+            )
+            given.output.write_text(head + compared(found) + "\n")
     if given.baselines:
-        scan, rows = pipeline.scan(), image_table(pipeline, "train")
-        for budget in pipeline.settings.budgets:
-            n = affordable_images(pipeline.budget_bytes(budget), scan.image_height, scan.image_width, scan.channels)
+        print_baselines(Pipeline(load_settings(home=folder, storage=str(folder / "store-0"))))
 
-            def draw(seed: int, n: int = n) -> LabelledImages:
-                return labelled_images(pipeline, random_real(rows, n, seed), "train")
 
-            print(f"{'random real images':60} {budget} {measure(pipeline, 'random', draw)}", flush=True)
-        names = list(pipeline.catalog()["class_name"])
-        print(f"{'rendered characters':60} {measure(pipeline, 'r', lambda s: rendered_characters(pipeline, names, s))}")
-        whole = labelled_images(pipeline, rows, "train")
-        print(f"{'whole train split':60} {measure(pipeline, 'w', lambda seed: whole)}")
+def print_baselines(pipeline: Pipeline) -> None:
+    """Validation accuracy of students of random real, of rendered and of all real images."""
+    scan, rows = pipeline.scan(), image_table(pipeline, "train")
+    for budget in pipeline.settings.budgets:
+        n = affordable_images(pipeline.budget_bytes(budget), scan.image_height, scan.image_width, scan.channels)
+
+        def draw(seed: int, n: int = n) -> LabelledImages:
+            return labelled_images(pipeline, random_real(rows, n, seed), "train")
+
+        print(f"random real images {budget}: {words(*spread(measure(pipeline, 'random', draw)))}", flush=True)
+    names = list(pipeline.catalog()["class_name"])
+    drawn = measure(pipeline, "rendered", lambda s: rendered_characters(pipeline, names, s))
+    print(f"rendered characters: {words(*spread(drawn))}")
+    whole = labelled_images(pipeline, rows, "train")
+    print(f"whole train split: {words(*spread(measure(pipeline, 'whole', lambda seed: whole)))}")
 
 
 if __name__ == "__main__":

@@ -94,6 +94,11 @@ ASSETS: dict[str, AssetInfo] = {
         "", ("raw_dataset",), "A classifier of the real data, trained or given: it makes soft labels and features. Made only "
         "when a row of the table needs it.", ("pytorch", "safetensors"),
     ),
+    "pool_labels": AssetInfo(
+        "class_budget", ("synthetic_pool", "repeated_pools", "teacher_model"),
+        "What the teacher says of every distilled image: how likely its own class is, whether it agrees, and the soft label. "
+        "Made only when there is a teacher.", ("pytorch", "parquet"),
+    ),
     "reference_metrics": AssetInfo(
         "budget", ("raw_dataset", "foundation_model", "teacher_model"),
         "Students trained on random, chosen or recomposed real images of equal bytes: what distillation must beat.",
@@ -108,8 +113,8 @@ ASSETS: dict[str, AssetInfo] = {
         "Students trained on what the foundation model draws from class names alone, without inversion.", ("pytorch",),
     ),
     "student_metrics": AssetInfo(
-        "budget", ("synthetic_pool", "repeated_pools", "raw_dataset", "teacher_model"), "Students trained on the synthetic "
-        "pool of a budget and tested on real images.", ("pytorch",)
+        "budget", ("synthetic_pool", "repeated_pools", "pool_labels", "raw_dataset", "teacher_model"),
+        "Students trained on the synthetic pool of a budget and tested on real images.", ("pytorch",)
     ),
     "pool_audit": AssetInfo(
         "budget", ("synthetic_pool", "raw_dataset"), "Faults of the synthetic pool of a budget: copies of training images, "
@@ -117,7 +122,7 @@ ASSETS: dict[str, AssetInfo] = {
     ),
     "distillation_report": AssetInfo(
         "", ("student_metrics", "reference_metrics", "whole_dataset_metrics", "foundation_metrics", "distilled_bundle",
-             "synthetic_pool", "raw_dataset", "teacher_model", "pool_audit"),
+             "synthetic_pool", "raw_dataset", "teacher_model", "pool_labels", "pool_audit"),
         "The verdict: accuracy against bytes for all methods, samples, ledger and provenance, in one HTML file.",
         ("html",), code_version="2",
     ),
@@ -129,7 +134,7 @@ _VERSIONS = {
     "distilled_bundle": bundle.CODE_VERSION, "reference_metrics": _MEASURED, "whole_dataset_metrics": _MEASURED,
     "foundation_metrics": f"{_MEASURED}.{characters.CODE_VERSION}",
     "student_metrics": _MEASURED, "pool_audit": f"{audit.CODE_VERSION}.{_MEASURED}",
-    "teacher_model": f"{teacher.CODE_VERSION}.{students.CODE_VERSION}",
+    "teacher_model": f"{teacher.CODE_VERSION}.{students.CODE_VERSION}", "pool_labels": labels.CODE_VERSION,
 }  # fmt: skip
 ASSETS = {name: replace(info, code_version=_VERSIONS.get(name, info.code_version)) for name, info in ASSETS.items()}
 """The graph, in an order in which every asset follows what it is made from."""
@@ -340,6 +345,11 @@ class Pipeline:
         scan = self.scan()
         return bytes_per_class(budget, scan.image_height, scan.image_width, scan.channels)
 
+    @property
+    def largest_budget(self) -> str:
+        """The budget of most bytes; fresh samples are drawn for it alone, since a student sees thousands of them."""
+        return max(self.settings.budgets, key=self.budget_bytes)
+
     def embedding_plan(self, class_key: str, budget: str) -> EmbeddingPlan:
         """Prompts and vectors of a class: the budget's, but never more prompts than the class has images.
 
@@ -420,9 +430,9 @@ class Pipeline:
 
     def not_needed(self, key: ArtefactKey) -> str:
         """Why the settings do without an artefact that the graph has; empty where they need it."""
-        if key.asset == "teacher_model" and not self._uses_teacher("distillation_report"):
+        if key.asset in ("teacher_model", "pool_labels") and not self._uses_teacher("distillation_report"):
             return "no row of the table needs a teacher; evaluation.labels and evaluation.baselines have rows that do"
-        if key.asset == "repeated_pools" and self.settings.evaluation.distillations == 1:
+        if key.asset == "repeated_pools" and self.settings.distillations == 1:
             return "one distillation is enough by the settings; evaluation.distillations asks for more"
         if (
             key.asset == "reference_metrics"
@@ -437,8 +447,12 @@ class Pipeline:
             return any(self._uses_teacher(row) for row in METRIC_ASSETS)
         chosen = self.settings.evaluation
         asked = asset == "reference_metrics" and any(b not in ("random", "latent-means") for b in chosen.baselines)
-        asked = asked or (asset == "student_metrics" and "rejection" in chosen.variants)
+        asked = asked or asset == "pool_labels" or (asset == "student_metrics" and "rejection" in chosen.variants)
         return asked or (asset in METRIC_ASSETS and chosen.labels != ("hard",))
+
+    def _uses_pool_labels(self, asset: str) -> bool:
+        chosen = self.settings.evaluation
+        return asset == "distillation_report" or "soft stored" in chosen.labels or "rejection" in chosen.variants
 
     def _uses_foundation(self, asset: str) -> bool:
         return asset != "reference_metrics" or "latent-means" in self.settings.evaluation.baselines
@@ -467,6 +481,8 @@ class Pipeline:
         found = []
         for dep in ASSETS[key.asset].deps:
             if dep == "teacher_model" and not self._uses_teacher(key.asset):
+                continue
+            if dep == "pool_labels" and not self._uses_pool_labels(key.asset):
                 continue
             if dep == "foundation_model" and not self._uses_foundation(key.asset):
                 continue
@@ -515,6 +531,9 @@ class Pipeline:
                     "validation_fraction": s.validation_fraction}  # fmt: skip
         if asset == "class_prompts":
             return prompts.to_json()
+        if asset == "pool_labels":
+            return {"temperature": s.evaluation.temperature, "stored_classes": self.stored_classes,
+                    "distillations": s.distillations, "device": self._device_kind}  # fmt: skip
         if asset == "synthetic_pool":
             return drawing | {"channels": self.scan().channels}
         assert asset in ("inverted_embeddings", "repeated_pools")
@@ -527,7 +546,7 @@ class Pipeline:
         if imported := self.imported_embeddings(key.class_key):
             learned = {"imported": list(imported.sha256), "plan": planned}
         if asset == "repeated_pools":
-            return learned | drawing | {"channels": self.scan().channels, "distillations": s.evaluation.distillations}
+            return learned | drawing | {"channels": self.scan().channels, "distillations": s.distillations}
         return learned
 
     @property
@@ -556,8 +575,8 @@ class Pipeline:
         found: dict[str, Any] = {}
         if others := [a for a in chosen.architectures if a != self.settings.students.architecture]:
             found["architectures"] = others
-        if chosen.distillations > 1 and asset in ("student_metrics", "foundation_metrics"):
-            found["distillations"] = chosen.distillations
+        if self.settings.distillations > 1 and asset in ("student_metrics", "foundation_metrics"):
+            found["distillations"] = self.settings.distillations
         rows: Sequence[str] = {
             "student_metrics": chosen.variants,
             "foundation_metrics": [v for v in chosen.variants if v == "equal-ipc"],
@@ -571,6 +590,7 @@ class Pipeline:
             found["fresh"] = {
                 "generation": self._drawing,
                 "seed": self.settings.seed,
+                "at": self.largest_budget,
             }
         return found
 

@@ -378,9 +378,24 @@ class AuditSettings(_Section):
     spread_error: Share = Field(default=0.1, description="The same, below which it is an error.")
 
 
+TABLES: dict[str, dict[str, Any]] = {
+    "quick": {"baselines": ("random",), "labels": ("hard",), "architectures": (), "variants": ()},
+    "full": {
+        "baselines": BASELINES, "labels": ("hard", "soft teacher"), "architectures": ("convnet-3", "resnet-18"),
+        "variants": VARIANTS,
+    },
+}  # fmt: skip
+"""Tables by name; a setting that is given wins over its table."""
+
+
 class EvaluationSettings(_Section):
     """Which rows the table has."""
 
+    table: Literal["quick", "full"] = Field(
+        default="quick",
+        description="What the settings below are unless given: quick, or full with all baselines and variants, two networks, "
+        "hard and soft labels, and a distillation for every student.",
+    )
     baselines: Baselines = Field(
         default=("random",),
         description="Training sets of equal bytes beside the distilled one: random, herding, k-center, k-means, el2n, "
@@ -393,12 +408,12 @@ class EvaluationSettings(_Section):
     variants: Variants = Field(
         default=(),
         description="Rows that change one thing about the distilled one: equal-ipc (as many images as are compared with), "
-        "rejection (of images that a teacher gives another class), unaugmented, fresh (no image twice).",
+        "rejection (of images that a teacher gives another class), unaugmented, fresh (no image twice, at the largest budget).",
     )
-    distillations: Positive = Field(
-        default=1,
-        description="Distillations, each from its own seed, that the students' seeds take in turn; with one, intervals do "
-        "not see how much a distillation varies.",
+    distillations: Positive | None = Field(
+        default=None,
+        description="Distillations, each from its own seed, that the students' seeds take in turn; none: one, with which "
+        "intervals do not see how much a distillation varies, or in the full table one for each seed.",
     )
     labels: Labels = Field(
         default=("hard",),
@@ -410,6 +425,13 @@ class EvaluationSettings(_Section):
     stored_classes: Positive | None = Field(
         default=None, description="Highest probabilities that a stored soft label keeps; none: those of all classes."
     )
+
+    @model_validator(mode="after")
+    def _filled(self) -> EvaluationSettings:
+        """Give what was not set the values of the table; what counts as set stays as it is."""
+        found = TABLES[self.table]
+        self.__dict__.update({k: v for k, v in found.items() if k not in self.model_fields_set})
+        return self
 
 
 class TeacherSettings(_Section):
@@ -519,12 +541,18 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _enough_students(self) -> Settings:
         """A distillation that no student is trained on would be made for nothing."""
-        if self.evaluation.distillations > len(self.students.seeds):
+        if self.distillations > len(self.students.seeds):
             raise ValueError(
-                f"evaluation.distillations is {self.evaluation.distillations}, but students.seeds has only "
+                f"evaluation.distillations is {self.distillations}, but students.seeds has only "
                 f"{len(self.students.seeds)}; each distillation needs a student"
             )
         return self
+
+    @property
+    def distillations(self) -> int:
+        """``evaluation.distillations``, or what it is unless given."""
+        each = len(self.students.seeds) if self.evaluation.table == "full" else 1
+        return self.evaluation.distillations or each
 
     @property
     def dataset_name(self) -> str:

@@ -4,6 +4,9 @@ import os
 
 import numpy as np
 import pytest
+from PIL import Image
+
+from d3m_assets_tests import small_runs
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -44,3 +47,38 @@ def image_folder(tmp_path, characters):
         return root
 
     return write
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, characters):
+    """A finished small distillation, to be copied by tests that change it."""
+    root = tmp_path_factory.mktemp("finished")
+    for k, name in enumerate(("0", "1", "7")):
+        for i, image in enumerate(characters(name, 18, seed=k)[..., 0]):
+            target = root / "images" / ("train" if i < 12 else "test") / name / f"{i:03d}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).resize((8, 8), Image.Resampling.BOX).save(target)
+    small_runs.run(small_runs.open_pipeline(root, root / "images"))
+    return root
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    import shutil
+
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    # The records name the images where they were.
+    pipeline = small_runs.open_pipeline(tmp_path, tmp_path / "images")
+    small_runs.run(pipeline)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def soft(tmp_path_factory, finished):
+    """The finished distillation with students of all kinds of labels."""
+    import shutil
+
+    root = tmp_path_factory.mktemp("soft")
+    shutil.copytree(finished, root, dirs_exist_ok=True)
+    small_runs.run(small_runs.open_pipeline(root, root / "images", **small_runs.SOFT))
+    return root

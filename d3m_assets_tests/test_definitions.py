@@ -24,13 +24,14 @@ synthetic_pool [budget|class] <- class_prompts foundation_model inverted_embeddi
 repeated_pools [budget|class] <- class_prompts foundation_model raw_dataset
 distilled_bundle [budget] <- class_prompts foundation_model inverted_embeddings
 teacher_model [] <- raw_dataset
+pool_labels [budget|class] <- repeated_pools synthetic_pool teacher_model
 reference_metrics [budget] <- foundation_model raw_dataset teacher_model
 whole_dataset_metrics [] <- raw_dataset teacher_model
 foundation_metrics [] <- class_prompts foundation_model raw_dataset teacher_model
-student_metrics [budget] <- raw_dataset repeated_pools synthetic_pool teacher_model
+student_metrics [budget] <- pool_labels raw_dataset repeated_pools synthetic_pool teacher_model
 pool_audit [budget] <- raw_dataset synthetic_pool
-distillation_report [] <- distilled_bundle foundation_metrics pool_audit raw_dataset reference_metrics student_metrics \
-synthetic_pool teacher_model whole_dataset_metrics
+distillation_report [] <- distilled_bundle foundation_metrics pool_audit pool_labels raw_dataset reference_metrics \
+student_metrics synthetic_pool teacher_model whole_dataset_metrics
 """
 
 

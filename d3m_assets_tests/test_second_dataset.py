@@ -1,12 +1,14 @@
 """The same commands on a dataset that nothing was tuned on: other characters, other fonts, another size."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from d3m_assets.evaluation.metrics import BASELINES
 from d3m_assets_tests.datasets.unseen_fonts import write_unseen_fonts
 from d3m_assets_tests.test_cli import d3m, store_of
 
@@ -28,19 +30,29 @@ def test_the_fonts_are_held_out_and_the_images_differ(fonts):
     assert [p.read_bytes() for p in sorted(again.rglob("*.png"))] == [p.read_bytes() for p in files]
 
 
-def test_distill_status_metrics_and_regenerate(fonts, tmp_path):
+FULL = {"D3M_EVALUATION__TABLE": "full", "D3M_TEACHER__STEPS": "80", "D3M_TEACHER__WIDTH": "8",
+        "D3M_VALIDATION_FRACTION": "0.3"}  # fmt: skip
+
+
+def test_the_whole_table_and_the_other_commands(fonts, tmp_path):
     home = tmp_path / "home"
-    done = d3m(home, "distill", "--dataset", fonts)
-    for row in ("D3M", "random real images", "class-name prompts", "whole train split"):
+    done = d3m(home, "distill", "--dataset", fonts, **FULL)
+    for row in ("D3M", "D3M, fresh samples", *BASELINES.values(), "class-name prompts", "whole train split"):
         assert row in done.stdout
     # The renderer draws single characters only, so there is no row of drawn ones.
     assert "rendered characters" not in done.stdout
+    for reference in BASELINES.values():
+        assert re.search(f"(than|from) {re.escape(reference)}", done.stdout), reference
 
-    status = json.loads(d3m(home, "status", "--dataset", fonts, "--json").stdout)
+    status = json.loads(d3m(home, "status", "--dataset", fonts, "--json", **FULL).stdout)
     assert {e["state"] for e in status["entries"]} == {"up to date"}
-    rows = pd.DataFrame(json.loads(d3m(home, "metrics", "--dataset", fonts, "--json").stdout))
+    rows = pd.DataFrame(json.loads(d3m(home, "metrics", "--dataset", fonts, "--json", **FULL).stdout))
     assert set(rows["n_evaluated"]) == {4 * 8}
-    assert rows.loc[rows["method"] == "random real images", "bytes_per_class"].tolist() == [144, 288]
+    for baseline in BASELINES.values():
+        sizes = rows[rows["method"] == baseline].groupby("budget")["bytes_per_class"].agg(set).to_dict()
+        assert sizes == {"ipc-1": {144}, "ipc-2": {288}}, baseline
+    assert set(rows.loc[rows["method"] == "D3M", "n"]) == {2}
+    assert set(rows.loc[rows["method"] == "D3M", "distillations"]) == {2}
     assert rows["mean"].between(0, 1).all()
 
     store = store_of(home)
@@ -50,7 +62,8 @@ def test_distill_status_metrics_and_regenerate(fonts, tmp_path):
         assert found["images"] == 4 * 5
         assert found["memorised"] < 0.2
     report = (home / "report.html").read_text()
-    for words in (*NAMES, "Faults of the distilled images", "Scores of the field", "What is taken for what"):
+    for words in (*NAMES, "Faults of the distilled images", "Scores of the field", "What is taken for what",
+                  "Against each baseline of equal bytes", "What one change brings", "What the teacher says"):  # fmt: skip
         assert words in report, words
 
     bundle = next((store / "distilled_bundle" / "budget=ipc-1").glob("*.safetensors"))

@@ -1,15 +1,23 @@
-"""Write the README's table and picture from the artefacts of the last `d3m distill`, so that no figure is typed by hand.
+"""Write the README's table and picture from the artefacts of the last full table, so that no figure is typed by hand.
 
-Run: .venv/bin/python scripts/readme.py
+Run: D3M_EVALUATION__TABLE=full .venv/bin/python scripts/readme.py
 """
 
 import subprocess
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from d3m_assets.evaluation.statistics import compare_all, headline, percent, summarise
+from d3m_assets.evaluation.metrics import VARIANTS
+from d3m_assets.evaluation.statistics import (
+    ARCHITECTURE_WORDS,
+    compare_all,
+    headline,
+    parts,
+    percent,
+    rivals,
+    summarise,
+)
 from d3m_assets.pipeline import Pipeline
 from d3m_assets.settings import load_settings
 from d3m_assets.stages.evaluation import all_metrics
@@ -19,29 +27,38 @@ from d3m_assets.store import ArtefactKey
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- begin: scripts/readme.py -->", "<!-- end -->"
 TILE, PER_CLASS = 34, 2
+COMMAND = "bash scripts/distill --set evaluation.table=full"
 
 
 def table(pipeline: Pipeline) -> str:
-    """The metrics as a markdown table, with date and commit."""
-    metrics = all_metrics(pipeline)
-    metrics = metrics[metrics["labels"] == "hard"]  # soft labels belong into another table
-    lines = ["| trained on | budget | bytes a class | accuracy, % |", "|---|---|---|---|"]
-    for row in summarise(metrics).itertuples():
-        size = "" if np.isnan(row.bytes_per_class) else f"{row.bytes_per_class:,.0f}"
-        lines.append(f"| {row.method} | {row.budget} | {size} | {percent(row.mean, row.half_width)} |")
+    """Accuracy of every method at every budget, with date and commit; hard labels and the first network only."""
+    every = all_metrics(pipeline)
+    first = parts(every)[0]
+    metrics = first.of(every)
+    summary = summarise(metrics[~metrics["method"].isin(list(VARIANTS))])
+    budgets = list(pipeline.settings.budgets)
+    columns = [f"{budget}, {pipeline.budget_bytes(budget):,} B" for budget in budgets]
+    lines = [f"| trained on | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+    for method, rows in summary.groupby("method", sort=False):
+        cells = {row.budget: percent(row.mean, row.half_width) for row in rows.itertuples()}
+        found = [cells.get(budget, cells.get("", "")) for budget in budgets]
+        lines.append(f"| {method} | {' | '.join(found)} |")
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    summary = summarise(metrics)
-    network = " and ".join(dict.fromkeys(summary["architecture"]))
-    students, images = summary["n"].max(), summary["n_evaluated"].max()
     report = pipeline.store.manifest(ArtefactKey("distillation_report"))
+    students, images = summary["n"].max(), summary["n_evaluated"].max()
     note = (
-        f"{images} real test images, hard labels, {network}, weights of the last step, mean of {students} students "
-        "and 95 % interval; "
-        f"`d3m distill` of {report.created[:10]}, written at commit {commit.stdout.strip()}."
+        f"Accuracy in % on {images} real test images, hard labels, {ARCHITECTURE_WORDS[first.architecture]}, weights of the "
+        f"last step, mean of {students} students and 95 % interval, each of a distillation of its own where images are "
+        f"distilled or drawn; `{COMMAND}` of {report.created[:10]}, written at commit {commit.stdout.strip()}. The last rows "
+        "have no budget."
     )
-    return "\n".join([*lines, "", note, "", headline(compare_all(metrics))])
+    verdicts = [headline([c for c in compare_all(every, reference=r) if c.part == first]) for r in rivals(metrics)]
+    soft = [c for c in compare_all(every) if c.part.labels != "hard" and c.part.architecture == first.architecture]
+    told = ["Hard labels, D3M is: " + " ".join(verdicts)]
+    told += [f"{headline(soft)}"] if soft else []
+    return "\n".join([*lines, "", note, "", *told])
 
 
 def picture(pipeline: Pipeline) -> None:
@@ -65,7 +82,7 @@ def main() -> None:
     """Rewrite README.md between the markers."""
     pipeline = Pipeline(load_settings())
     if behind := pipeline.plan().pending():
-        raise SystemExit(f"{len(behind)} artefacts are not up to date; run `d3m distill` first")
+        raise SystemExit(f"{len(behind)} artefacts are not up to date; run `{COMMAND}` first")
     readme = ROOT / "README.md"
     text = readme.read_text()
     before, rest = text.split(BEGIN)

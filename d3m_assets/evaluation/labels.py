@@ -36,29 +36,50 @@ def label_bytes(n_classes: int, stored_classes: int | None = None) -> int:
     return stored_classes * (2 + (1 if n_classes <= 256 else 2 if n_classes <= 65536 else 4))
 
 
-def as_stored(soft: np.ndarray, stored_classes: int | None = None) -> np.ndarray:
-    """Soft labels as they are read back after storing: fp16, and only the highest probabilities.
-
-    What the dropped classes had is spread evenly over them ("marginal smoothing" of Shen & Xing, "A Fast Knowledge
-    Distillation Framework for Visual Recognition", arXiv 2112.01528).
+def to_store(soft: np.ndarray, stored_classes: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """What is kept of soft labels.
 
     Args:
         soft: float ``[N, K]``.
         stored_classes: Probabilities kept of each row; None or K: all.
 
     Returns:
+        Probabilities, float16 ``[N, k]``, and the class positions they are of, int32 ``[N, k]``: all classes in their
+        order, or the likeliest first.
+    """
+    kept = soft.astype(np.float16)
+    if stored_classes is None or stored_classes >= soft.shape[1]:
+        return kept, np.broadcast_to(np.arange(soft.shape[1], dtype=np.int32), soft.shape)
+    # A stable sort, so that equal probabilities are kept in the order of the classes.
+    order = np.argsort(-kept.astype(np.float32), axis=1, kind="stable")[:, :stored_classes]
+    return np.take_along_axis(kept, order, axis=1), order.astype(np.int32)
+
+
+def from_store(kept: np.ndarray, positions: np.ndarray, n_classes: int) -> np.ndarray:
+    """Soft labels of all classes from what was kept of them.
+
+    What the dropped classes had is spread evenly over them ("marginal smoothing" of Shen & Xing, "A Fast Knowledge
+    Distillation Framework for Visual Recognition", arXiv 2112.01528).
+
+    Args:
+        kept: Probabilities ``[N, k]``, as :func:`to_store` gives them.
+        positions: Class positions they are of ``[N, k]``.
+        n_classes: Number of classes K.
+
+    Returns:
         float32 ``[N, K]``, rows adding up to 1.
     """
-    n, k = soft.shape
-    kept = soft.astype(np.float16).astype(np.float32)
-    if stored_classes is not None and stored_classes < k:
-        # A stable sort, so that equal probabilities are kept in the order of the classes.
-        order = np.argsort(-kept, axis=1, kind="stable")
-        rest = order[:, stored_classes:]
-        highest = np.take_along_axis(kept, order[:, :stored_classes], axis=1)
-        share = np.maximum(0, 1 - highest.sum(axis=1, keepdims=True)) / (k - stored_classes)
-        np.put_along_axis(kept, rest, np.broadcast_to(share, rest.shape), axis=1)
-    return kept / kept.sum(axis=1, keepdims=True)
+    highest, dropped = kept.astype(np.float32), n_classes - kept.shape[1]
+    soft = np.zeros((len(kept), n_classes), np.float32)
+    if dropped:
+        soft[:] = np.maximum(0, 1 - highest.sum(axis=1, keepdims=True)) / dropped
+    np.put_along_axis(soft, positions.astype(np.int64), highest, axis=1)
+    return soft / soft.sum(axis=1, keepdims=True)
+
+
+def as_stored(soft: np.ndarray, stored_classes: int | None = None) -> np.ndarray:
+    """Soft labels float32 ``[N, K]`` as they are read back after storing, from float ``[N, K]``."""
+    return from_store(*to_store(soft, stored_classes), soft.shape[1])
 
 
 @dataclass(frozen=True)
@@ -96,8 +117,8 @@ class Labelling:
         return {"labels": {"kind": self.kind, **used, **stored}}
 
     def applied(self, train: LabelledImages) -> LabelledImages:
-        """The training set with its soft labels, if they are stored with it; otherwise as it is."""
-        if self.kind != "soft stored" or self.teacher is None:
+        """The training set with its soft labels, where they are to be stored with it and are not yet; else as it is."""
+        if self.kind != "soft stored" or self.teacher is None or train.probabilities is not None:
             return train
         soft = probabilities(self.teacher, train.images, self._temperature)
         return replace(train, probabilities=as_stored(soft, self.stored_classes))

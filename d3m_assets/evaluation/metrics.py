@@ -57,9 +57,6 @@ METHODS = (
     WHOLE_TRAIN,
 )  # fmt: skip
 """Rows of a report, in its order."""
-TOGETHER = 4
-"""Students stacked on a processor; more of them no longer fit into its caches. On other devices all of a row are."""
-
 _log = logging.getLogger(__name__)
 _reads: list[dict[str, object]] = []
 
@@ -129,7 +126,7 @@ def student_metrics(
     device: str = "cpu",
     progress: Progress = silent,
 ) -> pd.DataFrame:
-    """Train one student for each seed of the settings, some of them together, and evaluate their last weights.
+    """Train one student for each seed of the settings and evaluate their last weights.
 
     Training and test images of any size are first fitted to the student's input, which follows from the test
     images (they are real, at the dataset's stored size) unless the settings fix it.
@@ -165,7 +162,8 @@ def student_metrics(
     test = test.fitted(side, channels)
     used = json.dumps(recipe(settings, image_size=side, channels=channels, labelling=labelling), sort_keys=True)
     total, seeds, rows = settings.steps * len(settings.seeds), settings.seeds, []
-    at_once = TOGETHER if device == "cpu" else len(seeds)
+    # A processor is busy with one small student (`python -m benchmarks.students`); other devices take all of a row at once.
+    at_once = 1 if device == "cpu" else len(seeds)
     for begin in range(0, len(seeds), at_once):
         together = seeds[begin : begin + at_once]
         given = {seed: training_sets(seed) for seed in together}

@@ -62,6 +62,7 @@ def render_report(
     dataset: str = "",
     audits: Mapping[str, Mapping[str, Any]] | None = None,
     findings: Mapping[str, Sequence[Finding]] | None = None,
+    agreement: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Render the report of one distillation.
 
@@ -79,6 +80,8 @@ def render_report(
         audits: Budget to summary of its audit (:class:`d3m_assets.evaluation.audit.Audit`) with ``class_name`` in each
             class and, where they were computed, the scores of :mod:`d3m_assets.evaluation.scores`; null for NaN.
         findings: Budget to what the audit's thresholds say of it.
+        agreement: What a teacher says of the pool, one row a budget: budget, images, off_class (count), agrees and
+            probability (fractions), least and least_class (the class with which it agrees least).
 
     Returns:
         A complete HTML document. The same input gives the same text.
@@ -126,6 +129,7 @@ def render_report(
         confusion=_confusion(metrics, shown[0].of(summary), class_names),
         audits=_audit_rows(audits or {}, findings or {}),
         clean=bool(audits) and not any((findings or {}).values()),
+        agreement=list(agreement),
         scores=_score_rows(audits or {}),
         label_scores=_label_scores(summary, comparisons),
         augmentation_scores=_augmentation_scores(summary),

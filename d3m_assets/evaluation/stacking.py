@@ -1,8 +1,9 @@
 """Several networks of one architecture as one: their channels side by side, so that they train in the same passes.
 
-A small network leaves a processor waiting between its many small operations. Networks stacked along their channels share
-these: convolutions become grouped, normalisations and linear layers one for each network, and the sum of the networks'
-losses has as gradients those of each by itself. What differs from networks one after another is the rounding of sums.
+A small network leaves a GPU waiting between its many small operations. Networks stacked along their channels share these:
+convolutions become grouped, normalisations and linear layers one for each network, and the sum of the networks' losses has as
+gradients those of each by itself. What differs from networks one after another is the rounding of sums. A processor core is
+busy with one student already and gains nothing from a stack, so there they are trained alone.
 """
 
 from __future__ import annotations

@@ -107,6 +107,15 @@ class LabelledImages:
         """Number of images."""
         return len(self.labels)
 
+    def chosen(self, which: np.ndarray) -> LabelledImages:
+        """Some of the images with their labels, hard and soft.
+
+        Args:
+            which: Boolean ``[N]``, or positions.
+        """
+        soft = None if self.probabilities is None else self.probabilities[which]
+        return replace(self, images=self.images[which], labels=self.labels[which], probabilities=soft)
+
     def fitted(self, size: int, channels: int) -> LabelledImages:
         """Return the same images as squares of ``size`` px with ``channels`` channels.
 

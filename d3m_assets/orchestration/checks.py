@@ -71,7 +71,7 @@ CHECKS = (
     Check(
         "distillation_report",
         "nothing_stale",
-        "No artefact is missing or out of date. Run `d3m plan` for the same list in a shell.",
+        "No artefact is missing or out of date. Run `d3m status` for the same list in a shell.",
         _behind,
     ),
 )

@@ -23,6 +23,7 @@ from d3m_assets.stages.distillation import (
     synthetic_pool,
 )
 from d3m_assets.stages.evaluation import metrics
+from d3m_assets.stages.pool_labels import pool_labels
 from d3m_assets.stages.report import distillation_report
 from d3m_assets.stages.teacher import teacher_model
 from d3m_assets.store import ArtefactKey
@@ -41,7 +42,7 @@ def make(pipeline: Pipeline, asset: str, keys: Sequence[ArtefactKey]) -> Iterato
     makers: dict[str, Callable[[Pipeline, ArtefactKey], Made]] = {
         "class_catalog": class_catalog, "raw_dataset": raw_dataset, "foundation_model": foundation_model,
         "class_prompts": class_prompts, "distilled_bundle": distilled_bundle,
-        "distillation_report": distillation_report, "teacher_model": teacher_model,
+        "distillation_report": distillation_report, "teacher_model": teacher_model, "pool_labels": pool_labels,
     }  # fmt: skip
     for done, key in enumerate(keys):
         pipeline.progress(ProgressEvent(asset, done, len(keys), where(key)))

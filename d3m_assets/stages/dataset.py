@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from d3m_assets.datasets.images import load_images
+from d3m_assets.errors import DatasetError
 from d3m_assets.pipeline import Pipeline
 from d3m_assets.stages.artefacts import Made, read_table, required, to_parquet
 from d3m_assets.store import ArtefactKey
@@ -33,7 +34,32 @@ def raw_dataset(pipeline: Pipeline, key: ArtefactKey) -> Made:
 
 
 def image_table(pipeline: Pipeline, split: str, class_key: str | None = None) -> pd.DataFrame:
-    """Rows of ``raw_dataset`` of one split, of one class or of all, by class id."""
+    """Rows of ``raw_dataset`` of one split, of one class or of all, by class id.
+
+    Raises:
+        DatasetError: The test split was asked for, which :func:`test_images` alone opens.
+    """
+    if split == "test":
+        raise DatasetError("nothing may be chosen by the test split; rows that are reported read it with test_images.")
+    return _rows(pipeline, split, class_key)
+
+
+def test_images(pipeline: Pipeline, reader: str) -> LabelledImages:
+    """The test split, for a row that is reported; who read it is written down.
+
+    Args:
+        pipeline: Of which dataset.
+        reader: The artefact that reports it.
+    """
+    from d3m_assets.evaluation.metrics import test_split
+
+    return test_split(lambda: labelled_images(pipeline, _rows(pipeline, "test", None), "test"), reader=reader)
+
+
+test_images.__test__ = False  # type: ignore[attr-defined]  # its name is no test of pytest's
+
+
+def _rows(pipeline: Pipeline, split: str, class_key: str | None) -> pd.DataFrame:
     keys = [ArtefactKey("raw_dataset", class_key)] if class_key else pipeline.keys("raw_dataset")
     rows = pd.concat([read_table(pipeline, k, "images.parquet") for k in keys], ignore_index=True)
     # Where an image is may change (a moved clone, another machine) while what it is does not: the scan knows the place.

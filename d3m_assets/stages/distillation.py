@@ -329,7 +329,7 @@ def repeated_pools(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[
             yield Made(key, error=error)
     size = _group(pipeline)
     ordered = sorted(tasks.keys() - given.keys(), key=lambda k: (-tasks[k].plan.prompts, str(k)))
-    repetitions, shares = range(1, s.evaluation.distillations), [[key] for key in given]
+    repetitions, shares = range(1, s.distillations), [[key] for key in given]
     shares = [ordered[i : i + size] for i in range(0, len(ordered), size)] + shares
     groups = [(r, share) for share in shares for r in repetitions]
     items = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import string
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from d3m_assets.errors import D3MError, StageError
 from d3m_assets.pipeline import METRIC_ASSETS, Pipeline
 from d3m_assets.progress import Progress
 from d3m_assets.stages.artefacts import Made, read_table, required, share_out, to_parquet
-from d3m_assets.stages.dataset import image_table, labelled_images
+from d3m_assets.stages.dataset import image_table, labelled_images, test_images
 from d3m_assets.stages.distillation import (
     distillation_seed,
     drawing_item,
@@ -23,6 +24,7 @@ from d3m_assets.stages.distillation import (
     pool_table,
     stored_prompts,
 )
+from d3m_assets.stages.pool_labels import pool_of, stored_labels, with_soft_labels
 from d3m_assets.stages.real_sets import RealSets
 from d3m_assets.stages.rows import (
     Row,
@@ -71,31 +73,35 @@ def _labelling(kind: LabelKind, teacher: TeacherFiles | None, chosen: Evaluation
 
 def metrics(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
     """Train the students of all rows of all keys; a key is done when its last student is."""
-    from d3m_assets.evaluation.metrics import test_split
     from d3m_assets.evaluation.statistics import parts as parts_of
 
     makers: dict[str, Callable[[Pipeline, ArtefactKey], tuple[list[Row], dict[str, bytes]]]] = {
         "reference_metrics": partial(_reference_rows, RealSets(pipeline)), "whole_dataset_metrics": _whole_dataset_rows,
         "foundation_metrics": _foundation_rows, "student_metrics": _student_rows,
     }  # fmt: skip
-    seeds, classes = pipeline.settings.students.seeds, len(pipeline.catalog())
+    every, classes = pipeline.settings.students.seeds, len(pipeline.catalog())
+    shares = [(seed,) for seed in every] if pipeline.on_cpu else [every]
     chosen = pipeline.settings.evaluation.model_copy(update={"stored_classes": pipeline.stored_classes})
     items, owner, names, files = [], [], [], {}
+    tested: dict[ArtefactKey, int] = {}
     for key in keys:
         try:
             rows, files[key] = makers[key.asset](pipeline, key)
-            test = test_split(lambda: labelled_images(pipeline, image_table(pipeline, "test"), "test"), reader=str(key))
+            test = test_images(pipeline, reader=str(key))
+            tested[key] = len(test)
             teacher = stored_teacher(pipeline) if any(row.labels != "hard" for row in rows) else None
             # All training sets of a key before any of its students: one that fails must not leave a table with fewer rows.
-            made = [(row, {seed: row.training_sets(seed) for seed in seeds}) for row in rows]
+            made = [(row, {seed: row.training_sets(seed) for seed in every}) for row in rows]
         except D3MError as error:
             yield Made(key, error=error)
             continue
         for row, sets in made:
             budget = row.budget or key.budget or ""
             told = (row.method, budget, row.bytes_per_class, row.distillations)
-            for settings in row.settings:
-                items.append((told, sets, test, settings, classes, pipeline.device, row.labels, teacher, chosen))
+            for settings, seeds in product(row.settings, shares):
+                own = settings.model_copy(update={"seeds": seeds})
+                of_seeds = {seed: sets[seed] for seed in seeds}
+                items.append((told, of_seeds, test, own, classes, pipeline.device, row.labels, teacher, chosen))
                 owner.append(key)
                 soft = "" if row.labels == "hard" else row.labels
                 network = settings.architecture if len(row.settings) > 1 else ""
@@ -117,7 +123,8 @@ def metrics(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
             for part in parts_of(metrics)
             for method, students in part.of(metrics).groupby("method")
         }
-        yield Made(key, {"metrics.parquet": to_parquet(metrics), **files[key]}, {**accuracy, "students": len(metrics)})
+        counts = {"students": len(metrics), "test images": tested[key]}
+        yield Made(key, {"metrics.parquet": to_parquet(metrics), **files[key]}, {**accuracy, **counts})
 
 
 def _metric_name(method: str, part: Part, students: StudentSettings) -> str:
@@ -164,7 +171,7 @@ def _foundation_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[Row], d
     from d3m_assets.evaluation.metrics import CLASS_NAMES, CLASS_NAMES_EQUAL_IPC, RENDERED
 
     prompts = [stored_prompts(pipeline, c) for c in pipeline.catalog()["class_key"]]
-    repeats = range(pipeline.settings.evaluation.distillations)
+    repeats = range(pipeline.settings.distillations)
     items = [drawing_item(pipeline, p, seed=distillation_seed(pipeline, r)) for r in repeats for p in prompts]
     drawn: list[Any] = [None] * len(items)
     names = [p.by_name() for _ in repeats for p in prompts]
@@ -177,7 +184,7 @@ def _foundation_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[Row], d
     rows = rows_of(pipeline, CLASS_NAMES, lambda kind: of_distillations(pipeline, pools), distilled=True)
     if "equal-ipc" in pipeline.settings.evaluation.variants:
         for budget in pipeline.settings.budgets:
-            rows += at_equal_ipc(pipeline, CLASS_NAMES_EQUAL_IPC, budget, pools)
+            rows += at_equal_ipc(pipeline, CLASS_NAMES_EQUAL_IPC, budget, lambda kind: pools)
     names = [p.display_name for p in prompts]
     if pipeline.foundation_name == "embedded" and all(drawable(name) for name in names):
         rows += rows_of(pipeline, RENDERED, lambda kind: partial(rendered_characters, pipeline, names))
@@ -207,10 +214,13 @@ def _student_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[Row], dict
     budget, chosen = required(key.budget), pipeline.settings.evaluation
     plans = [pipeline.embedding_plan(class_key, budget) for class_key in pipeline.catalog()["class_key"]]
     payload, count = float(np.mean([plan.payload for plan in plans])), pipeline.settings.generation.images_per_class
-    pools = [synthetic_images(pipeline, budget, r) for r in range(chosen.distillations)]
-
+    hard = [synthetic_images(pipeline, budget, r) for r in range(pipeline.settings.distillations)]
+    pools: dict[LabelKind, Sequence[LabelledImages]] = {kind: hard for kind in chosen.labels}
+    if "soft stored" in chosen.labels:
+        told = [stored_labels(pipeline, budget, r) for r in range(len(hard))]
+        pools["soft stored"] = [with_soft_labels(pipeline, *both) for both in zip(hard, told, strict=True)]
     rows = rows_of(
-        pipeline, D3M, lambda kind: of_distillations(pipeline, pools),
+        pipeline, D3M, lambda kind: of_distillations(pipeline, pools[kind]),
         lambda kind: payload + count * stored_label_bytes(pipeline, kind), distilled=True,
     )  # fmt: skip
     return rows + variant_rows(pipeline, budget, pools, payload, rows), {}
@@ -218,15 +228,8 @@ def _student_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[Row], dict
 
 def synthetic_images(pipeline: Pipeline, budget: str, distillation: int = 0) -> LabelledImages:
     """The synthetic pool of all classes at a budget, as a training set; of one of several distillations."""
-    images = []
-    for class_key in pipeline.catalog()["class_key"]:
-        if distillation == 0:
-            table = read_table(pipeline, ArtefactKey("synthetic_pool", class_key, budget), "pool.parquet")
-        else:
-            table = read_table(pipeline, ArtefactKey("repeated_pools", class_key, budget), "pools.parquet")
-            table = table[table["distillation"] == distillation]
-        images.append(pool_images(table))
-    return training_set(images)
+    keys = pipeline.catalog()["class_key"]
+    return training_set([pool_images(pool_of(pipeline, key, budget, distillation)) for key in keys])
 
 
 def all_metrics(pipeline: Pipeline) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,10 +20,6 @@ from d3m_assets.stages.dataset import image_table
 from d3m_assets.stages.distillation import pool_images, read_vectors
 from d3m_assets.stages.teacher import loaded_teacher, stored_teacher
 from d3m_assets.store import ArtefactKey
-
-if TYPE_CHECKING:
-    pass
-
 
 SAMPLES_SHOWN = 30
 """Images on a contact sheet."""
@@ -57,6 +53,16 @@ def describe(pipeline: Pipeline, key: ArtefactKey) -> dict[str, Any]:
         images = pool_images(table.head(SAMPLES_SHOWN))
         shown |= {"rows": len(table), "synthetic_images_png": contact_sheet(images, 10, 2),
                   "lineage": table.drop(columns="image").head(5)}  # fmt: skip
+    elif key.asset == "repeated_pools":
+        table = read_table(pipeline, key, "pools.parquet")
+        first = table.groupby("distillation", sort=False).head(10)
+        shown |= {
+            "rows": len(table),
+            "first images of every distillation_png": contact_sheet(pool_images(first), 10, 2),
+        }
+    elif key.asset == "pool_labels":
+        table = read_table(pipeline, key, "labels.parquet")
+        shown |= {"rows": len(table), "teacher's classes": table["teacher_class"].value_counts().reset_index()}
     elif key.asset in METRIC_ASSETS:
         from d3m_assets.evaluation.statistics import summarise
 

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from d3m_assets.datasets.images import load_images
 from d3m_assets.distillation.bundle import Bundle
-from d3m_assets.pipeline import Pipeline
+from d3m_assets.pipeline import METRIC_ASSETS, Pipeline
 from d3m_assets.stages.artefacts import Made, read_table, required, to_parquet
 from d3m_assets.stages.audit import stored_audit
 from d3m_assets.stages.dataset import image_table
 from d3m_assets.stages.distillation import pool_images
 from d3m_assets.stages.evaluation import all_metrics
+from d3m_assets.stages.pool_labels import agreement_rows
 from d3m_assets.stages.rows import stored_label_bytes
 from d3m_assets.stages.teacher import stored_teacher
 from d3m_assets.store import ArtefactKey
-
-if TYPE_CHECKING:
-    pass
+from d3m_assets.workers import cores
 
 
 def distillation_report(pipeline: Pipeline, key: ArtefactKey) -> Made:
@@ -37,6 +38,7 @@ def distillation_report(pipeline: Pipeline, key: ArtefactKey) -> Made:
         metrics, _ledger(pipeline), sample_grids(pipeline), _provenance(pipeline),
         class_names=list(catalog["class_name"]), dataset=pipeline.dataset_name, audits=audits,
         findings={budget: findings(summary, pipeline.settings.audit) for budget, summary in audits.items()},
+        agreement=agreement_rows(pipeline),
     )  # fmt: skip
     facts = {"classes": len(catalog), "budgets": len(budgets), "students": len(metrics)}
     return Made(key, {"report.html": page.encode(), "metrics.parquet": to_parquet(metrics)}, facts)
@@ -112,14 +114,56 @@ def _provenance(pipeline: Pipeline) -> dict[str, Any]:
     return {
         "dataset": s.dataset, "dataset fingerprint": pipeline.scan().fingerprint,
         "foundation model": s.foundation, "foundation fingerprint": pipeline.foundation_files.fingerprint,
+        "test split read by": [
+            f"{key} ({manifest.metrics['test images']} images)"
+            for asset in METRIC_ASSETS for key in pipeline.keys(asset) if (manifest := pipeline.store.manifest(key))
+        ],
         "seed": s.seed, "validation fraction": s.validation_fraction,
         "prompts": s.prompts.model_dump(mode="json"), "inversion": s.inversion.model_dump(mode="json"),
         "generation": s.generation.model_dump(mode="json"), "students": s.students.model_dump(mode="json"),
         "evaluation": s.evaluation.model_dump(mode="json"), **teacher,
         "versions": {p: _version(p) for p in packages} | {"Python": platform.python_version()},
-        "hardware": f"{platform.machine()} {platform.system()}, device {s.device}",
-        "command": "d3m distill",
+        "commit": _commit(), "hardware": _hardware(pipeline), "made": _made(pipeline), "command": "d3m distill",
     }  # fmt: skip
+
+
+def _commit() -> str:
+    """Commit of the checkout that this package runs from, where it runs from one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return "not run from a checkout"
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--exclude=*"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def _hardware(pipeline: Pipeline) -> str:
+    """The device by its own name, cores and system."""
+    name = platform.processor() or platform.machine()
+    if pipeline.device.startswith("cuda"):
+        import torch
+
+        name = torch.cuda.get_device_name(pipeline.device)
+    elif Path("/proc/cpuinfo").is_file():
+        models = (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                  if line.startswith("model name"))  # fmt: skip
+        name = next(models, name)
+    return f"{name}, {cores()} cores, {platform.system()} {platform.machine()}, device {pipeline.device}"
+
+
+def _made(pipeline: Pipeline) -> str:
+    """When the artefacts were made that the report tells of; several runs may lie between."""
+    keys = [key for asset in (*METRIC_ASSETS, "inverted_embeddings") for key in pipeline.keys(asset)]
+    times = sorted(manifest.created for key in keys if (manifest := pipeline.store.manifest(key)))
+    return f"{times[0]} to {times[-1]}"
 
 
 def _version(package: str) -> str:

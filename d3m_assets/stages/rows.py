@@ -80,13 +80,14 @@ def unaugmented(rows: Sequence[Row]) -> list[Row]:
 
 
 def at_equal_ipc(
-    pipeline: Pipeline, method: str, budget: str, pools: Sequence[LabelledImages], payload: float = float("nan")
-) -> list[Row]:
+    pipeline: Pipeline, method: str, budget: str, pools: Callable[[LabelKind], Sequence[LabelledImages]],
+    payload: float = float("nan"),
+) -> list[Row]:  # fmt: skip
     """A method that draws images, trained on as many of them as real images are allowed at a budget."""
 
     def few(kind: LabelKind) -> Callable[[int], LabelledImages]:
         count = real_images_allowed(pipeline, budget, kind)
-        return of_distillations(pipeline, [first_images(pool, count) for pool in pools])
+        return of_distillations(pipeline, [first_images(pool, count) for pool in pools(kind)])
 
     def charged(kind: LabelKind) -> float:
         return payload + real_images_allowed(pipeline, budget, kind) * stored_label_bytes(pipeline, kind)
@@ -110,13 +111,12 @@ def first_images(pool: LabelledImages, count: int) -> LabelledImages:
     for label in np.unique(pool.labels):
         own = np.flatnonzero(pool.labels == label)
         position[own] = np.arange(len(own))
-    chosen = position < count
-    return replace(pool, images=pool.images[chosen], labels=pool.labels[chosen])
+    return pool.chosen(position < count)
 
 
 def distillation_of(pipeline: Pipeline, seed: int) -> int:
     """Which of the distillations a student's seed is trained on: they take turns."""
-    return pipeline.settings.students.seeds.index(seed) % pipeline.settings.evaluation.distillations
+    return pipeline.settings.students.seeds.index(seed) % pipeline.settings.distillations
 
 
 def stored_label_bytes(pipeline: Pipeline, kind: LabelKind = "soft stored") -> int:

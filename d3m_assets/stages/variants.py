@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from d3m_assets.errors import D3MError
 from d3m_assets.pipeline import Pipeline
 from d3m_assets.stages.artefacts import share_out, where
 from d3m_assets.stages.distillation import distillation_seed, drawing_item, drawing_work, stored_prompts, stored_vectors
+from d3m_assets.stages.pool_labels import stored_labels, without_off_class
 from d3m_assets.stages.rows import Row, at_equal_ipc, of_distillations, rows_of, training_set, unaugmented
-from d3m_assets.stages.teacher import loaded_teacher, stored_teacher
 from d3m_assets.store import ArtefactKey
 
 if TYPE_CHECKING:
     from d3m_assets.evaluation.students import LabelledImages
+    from d3m_assets.settings import LabelKind
 
 
 def variant_rows(
-    pipeline: Pipeline, budget: str, pools: Sequence[LabelledImages], payload: float, rows: Sequence[Row]
-) -> list[Row]:
+    pipeline: Pipeline, budget: str, pools: Mapping[LabelKind, Sequence[LabelledImages]], payload: float,
+    rows: Sequence[Row],
+) -> list[Row]:  # fmt: skip
     """The rows of a budget that ``evaluation.variants`` asks for.
 
     Args:
         pipeline: Gives settings, teacher and vectors.
         budget: Which.
-        pools: Synthetic pool of every distillation.
+        pools: Kind of labels to the synthetic pool of every distillation.
         payload: Mean bytes of the vectors of a class.
         rows: The rows of the distilled data itself.
     """
@@ -37,40 +36,26 @@ def variant_rows(
 
     chosen, found = pipeline.settings.evaluation.variants, []
     if "equal-ipc" in chosen:
-        found += at_equal_ipc(pipeline, D3M_EQUAL_IPC, budget, pools, payload)
+        found += at_equal_ipc(pipeline, D3M_EQUAL_IPC, budget, pools.__getitem__, payload)
+    distillations = range(pipeline.settings.distillations)
     if "rejection" in chosen:
-        teacher = loaded_teacher(stored_teacher(pipeline), pipeline.device)
-        kept = [without_off_class(pool, teacher) for pool in pools]
+        told = [stored_labels(pipeline, budget, r) for r in distillations]
+
+        def kept(kind: LabelKind) -> Callable[[int], LabelledImages]:
+            accepted = [without_off_class(*both) for both in zip(pools[kind], told, strict=True)]
+            return of_distillations(pipeline, accepted)
+
+        # What is charged stays: which images are rejected follows from the teacher, or would have to be stored as well.
         charges = {row.labels: row.bytes_per_class for row in rows}
-        found += rows_of(
-            pipeline,
-            D3M_REJECTION,
-            lambda kind: of_distillations(pipeline, kept),
-            charges.__getitem__,
-            distilled=True,
-            variant=True,
-        )
-    if "fresh" in chosen:
-        fresh = of_distillations(pipeline, [fresh_images(pipeline, budget, r) for r in range(len(pools))])
+        found += rows_of(pipeline, D3M_REJECTION, kept, charges.__getitem__, distilled=True, variant=True)
+    if "fresh" in chosen and budget == pipeline.largest_budget:
+        fresh = of_distillations(pipeline, [fresh_images(pipeline, budget, r) for r in distillations])
         drawn = rows_of(pipeline, D3M_FRESH, lambda kind: fresh, lambda kind: payload, distilled=True, variant=True)
-        found += [
-            row for row in drawn if row.labels != "soft stored"
-        ]  # labels of all those images would have to be stored
+        # Stored soft labels would have to be stored for all those images.
+        found += [row for row in drawn if row.labels != "soft stored"]
     if "unaugmented" in chosen:
         found += unaugmented(rows)
     return found
-
-
-def without_off_class(pool: LabelledImages, teacher: Any) -> LabelledImages:
-    """The images that the teacher takes for their class; of a class that it never sees, the likeliest image."""
-    from d3m_assets.evaluation.teacher import agreement
-
-    probability, judged = agreement(teacher, pool.images, pool.labels)
-    kept = judged == pool.labels
-    for label in np.setdiff1d(pool.labels, pool.labels[kept]):
-        own = np.flatnonzero(pool.labels == label)
-        kept[own[np.argmax(probability[own])]] = True
-    return replace(pool, images=pool.images[kept], labels=pool.labels[kept])
 
 
 def fresh_images(pipeline: Pipeline, budget: str, distillation: int) -> LabelledImages:

@@ -13,6 +13,7 @@ MODELS = {
     "inverted_embeddings",
     "synthetic_pool",
     "repeated_pools",
+    "pool_labels",
     "student_metrics",
     "reference_metrics",
     "whole_dataset_metrics",

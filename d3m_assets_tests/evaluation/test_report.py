@@ -349,3 +349,47 @@ def test_a_thousand_classes_have_a_list_of_confusions_and_no_matrix(metrics, led
     page = Page(_render(many, ledger, {}, [f"c{i}" for i in range(k)]))
     assert page.text.count("is taken for") == MAX_CONFUSIONS + 1
     assert "In % of the images of the class in front" not in page.text
+
+
+def test_the_augmentation_robust_score_is_half_with_and_half_without_augmentation(metrics, ledger):
+    assert "augmentation-robust" not in Page(_render(metrics, ledger, {})).text.lower()
+    own = metrics[(metrics["budget"] == "ipc-1") & metrics["method"].isin(["D3M", "random real images"])]
+    plain = own.assign(
+        augmentation="none",
+        accuracy=own["accuracy"] - np.where(own["method"] == "D3M", 0.3, 0.1),
+        recipe=[json.dumps(json.loads(r) | {"augmentation": "none", "augmentation_limits": {}}) for r in own["recipe"]],
+    )
+    both = pd.concat([metrics, plain], ignore_index=True)
+    text = Page(_render(both, ledger, {})).text
+    # (91.33 - 72) and (91.33 - 30) - (72 - 10), half each.
+    gain = ((0.91 + 1 / 300 - 0.72) + (0.61 + 1 / 300 - 0.62)) / 2
+    score = (np.exp(gain) - np.exp(-1)) / (np.e - np.exp(-1))
+    assert f"ipc-1 {score:.3f} +19.3 −0.7" in text
+    # The verdict stays that of the students with augmentation.
+    assert compare_all(both)[0].difference == pytest.approx(compare_all(metrics)[0].difference)
+    assert [c.budget for c in compare_all(both)] == ["ipc-1", "ipc-5"]
+    assert "no augmentation" in text
+
+
+def test_variants_are_compared_with_what_they_change_and_are_no_rivals(metrics, ledger):
+    variants = pd.concat(
+        [
+            student_rows("D3M, fresh samples", "ipc-5", [0.97, 0.97, 0.99], bytes_per_class=300, images=2000),
+            student_rows("D3M, equal IPC", "ipc-5", [0.70, 0.71, 0.72], bytes_per_class=300, images=10),
+        ]
+    )
+    text = Page(_render(pd.concat([metrics, variants], ignore_index=True), ledger, {})).text
+    assert "What one change brings" in text
+    assert re.search(r"D3M, fresh samples D3M ipc-5 \+3\.7 points .*?▲ better", text)
+    assert re.search(r"D3M, equal IPC random real images ipc-5 −27\.3 points .*?▼ worse", text)
+    assert "Against each baseline" not in text
+
+
+def test_what_the_teacher_says_is_counted(metrics, ledger):
+    rows = [{"budget": "ipc-1", "images": 200, "off_class": 31, "agrees": 0.845, "probability": 0.8, "least": 0.4,
+             "least_class": NAMES[0]}]  # fmt: skip
+    page = render_report(metrics, ledger, {}, {}, class_names=NAMES, agreement=rows)
+    assert "ipc-1 84.5 31 80.0 40.0 ( <b>猫</b> )" in Page(page).text.replace("(<b>", "( <b>").replace(
+        "</b>)", "</b> )"
+    )
+    assert "What the teacher says" not in Page(_render(metrics, ledger, {})).text

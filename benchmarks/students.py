@@ -1,0 +1,175 @@
+"""How much faster are students trained side by side than one after another, and are they the same?
+
+    python -m benchmarks.students --architecture convnet-3 --seeds 4 --repeats 3
+
+Trains the same students (one for each seed, on 100 training images of each digit) in turn
+- one after another, as PyTorch does it by default (all threads),
+- one after another on one thread,
+- stacked, on one thread, as the pipeline does it on a GPU,
+- one after another in as many processes as there are cores, as the pipeline does it on a processor.
+
+Prints students an hour, medians of the repeats, and how far the stacked students' logits and answers on the validation part
+are from those of students trained alone. Writes a dated JSON file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.record import surroundings, write_result
+from d3m_assets.progress import Progress
+from d3m_assets.workers import Workers, cores
+
+if TYPE_CHECKING:
+    import torch
+
+    from d3m_assets.evaluation.students import LabelledImages
+    from d3m_assets.settings import StudentSettings
+
+PER_CLASS = 100
+
+
+def digits() -> tuple[LabelledImages, LabelledImages]:
+    """Training images, 100 of each digit, and the validation part; the test split is not opened."""
+    import pandas as pd
+
+    from d3m_assets.pipeline import Pipeline
+    from d3m_assets.settings import load_settings
+    from d3m_assets.stages.dataset import labelled_images
+
+    pipeline = Pipeline(load_settings(dataset="digits"))
+    ids = zip(pipeline.catalog()["class_id"], pipeline.catalog()["class_name"], strict=True)
+    rows = pd.concat([pipeline.scan().classes[name].table(class_id) for class_id, name in ids])
+    train = rows[rows["split"] == "train"].groupby("class_id").head(PER_CLASS)
+    validation = rows[rows["split"] == "validation"]
+    return labelled_images(pipeline, train, "train"), labelled_images(pipeline, validation, "validation")
+
+
+@contextmanager
+def usual_way() -> Iterator[None]:
+    """Students as PyTorch trains them by default, with all threads."""
+    from d3m_assets.evaluation import students
+
+    threads = students.one_thread
+    students.one_thread = nullcontext  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        students.one_thread = threads
+
+
+def one_after_another(item: tuple[LabelledImages, StudentSettings], progress: Progress) -> list[torch.nn.Module]:
+    """Train the students of all seeds, each alone."""
+    from d3m_assets.evaluation.students import train_student
+
+    train, settings = item
+    return [train_student(train, settings, n_classes=10, seed=seed, progress=progress) for seed in settings.seeds]
+
+
+def side_by_side(item: tuple[LabelledImages, StudentSettings], progress: Progress) -> list[torch.nn.Module]:
+    """Train the students of all seeds stacked."""
+    from d3m_assets.evaluation.students import train_students
+
+    train, settings = item
+    seeds = settings.seeds
+    return train_students([train] * len(seeds), settings, n_classes=10, seeds=seeds, progress=progress)
+
+
+def in_processes(workers: Workers, item: tuple[LabelledImages, StudentSettings]) -> None:
+    """Train as many students in every process as there are seeds, one after another."""
+    for _, result in workers.run(_trained, [item] * workers.count, lambda index, event: None):
+        if isinstance(result, Exception):
+            raise result
+
+
+def _trained(item: tuple[LabelledImages, StudentSettings], progress: Progress) -> int:
+    return len(one_after_another(item, progress))  # modules stay where they are
+
+
+def differences(
+    alone: Sequence[torch.nn.Module], stacked: Sequence[torch.nn.Module], images: LabelledImages
+) -> dict[str, float]:
+    """How far stacked students are from those trained alone: in logits, and in the share of images answered otherwise."""
+    import torch
+
+    from d3m_assets.evaluation.architectures import as_tensor
+
+    shown = as_tensor(images.images)
+    with torch.inference_mode():
+        pairs = [(a(shown), b(shown)) for a, b in zip(alone, stacked, strict=True)]
+    return {
+        "largest_logit": max(float(a.abs().max()) for a, _ in pairs),
+        "largest_difference": max(float((a - b).abs().max()) for a, b in pairs),
+        "answers_that_differ": float(np.mean([float((a.argmax(1) != b.argmax(1)).float().mean()) for a, b in pairs])),
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    from d3m_assets.evaluation.students import student_image_size
+    from d3m_assets.settings import StudentSettings
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--architecture", default="convnet-3", choices=["convnet-3", "resnet-18"])
+    parser.add_argument("--seeds", type=int, default=4, help="students that are trained together")
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=None, help="result file; by default in benchmarks/results")
+    given = parser.parse_args()
+    train, validation = digits()
+    settings = StudentSettings(architecture=given.architecture, steps=given.steps, seeds=tuple(range(given.seeds)))
+    side = student_image_size(settings, *train.images.shape[1:3])
+    train, validation = train.fitted(side, 1), validation.fitted(side, 1)
+    item, workers = (train, settings), Workers(cores())
+
+    def usual() -> object:
+        with usual_way():
+            return one_after_another(item, print_nothing)
+
+    ways: dict[str, tuple[int, Callable[[], object]]] = {
+        "one after another, PyTorch's defaults": (given.seeds, usual),
+        "one after another, one thread": (given.seeds, lambda: one_after_another(item, print_nothing)),
+        "stacked, one thread": (given.seeds, lambda: side_by_side(item, print_nothing)),
+        f"one after another, {workers.count} processes": (
+            given.seeds * workers.count, lambda: in_processes(workers, item)
+        ),
+    }  # fmt: skip
+    short = (train, settings.model_copy(update={"steps": 5}))
+    one_after_another(short, print_nothing)
+    in_processes(workers, short)  # starts them
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for repeat in range(given.repeats):
+        for name, (count, work) in ways.items():
+            begun = time.perf_counter()
+            work()
+            rates[name].append(3600 * count / (time.perf_counter() - begun))
+            print(f"round {repeat + 1}: {name:40} {rates[name][-1]:8,.0f} students an hour", flush=True)
+    workers.close()
+    medians = {name: statistics.median(found) for name, found in rates.items()}
+    first = next(iter(medians.values()))
+    exact = differences(one_after_another(item, print_nothing), side_by_side(item, print_nothing), validation)
+    print(f"\n{given.architecture}, {given.steps} steps, {given.seeds} students together")
+    for name, rate in medians.items():
+        print(f"{name:40} {rate:8,.0f} students an hour   {rate / first:4.1f} x")
+    print(f"stacked against alone: {exact}")
+    result: dict[str, Any] = surroundings("cpu") | {
+        "settings": vars(given) | {"output": str(given.output)}, "students_an_hour": rates, "medians": medians,
+        "against_alone": exact,
+    }  # fmt: skip
+    print(write_result(f"students-{given.architecture}", result, given.output))
+
+
+def print_nothing(event: object) -> None:
+    """Progress of single students is not told."""
+
+
+if __name__ == "__main__":
+    main()

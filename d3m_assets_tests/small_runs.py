@@ -1,0 +1,32 @@
+"""Settings that make a whole distillation in seconds, and running it without an orchestrator."""
+
+from d3m_assets.pipeline import ASSETS, Pipeline
+from d3m_assets.settings import load_settings
+
+QUICK = {
+    "budgets": ("ipc-1", "ipc-3"), "inversion.steps": 3, "inversion.samples_per_step": 4,
+    "generation.images_per_class": 6, "generation.steps": 2, "generation.batch_size": 6,
+    "workers": 1, "students.steps": 4, "students.width": 4, "students.batch_size": 8, "students.seeds": (0, 1),
+    "audit.steps": 3,
+}  # fmt: skip
+
+
+SOFT = {
+    "evaluation.labels": "soft teacher,hard,soft stored", "teacher.steps": 40, "teacher.width": 4,
+    "teacher.learning_rate": 0.02, "validation_fraction": 0.3,
+}  # fmt: skip
+
+
+def open_pipeline(tmp_path, folder, **changes):
+    return Pipeline(load_settings(dataset=str(folder), home=tmp_path / "home", **(QUICK | changes)))
+
+
+def run(pipeline):
+    """Work through the plan as the launcher does; return the keys that were made."""
+    made = []
+    for asset in ASSETS:
+        pending = [e.key for e in pipeline.plan().pending() if e.key.asset == asset]
+        for outcome in pipeline.materialise(asset, pending):
+            assert outcome.error is None, outcome.error
+            made.append(outcome.key)
+    return made

@@ -1,0 +1,108 @@
+"""What the teacher says of every distilled image, and what students make of it."""
+
+import shutil
+from io import BytesIO
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from d3m_assets.evaluation.labels import as_stored
+from d3m_assets.evaluation.teacher import probabilities
+from d3m_assets.stages.distillation import pool_images
+from d3m_assets.stages.evaluation import synthetic_images
+from d3m_assets.stages.pool_labels import agreement_rows, pool_of, stored_labels, with_soft_labels, without_off_class
+from d3m_assets.stages.teacher import loaded_teacher, stored_teacher
+from d3m_assets.store import ArtefactKey
+from d3m_assets_tests.small_runs import SOFT, open_pipeline, run
+
+KEY = ArtefactKey("pool_labels", "7", "ipc-1")
+
+
+@pytest.mark.parametrize("kept", [None, 2])
+def test_a_row_an_image_with_what_the_teacher_says(soft, tmp_path, kept):
+    shutil.copytree(soft, tmp_path, dirs_exist_ok=True)
+    pipeline = open_pipeline(tmp_path, tmp_path / "images", **SOFT | {"evaluation.stored_classes": kept})
+    (outcome,) = pipeline.materialise("pool_labels", [KEY], force=True)
+    assert outcome.error is None
+    table = pd.read_parquet(BytesIO(pipeline.store.read(KEY, "labels.parquet")))
+    teacher = loaded_teacher(stored_teacher(pipeline), "cpu")
+    soft_labels = probabilities(teacher, pool_images(pool_of(pipeline, "7", "ipc-1", 0)))
+    assert table["index"].tolist() == list(range(6))
+    np.testing.assert_allclose(table["teacher_probability"], soft_labels[:, 2], rtol=1e-6)
+    assert table["teacher_class"].tolist() == [("0", "1", "7")[k] for k in soft_labels.argmax(1)]
+    assert table["accepted"].tolist() == (soft_labels.argmax(1) == 2).tolist()
+    assert {len(label) for label in table["soft_label"]} == {kept or 3}
+    assert table["soft_label"][0].dtype == np.float16
+    assert outcome.manifest.metrics["off_class"] == (~table["accepted"]).sum()
+    assert set(pipeline.describe(KEY)["teacher's classes"]["teacher_class"]) <= {"0", "1", "7"}
+
+
+def test_students_train_on_the_labels_that_are_stored(soft):
+    pipeline = open_pipeline(soft, soft / "images", **SOFT)
+    pool, labels = synthetic_images(pipeline, "ipc-3"), stored_labels(pipeline, "ipc-3", 0)
+    told = with_soft_labels(pipeline, pool, labels)
+    teacher = loaded_teacher(stored_teacher(pipeline), "cpu")
+    np.testing.assert_allclose(told.probabilities, as_stored(probabilities(teacher, pool.images)), atol=1e-6)
+    assert (told.images == pool.images).all()
+
+
+def test_other_stored_labels_make_other_students(soft, tmp_path):
+    shutil.copytree(soft, tmp_path, dirs_exist_ok=True)
+    pipeline = open_pipeline(tmp_path, tmp_path / "images", **SOFT | {"students.steps": 60})
+    student_key = ArtefactKey("student_metrics", None, "ipc-1")
+
+    def confusions():
+        (outcome,) = pipeline.materialise("student_metrics", [student_key], force=True)
+        assert outcome.error is None
+        rows = pd.read_parquet(BytesIO(pipeline.store.read(student_key, "metrics.parquet")))
+        return {kind: [[list(c) for c in row] for row in own["confusion"]] for kind, own in rows.groupby("labels")}
+
+    before = confusions()
+    for class_key in ("0", "1", "7"):  # every image of every class is said to be a 7
+        key = ArtefactKey("pool_labels", class_key, "ipc-1")
+        table = pd.read_parquet(BytesIO(pipeline.store.read(key, "labels.parquet")))
+        table["soft_label"] = [np.array([0, 0, 1], np.float16)] * len(table)
+        out = BytesIO()
+        table.to_parquet(out)
+        pipeline.store.write(key, pipeline.spec(key), {"labels.parquet": out.getvalue()}, {})
+    after = confusions()
+    assert after["hard"] == before["hard"]
+    assert after["soft teacher"] == before["soft teacher"]
+    assert {taken for row in after["soft stored"] for _, taken, _ in row} == {2}
+
+
+def test_off_class_images_are_left_out_but_no_class_loses_all(soft):
+    pipeline = open_pipeline(soft, soft / "images", **SOFT)
+    pool, labels = synthetic_images(pipeline, "ipc-1"), stored_labels(pipeline, "ipc-1", 0)
+    accepted = np.array([True, False] * 9)
+    accepted[6:12] = False
+    labels = labels.assign(accepted=accepted, teacher_probability=np.linspace(0.1, 0.4, 18))
+    kept = without_off_class(pool, labels)
+    assert np.bincount(kept.labels).tolist() == [3, 1, 3]
+    assert (kept.images[3] == pool.images[11]).all()  # the likeliest of class 1
+    assert (kept.images[0] == pool.images[0]).all()
+
+
+def test_the_report_counts_what_the_teacher_takes_for_another_class(soft):
+    pipeline = open_pipeline(soft, soft / "images", **SOFT)
+    rows = agreement_rows(pipeline)
+    assert [r["budget"] for r in rows] == ["ipc-1", "ipc-3"]
+    counted = [
+        pipeline.store.manifest(k).metrics["off_class"] for k in pipeline.keys("pool_labels") if k.budget == "ipc-1"
+    ]
+    assert rows[0]["off_class"] == sum(counted)
+    assert rows[0]["images"] == 18
+    assert "What the teacher says" in pipeline.store.read(ArtefactKey("distillation_report"), "report.html").decode()
+
+
+def test_one_changed_pool_is_labelled_again_and_no_other(soft, tmp_path):
+    shutil.copytree(soft, tmp_path, dirs_exist_ok=True)
+    pipeline = open_pipeline(tmp_path, tmp_path / "images", **SOFT)
+    run(pipeline)
+    other = open_pipeline(tmp_path, tmp_path / "images", **SOFT | {"generation.steps": 3})
+    pending = {e.key.asset for e in other.plan().pending()}
+    assert "pool_labels" in pending and "teacher_model" not in pending
+    retrained = open_pipeline(tmp_path, tmp_path / "images", **SOFT | {"teacher.steps": 39})
+    pending = {e.key.asset for e in retrained.plan().pending()}
+    assert "pool_labels" in pending and "synthetic_pool" not in pending  # a new teacher draws nothing anew

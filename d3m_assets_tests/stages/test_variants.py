@@ -1,0 +1,162 @@
+"""Rows that change one thing about the distilled one, several distillations and networks, on a small real dataset."""
+
+import json
+import shutil
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from d3m_assets.evaluation.metrics import VARIANTS
+from d3m_assets.evaluation.statistics import summarise
+from d3m_assets.stages.distillation import pool_images, stored_vectors
+from d3m_assets.stages.evaluation import synthetic_images
+from d3m_assets.stages.pool_labels import pool_of
+from d3m_assets.stages.variants import fresh_images
+from d3m_assets.store import ArtefactKey
+from d3m_assets_tests.small_runs import SOFT, open_pipeline, run
+
+FULL = SOFT | {
+    "evaluation.table": "full", "evaluation.baselines": "random", "evaluation.labels": "hard,soft teacher",
+    "generation.images_per_class": 6,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory, soft):
+    """A small distillation with all variants, two networks and a distillation for each of two students."""
+    root = tmp_path_factory.mktemp("full")
+    shutil.copytree(soft, root, dirs_exist_ok=True)
+    run(open_pipeline(root, root / "images", **FULL))
+    return root
+
+
+def _metrics(pipeline):
+    return pd.read_parquet(BytesIO(pipeline.store.read(ArtefactKey("distillation_report"), "metrics.parquet")))
+
+
+def test_the_full_table_has_every_row(full):
+    pipeline = open_pipeline(full, full / "images", **FULL)
+    assert pipeline.plan().pending() == []
+    metrics = _metrics(pipeline)
+    assert {"D3M", "random real images", "class-name prompts", "whole train split", *VARIANTS} <= set(metrics["method"])
+    first = metrics[metrics["architecture"] == "convnet-3"]
+    other = metrics[metrics["architecture"] == "resnet-18"]
+    assert not set(VARIANTS) & set(other["method"])
+    plain = first[first["augmentation"] == "none"]
+    assert set(zip(plain["method"], plain["labels"], strict=True)) == {("D3M", "hard"), ("random real images", "hard")}
+    both = first[(first["augmentation"] == "affine") & ~first["method"].isin(list(VARIANTS))]
+    keys = ["method", "budget", "labels", "seed"]
+    assert sorted(both[keys].itertuples(index=False)) == sorted(other[keys].itertuples(index=False))
+    counts = summarise(metrics).set_index(["method", "labels", "architecture", "augmentation", "budget"])["n"]
+    assert set(counts) == {2}
+    page = pipeline.store.read(ArtefactKey("distillation_report"), "report.html").decode()
+    for words in ("What one change brings", "Augmentation-robust score", "ResNet-18", "2 distillations from different"):
+        assert words in page, words
+
+
+def test_every_student_has_a_distillation_of_its_own(full):
+    pipeline = open_pipeline(full, full / "images", **FULL)
+    metrics = _metrics(pipeline)
+    ours = metrics[metrics["method"].isin(["D3M", "class-name prompts", *VARIANTS])]
+    assert (ours["seed"] == ours["distillation"]).all()
+    assert set(metrics.loc[metrics["method"].isin(["random real images", "whole train split"]), "distillation"]) == {0}
+    first, second = (stored_vectors(pipeline, "7", "ipc-3", r) for r in (0, 1))
+    assert first.shape == second.shape
+    assert not np.array_equal(first, second)
+    pools = [pool_images(pool_of(pipeline, "7", "ipc-3", r)) for r in (0, 1)]
+    assert len(pools[0]) == len(pools[1]) == 6
+    assert not np.array_equal(*pools)
+    # The same as a pipeline whose seed is that of the second distillation would have made.
+    from d3m_assets.stages.distillation import distillation_seed, drawing_item, drawing_work, stored_prompts
+
+    plan = pipeline.embedding_plan("7", "ipc-3")
+    item = drawing_item(pipeline, stored_prompts(pipeline, "7"), second, plan, seed=distillation_seed(pipeline, 1))
+    assert np.array_equal(drawing_work(item, lambda event: None)[0], pools[1])
+    shown = pipeline.describe(ArtefactKey("repeated_pools", "7", "ipc-3"))
+    assert shown["first images of every distillation_png"][:4] == b"\x89PNG"
+
+
+def test_equal_ipc_counts_images_instead_of_bytes(full):
+    metrics = _metrics(open_pipeline(full, full / "images", **FULL))
+    for budget, images in (("ipc-1", 1), ("ipc-3", 3)):
+        for method in ("D3M, equal IPC", "class-name prompts, equal IPC", "random real images"):
+            rows = metrics[(metrics["method"] == method) & (metrics["budget"] == budget)]
+            assert set(rows["images_per_class"]) == {images}, (method, budget)
+    charged = metrics[metrics["method"] == "D3M, equal IPC"].groupby("budget")["bytes_per_class"].first()
+    assert charged.to_dict() == {"ipc-1": 64.0, "ipc-3": 192.0}
+
+
+def test_equal_ipc_with_stored_labels_charges_only_the_labels_of_those_images(soft, tmp_path):
+    shutil.copytree(soft, tmp_path, dirs_exist_ok=True)
+    changes = SOFT | {"evaluation.variants": "equal-ipc,rejection", "evaluation.labels": "hard,soft stored"}
+    pipeline = open_pipeline(tmp_path, tmp_path / "images", **changes)
+    run(pipeline)
+    rows = _metrics(pipeline)
+    few = rows[(rows["method"] == "D3M, equal IPC") & (rows["budget"] == "ipc-3") & (rows["labels"] == "soft stored")]
+    # Real images with labels: (192 + 6 * 6) // (64 + 6) = 3.
+    assert set(few["images_per_class"]) == {3}
+    assert set(few["bytes_per_class"]) == {192 + 3 * 6}
+
+
+def test_fresh_samples_begin_with_the_pool_and_none_comes_twice(full):
+    pipeline = open_pipeline(full, full / "images", **FULL)
+    for r in (0, 1):
+        fresh, pool = fresh_images(pipeline, "ipc-1", r), synthetic_images(pipeline, "ipc-1", r)
+        steps, batch = pipeline.settings.students.steps, pipeline.settings.students.batch_size
+        assert np.bincount(fresh.labels).tolist() == [-(-steps * batch // 3)] * 3
+        for label in range(3):
+            own = fresh.images[fresh.labels == label]
+            assert np.array_equal(own[:6], pool.images[pool.labels == label])
+            assert len(np.unique(own.reshape(len(own), -1), axis=0)) == len(own)
+    rows = _metrics(pipeline)
+    drawn = rows[rows["method"] == "D3M, fresh samples"]
+    assert set(drawn["bytes_per_class"]) == {192.0}  # the largest budget only
+    assert set(drawn["n_train_images"]) == {3 * 11}
+
+
+def test_what_is_asked_for_redoes_only_what_it_changes(full):
+    def pending(**changes):
+        plan = open_pipeline(full, full / "images", **FULL | changes).plan()
+        return {e.key.asset for e in plan.pending()}
+
+    assert pending(**{"evaluation.variants": "equal-ipc,rejection,fresh"}) == {
+        "student_metrics", "reference_metrics", "distillation_report"
+    }  # fmt: skip
+    assert pending(**{"evaluation.variants": "equal-ipc,unaugmented,fresh"}) == {
+        "student_metrics",
+        "distillation_report",
+    }
+    assert pending(**{"evaluation.architectures": "convnet-3"}) == {
+        "student_metrics", "reference_metrics", "foundation_metrics", "whole_dataset_metrics", "distillation_report"
+    }  # fmt: skip
+    assert pending(**{"evaluation.distillations": 1}) == {
+        "pool_labels", "student_metrics", "foundation_metrics", "distillation_report"
+    }  # fmt: skip
+    # The name of a table is nothing by itself.
+    chosen = {f"evaluation.{k}": v for k, v in (("architectures", "convnet-3,resnet-18"), ("distillations", 2),
+                                                ("variants", "equal-ipc,rejection,unaugmented,fresh"))}  # fmt: skip
+    assert pending(**{"evaluation.table": "quick"} | chosen) == set()
+
+
+def test_a_repeated_distillation_that_fails_names_its_class_and_leaves_the_others(full, tmp_path):
+    shutil.copytree(full, tmp_path, dirs_exist_ok=True)
+    pipeline = open_pipeline(tmp_path, tmp_path / "images", **FULL | {"latent_cache_gib": 0})
+    image = next(i for i in pipeline.scan().classes["7"].images if i.split == "train")
+    Path(image.uri).write_bytes(b"no image")  # broken after it was looked at
+    outcomes = {
+        str(o.key): o for o in pipeline.materialise("repeated_pools", pipeline.keys("repeated_pools"), force=True)
+    }
+    failed = {key for key, outcome in outcomes.items() if outcome.error is not None}
+    assert failed == {"repeated_pools [7, ipc-1]", "repeated_pools [7, ipc-3]"}
+    assert all(image.uri in str(outcomes[key].error) for key in failed)
+
+
+def test_recipes_of_networks_say_what_is_their_own(full):
+    metrics = _metrics(open_pipeline(full, full / "images", **FULL))
+    recipes = {a: json.loads(rows["recipe"].iloc[0]) for a, rows in metrics.groupby("architecture")}
+    same = {k for k in recipes["convnet-3"] if recipes["convnet-3"][k] == recipes["resnet-18"].get(k)}
+    assert {"steps", "batch_size", "optimiser", "schedule", "weight_decay", "cutmix"} <= same
+    assert recipes["resnet-18"]["width"] == 16
