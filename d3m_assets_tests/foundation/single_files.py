@@ -85,17 +85,22 @@ def _open_clip_weights(encoder):
         for kind in ("weight", "bias"):
             parts = [weights.pop(f"{layer}.self_attn.{p}_proj.{kind}") for p in "qkv"]
             yield f"{_replaced(layer, _OPEN_CLIP)}.attn.in_proj_{kind}", torch.cat(parts)
+    yield "logit_scale", torch.tensor(4.6)
     for name, weight in weights.items():
         yield _replaced(name, _OPEN_CLIP), weight
 
 
 def _clip_weights(encoder):
+    import torch
+
+    length = encoder.config.max_position_embeddings
+    yield "transformer.text_model.embeddings.position_ids", torch.arange(length)[None]
     for name, weight in encoder.state_dict().items():
         yield f"transformer.text_model.{name.removeprefix('text_model.')}", weight
 
 
 def write_single_file(kind: str, folder: Path, path: Path) -> Path:
-    """Write the weights of a pipeline directory as one file and return it.
+    """Write the weights of a pipeline directory as one file, with what such files have beside them, and return it.
 
     Args:
         kind: As for ``write_pipeline``: sd1 has OpenAI's layout of CLIP, sd2 OpenCLIP's, sdxl one of each.
@@ -103,6 +108,7 @@ def write_single_file(kind: str, folder: Path, path: Path) -> Path:
         path: The file.
     """
     import diffusers
+    import torch
     from safetensors.torch import save_file
 
     pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, local_files_only=True)
@@ -114,6 +120,8 @@ def write_single_file(kind: str, folder: Path, path: Path) -> Path:
         parts.append(("cond_stage_model.model", _open_clip_weights(pipeline.text_encoder)))
     else:
         parts.append(("cond_stage_model", _clip_weights(pipeline.text_encoder)))
-    tensors = {f"{prefix}.{name}": weight.contiguous() for prefix, weights in parts for name, weight in weights}
+    parts.append(("model_ema", iter([("decay", torch.tensor(0.9999)), ("num_updates", torch.tensor(1))])))
+    tensors = {"alphas_cumprod": torch.linspace(1, 0, 1000)}
+    tensors |= {f"{prefix}.{name}": weight.contiguous() for prefix, weights in parts for name, weight in weights}
     save_file(tensors, path)
     return path
