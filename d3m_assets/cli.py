@@ -30,7 +30,7 @@ app.add_typer(foundation_app, name="foundation")
 
 Dataset = Annotated[str | None, typer.Option(help="'digits', or path or URL of an image folder (train/ and test/).")]
 FoundationOption = Annotated[
-    str | None, typer.Option(help="'embedded', or path of a diffusers text-to-image pipeline.")
+    str | None, typer.Option(help="'embedded', or path of a diffusers text-to-image pipeline or checkpoint.")
 ]
 Budget = Annotated[list[str] | None, typer.Option(help="Bytes per class: ipc-10, 640B, 4KiB. Repeatable.")]
 Storage = Annotated[str | None, typer.Option(help="Path or fsspec URL of the artefact store.")]
@@ -203,17 +203,17 @@ def metrics(
 BundleArgument = Annotated[Path, typer.Argument(help="A bundle file (bundle-….safetensors).")]
 
 
-def _bundle(path: Path, foundation: str | None) -> tuple[Bundle, FoundationFiles, str]:
-    """A bundle, the files of the model it was made with, and the device to use."""
+def _bundle(path: Path, foundation: str | None, others: list[str] | None) -> tuple[Bundle, FoundationFiles, Settings]:
+    """A bundle, the files of the model it was made with, and the settings."""
     from d3m_assets.distillation.bundle import Bundle
     from d3m_assets.foundation.loading import find_foundation
 
     loaded = Bundle.load(path)
-    settings = _settings(None, foundation, None, None, None, None)
+    settings = _settings(None, foundation, None, None, None, others)
     files = find_foundation(settings)
     # Before the weights are loaded: the wrong model should be refused at once.
     loaded.check_foundation(files.fingerprint, files.name)
-    return loaded, files, settings.device
+    return loaded, files, settings
 
 
 @app.command()
@@ -222,17 +222,23 @@ def regenerate(
     output: Annotated[Path, typer.Option(help="Folder to write; must be new or empty.")],
     per_class: Annotated[int, typer.Option(min=1, help="Images of each class.")] = 100,
     foundation: FoundationOption = None,
+    settings_: Set = None,
 ) -> None:
     """Write an image folder from a bundle: all it needs is this package and the foundation model."""
     _offline()
     from d3m_assets.distillation.bundle import regenerate as write_images
     from d3m_assets.foundation.loading import load_foundation
+    from d3m_assets.foundation.tiny_autoencoder import find_tiny_autoencoder
 
-    loaded, files, device = _bundle(bundle, foundation)
+    loaded, files, settings = _bundle(bundle, foundation, settings_)
+    tiny = settings.generation.tiny_autoencoder if loaded.recipe.autoencoder else None
+    decoder = None if tiny is None else find_tiny_autoencoder(tiny, files)
+    loaded.check_autoencoder(decoder)
     with _progress() as progress:
         count = write_images(
-            loaded, load_foundation(files, device), output, per_class=per_class,
+            loaded, load_foundation(files, settings.device), output, per_class=per_class,
             on_class=lambda name, done, total: progress(ProgressEvent("regenerate", done, total, f"class {name}")),
+            autoencoder=decoder,
         )  # fmt: skip
     print(f"{count} images of {len(loaded.classes)} classes in {output}")
 
@@ -246,13 +252,14 @@ def export(
         typer.Option("--format", help="For diffusers, AUTOMATIC1111 and ComfyUI, or as the sd-concepts-library."),
     ] = "diffusers",
     foundation: FoundationOption = None,
+    settings_: Set = None,
 ) -> None:
     """Write a bundle's learned tokens as textual-inversion files for other programs."""
     _offline()
     from d3m_assets.distillation.token_export import export_tokens
     from d3m_assets.foundation.loading import load_foundation
 
-    loaded, files, _ = _bundle(bundle, foundation)
+    loaded, files, _ = _bundle(bundle, foundation, settings_)
     exported = export_tokens(loaded, load_foundation(files, "cpu").layout, output, format_)
     print(
         f"{len(exported)} tokens of {len(loaded.classes)} classes in {output}; tokens.json lists them with their prompts"
@@ -280,6 +287,7 @@ def inspect(bundle: BundleArgument, as_json: AsJson = False) -> None:
     print(f"{'classes':24} {len(loaded.classes)}: {', '.join(c.prompts.class_name for c in loaded.classes[:20])}")
     print(
         f"{'vectors of a class':24} {first.prompts} prompts x {first.vectors} vectors x {first.width} {first.storage_type}"
+        f"{' and a norm' if first.norms else ''}"
     )
     print("\nLedger, bytes of all classes together\n")
     print(ledger.to_string(index=False))

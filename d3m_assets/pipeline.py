@@ -23,6 +23,7 @@ from d3m_assets.errors import BudgetError, D3MError, StageError, StoreError
 from d3m_assets.evaluation import audit, labels, scores, selection, stacking, students, teacher
 from d3m_assets.foundation import characters
 from d3m_assets.foundation.loading import FoundationFiles, find_foundation
+from d3m_assets.foundation.tiny_autoencoder import TinyAutoencoder, find_tiny_autoencoder
 from d3m_assets.progress import Progress, silent
 from d3m_assets.settings import Settings
 from d3m_assets.store import ArtefactKey, Manifest, Spec, State, Store
@@ -303,6 +304,16 @@ class Pipeline:
         """
         return find_foundation(self.settings)
 
+    @cached_property
+    def tiny_autoencoder(self) -> TinyAutoencoder | None:
+        """The autoencoder that decodes pools in place of the model's own, on disk; None: the model's own does.
+
+        Raises:
+            FoundationError: It is not usable.
+        """
+        path = self.settings.generation.tiny_autoencoder
+        return None if path is None else find_tiny_autoencoder(path, self.foundation_files)
+
     @property
     def on_cpu(self) -> bool:
         """Whether models run on the processor."""
@@ -354,8 +365,14 @@ class Pipeline:
                 budget, self.budget_bytes(budget), width=files.text_width,
                 vectors_per_prompt=settings.vectors_per_prompt, storage_type=settings.storage_type,
                 max_prompts=min(settings.max_prompts, images), max_vectors=max(1, files.text_length // 2),
+                norms=self._norms,
             )  # fmt: skip
         return self._plans[(budget, images)]
+
+    @property
+    def _norms(self) -> int:
+        """Norms that are stored with each vector."""
+        return 0 if self.settings.inversion.directional else len(self.foundation_files.text_widths)
 
     def imported_embeddings(self, class_key: str) -> ImportedEmbeddings | None:
         """Embeddings of a class that the user already has; None: they are learned.
@@ -375,7 +392,8 @@ class Pipeline:
 
     def _imported_plan(self, class_key: str, imported: ImportedEmbeddings, budget: str) -> EmbeddingPlan:
         kind, width = self.settings.inversion.storage_type, self.foundation_files.text_width
-        plan = EmbeddingPlan(len(imported.files), imported.vectors, "int8" if kind == "auto" else kind, width)
+        stored = "int8" if kind == "auto" else kind
+        plan = EmbeddingPlan(len(imported.files), imported.vectors, stored, width, self._norms)
         if plan.payload > self.budget_bytes(budget):
             raise BudgetError(
                 f"the imported embeddings of class {self._row(class_key)['class_name']} take {plan.payload} bytes as "
@@ -478,7 +496,7 @@ class Pipeline:
     def _settings_of(self, key: ArtefactKey) -> dict[str, Any]:
         s, asset = self.settings, key.asset
         students = {"students": s.students.model_dump(mode="json", exclude={"recipe"}), "device": self._device_kind}
-        drawing = {"generation": s.generation.model_dump(mode="json"), "seed": s.seed, "device": self._device_kind}
+        drawing = {"generation": self._drawing, "seed": s.seed, "device": self._device_kind}
         if asset == "class_catalog":
             return {"dataset": self.scan().fingerprint}
         if asset == "foundation_model":
@@ -521,15 +539,21 @@ class Pipeline:
         assert asset in ("inverted_embeddings", "repeated_pools")
         assert key.budget is not None
         plan = self.embedding_plan(key.class_key, key.budget)
-        # Classes in a batch are how it is run, not what is learned.
-        learning = s.inversion.model_dump(mode="json", exclude={"classes_per_batch"})
-        planned = {"prompts": plan.prompts, "vectors": plan.vectors, "storage_type": plan.storage_type}
-        learned = {"inversion": learning, "seed": s.seed, "device": self._device_kind, "plan": planned}
+        planned = {name: value for name, value in plan.facts().items() if name != "width"}
+        learned = {"inversion": s.inversion.learning(), "seed": s.seed, "device": self._device_kind, "plan": planned}
+        if len(set(starts := prompts.starts(plan.vectors))) > 1:
+            learned["starts"] = starts
         if imported := self.imported_embeddings(key.class_key):
             learned = {"imported": list(imported.sha256), "plan": planned}
         if asset == "repeated_pools":
             return learned | drawing | {"channels": self.scan().channels, "distillations": s.distillations}
         return learned
+
+    @property
+    def _drawing(self) -> dict[str, Any]:
+        """What decides about images beside model, prompts and seed."""
+        tiny = self.tiny_autoencoder
+        return self.settings.generation.drawing() | ({} if tiny is None else {"autoencoder": tiny.fingerprint})
 
     def _soft_labels(self, asset: str) -> dict[str, Any]:
         """What decides about the rows with soft labels; nothing while there are none."""
@@ -564,7 +588,7 @@ class Pipeline:
             found["images allowed"] = {b: self.budget_bytes(b) for b in self.settings.budgets}
         if "fresh" in rows:
             found["fresh"] = {
-                "generation": self.settings.generation.model_dump(mode="json"),
+                "generation": self._drawing,
                 "seed": self.settings.seed,
                 "at": self.largest_budget,
             }

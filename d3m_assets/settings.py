@@ -173,7 +173,8 @@ class PromptSettings(_Section):
     initializer: str | None = Field(
         default=None,
         min_length=1,
-        description="Word whose embedding the inversion starts from; none: the class name.",
+        description="Words whose embeddings the inversion starts from, dealt out in turn to the vectors of a prompt; none: "
+        "the class name, for all of them.",
     )
     keep_class_name: bool = Field(
         default=True,
@@ -188,10 +189,16 @@ class InversionSettings(_Section):
     samples_per_step: Positive = Field(
         default=16, description="Noised training images of each class in one step, at least 4 for each prompt."
     )
+    directional: bool = Field(
+        default=True,
+        description="Whether only directions are learned and stored, at the norm of the token table; no: AdamW on whole "
+        "vectors, whose norms are stored with them.",
+    )
     learning_rate: float = Field(
         default=0.15,
         gt=0,
-        description="Highest rate of the cosine schedule: the angle, in radians, that one step turns a vector by.",
+        description="Highest rate of the cosine schedule: the angle, in radians, that one step turns a vector by. Without "
+        "directional: the change of each number in one step, unless given 2e-3.",
     )
     vectors_per_prompt: Positive | None = Field(
         default=None, description="Embedding vectors of one prompt; none: chosen by the budget planner."
@@ -200,7 +207,8 @@ class InversionSettings(_Section):
         default="auto", description="Number format of stored vectors; auto: chosen by the budget planner."
     )
     classes_per_batch: Positive | None = Field(
-        default=None, description="Classes inverted together; none: 1 on a CPU, 32 on a GPU (fewer if memory runs out)."
+        default=None,
+        description="Most classes inverted together; none: 1 on a CPU, on a GPU as many as fit into its memory.",
     )
     check_every: Positive = Field(default=10, description="Steps between two looks at the loss on fixed inputs.")
     patience: Positive | None = Field(
@@ -214,6 +222,18 @@ class InversionSettings(_Section):
     max_prompts: Annotated[int, Field(ge=1, le=676)] = Field(
         default=32, description="Most prompts of a class; beyond it a budget buys more vectors in each."
     )
+
+    @model_validator(mode="after")
+    def _rate_of_its_kind(self) -> InversionSettings:
+        """An angle is no step of a number: without a rate that was given, each way of learning has its own."""
+        if not self.directional and "learning_rate" not in self.model_fields_set:
+            self.__dict__["learning_rate"] = 2e-3
+        return self
+
+    def learning(self) -> dict[str, Any]:
+        """What decides about vectors, as JSON values; how many classes share a batch does not."""
+        left_out = {"classes_per_batch"} | ({"directional"} if self.directional else set())
+        return self.model_dump(mode="json", exclude=left_out)
 
 
 class GenerationSettings(_Section):
@@ -236,6 +256,14 @@ class GenerationSettings(_Section):
     decode_batch_size: Positive | None = Field(
         default=None, description="Images the autoencoder decodes together; none: all of a batch on a CPU, 8 on a GPU."
     )
+    tiny_autoencoder: Path | None = Field(
+        default=None,
+        description="Folder of a diffusers AutoencoderTiny (TAESD) that decodes in place of the model's own autoencoder.",
+    )
+
+    def drawing(self) -> dict[str, Any]:
+        """What decides about images, as JSON values; the tiny autoencoder is known by its content, not by its place."""
+        return self.model_dump(mode="json", exclude={"tiny_autoencoder"})
 
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -459,7 +487,12 @@ class Settings(BaseSettings):
     foundation: str = Field(
         default="embedded",
         min_length=1,
-        description='"embedded", or path or hub id of a diffusers text-to-image pipeline.',
+        description='"embedded", path or hub id of a diffusers text-to-image pipeline, or path of a single-file checkpoint.',
+    )
+    foundation_config: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Diffusers folder, or hub id, that gives a single-file checkpoint its configurations and tokenizer.",
     )
     foundation_revision: str | None = Field(default=None, min_length=1, description="Commit or tag of a hub model.")
     imported_embeddings: Path | None = Field(

@@ -176,3 +176,33 @@ def test_a_bundle_for_another_model_is_refused(tmp_path, image_folder):
     assert done.returncode == 1
     assert "another model" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_bundle_of_a_single_file_and_a_tiny_autoencoder_asks_for_both(tmp_path):
+    from d3m_assets.distillation.budgets import EmbeddingPlan
+    from d3m_assets.distillation.bundle import Bundle, DistilledClass
+    from d3m_assets.distillation.prompts import ClassPrompts
+    from d3m_assets.foundation.loading import FoundationFiles
+    from d3m_assets.foundation.tiny_autoencoder import TinyAutoencoder
+    from d3m_assets_tests.distillation.test_bundle import recipe
+    from d3m_assets_tests.foundation.single_files import write_single_file
+    from d3m_assets_tests.foundation.small_pipelines import write_pipeline, write_tiny_autoencoder
+
+    folder = write_pipeline("sd1", tmp_path / "folder")
+    checkpoint = write_single_file("sd1", folder, tmp_path / "model.safetensors")
+    tiny = write_tiny_autoencoder(tmp_path / "taesd")
+    words = ClassPrompts.of(0, "7", "7", templates=("a photo of a {}",), initializer=None, keep_class_name=True)
+    vectors = np.random.default_rng(0).integers(-127, 128, (1, 1, 32)).astype(np.int8)
+    made = recipe(
+        foundation="model.safetensors", foundation_fingerprint=FoundationFiles("", folder, checkpoint).fingerprint,
+        autoencoder="taesd", autoencoder_fingerprint=TinyAutoencoder(tiny).fingerprint, autoencoder_bytes=1,
+    )  # fmt: skip
+    bundle = tmp_path / "bundle.safetensors"
+    bundle.write_bytes(Bundle(made, (DistilledClass(words, EmbeddingPlan(1, 1, "int8", 32), vectors),)).to_bytes())
+    command = ["regenerate", bundle, "--output", tmp_path / "out", "--per-class", 2, "--foundation", checkpoint]
+    home = tmp_path / "home"
+    assert "Set foundation_config" in d3m(home, *command, check=False).stderr
+    command += ["--set", f"foundation_config={folder}"]
+    assert "--set generation.tiny_autoencoder=FOLDER" in d3m(home, *command, check=False).stderr
+    assert "2 images of 1 classes" in d3m(home, *command, "--set", f"generation.tiny_autoencoder={tiny}").stdout
+    assert len(list((tmp_path / "out" / "7").iterdir())) == 2

@@ -10,9 +10,11 @@ from PIL import Image
 
 from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.errors import BudgetError, D3MError, DatasetError, StageError
+from d3m_assets.foundation.tiny_autoencoder import TinyAutoencoder
 from d3m_assets.pipeline import ASSETS, Pipeline
 from d3m_assets.settings import RECIPES
 from d3m_assets.store import ArtefactKey
+from d3m_assets_tests.foundation.small_pipelines import write_tiny_autoencoder
 from d3m_assets_tests.small_runs import QUICK, open_pipeline, run
 
 MADE_BY_DEFAULT = [asset for asset in ASSETS if asset not in ("teacher_model", "repeated_pools", "pool_labels")]
@@ -60,6 +62,49 @@ def test_a_changed_setting_names_itself_and_redoes_only_what_it_matters_to(finis
         "distillation_report",
     }  # fmt: skip
     assert "setting generation.steps 2 -> 3" in pending[0].reasons
+
+
+def test_a_tiny_autoencoder_redraws_the_pools_and_goes_with_the_bundle(copy):
+    from d3m_assets.distillation.bundle import regenerate
+    from d3m_assets.errors import BundleError
+    from d3m_assets.foundation.loading import load_foundation
+
+    tiny = write_tiny_autoencoder(copy / "taesd", levels=3)
+    changes = {"generation.tiny_autoencoder": str(tiny)}
+    pipeline = open_pipeline(copy, copy / "images", **changes)
+    pending = pipeline.plan().pending()
+    assert {e.key.asset for e in pending} == {
+        "synthetic_pool", "distilled_bundle", "foundation_metrics", "student_metrics", "pool_audit",
+        "distillation_report",
+    }  # fmt: skip
+    assert any("generation.autoencoder" in reason for reason in pending[0].reasons)
+    key = ArtefactKey("synthetic_pool", "7", "ipc-1")
+    before = pipeline.store.read(key, "pool.parquet")
+    run(pipeline)
+    assert pipeline.store.read(key, "pool.parquet") != before
+    # Where the folder lies is nothing; what is in it is everything.
+    moved = copy / "moved" / "taesd"
+    moved.parent.mkdir()
+    tiny.rename(moved)
+    changes = {"generation.tiny_autoencoder": str(moved)}
+    assert open_pipeline(copy, copy / "images", **changes).plan().pending() == []
+    data = pipeline.store.read(ArtefactKey("distilled_bundle", None, "ipc-1"), "bundle.safetensors")
+    assert str(copy).encode() not in data
+    bundle = Bundle.from_bytes(data)
+    assert bundle.recipe.autoencoder == "taesd"
+    assert "tiny autoencoder" in set(bundle.ledger()["item"])
+    foundation = load_foundation(pipeline.foundation_files, "cpu")
+    with pytest.raises(BundleError, match="taesd.*--set generation.tiny_autoencoder="):
+        regenerate(bundle, foundation, copy / "out", per_class=1)
+    other = write_tiny_autoencoder(copy / "other", levels=3)
+    (other / "config.json").write_text((other / "config.json").read_text() + "\n")
+    with pytest.raises(BundleError, match="other has the fingerprint"):
+        regenerate(bundle, foundation, copy / "out", per_class=1, autoencoder=TinyAutoencoder(other))
+    regenerate(bundle, foundation, copy / "out", per_class=2, autoencoder=TinyAutoencoder(moved))
+    pool = pd.read_parquet(BytesIO(pipeline.store.read(key, "pool.parquet")))
+    for k in range(2):
+        drawn = Image.open(BytesIO(pool["image"][k]["bytes"]))
+        assert np.array_equal(np.asarray(drawn), np.asarray(Image.open(copy / "out" / "7" / f"{k:05d}.png")))
 
 
 def test_students_are_trained_again_when_the_recipe_changes_what_they_are_and_only_then(finished):
@@ -484,3 +529,54 @@ def test_embeddings_that_exist_already_are_taken_and_not_learned(copy, tmp_path)
     save_file({"<mine>": np.repeat(rows, 3, 0)}, copy / "mine" / "7.safetensors")
     with pytest.raises(BudgetError, match="class 7 take 192 bytes.*192B"):
         open_pipeline(copy, copy / "images", budgets=("ipc-1",), imported_embeddings=str(copy / "mine")).plan()
+
+
+def test_words_dealt_out_to_vectors_are_part_of_what_determines_them(finished):
+    def settings_of(**changes):
+        pipeline = open_pipeline(finished, finished / "images", **changes)
+        return pipeline.spec(ArtefactKey("inverted_embeddings", "7", "ipc-3")).settings
+
+    several = {"prompts.initializer": "square ring"}
+    assert "starts" not in settings_of()
+    assert "starts" not in settings_of(**several)  # one vector starts from all of them
+    assert settings_of(**several, **{"inversion.vectors_per_prompt": 2})["starts"] == ["square", "ring"]
+
+
+def test_an_embedding_of_another_width_is_named_before_anything_is_made(finished, tmp_path):
+    from safetensors.numpy import save_file
+
+    (tmp_path / "mine").mkdir()
+    save_file({"<mine>": np.ones((1, 768), np.float32)}, tmp_path / "mine" / "7.safetensors")
+    pipeline = open_pipeline(finished, finished / "images", imported_embeddings=str(tmp_path / "mine"))
+    with pytest.raises(D3MError, match=r"7\.safetensors holds vectors of shape \(1, 768\).* 64 numbers"):
+        pipeline.plan()
+
+
+def test_embeddings_keep_their_norms_where_whole_vectors_are_learned(copy):
+    from safetensors.numpy import save_file
+
+    from d3m_assets.distillation.vectors import from_stored
+    from d3m_assets.foundation.loading import load_foundation
+    from d3m_assets.stages.distillation import read_vectors
+
+    (copy / "mine").mkdir()
+    rows = 7 * np.random.default_rng(0).normal(size=(1, 64)).astype(np.float32)
+    save_file({"<mine>": rows}, copy / "mine" / "7.safetensors")
+    changes = {"inversion.directional": False, "budgets": ("ipc-3",), "imported_embeddings": str(copy / "mine")}
+    pipeline = open_pipeline(copy, copy / "images", **changes)
+    reasons = {e.key: e.reasons for e in pipeline.plan().pending() if e.key.asset == "inverted_embeddings"}
+    assert any(
+        "inversion.directional" in reason for reason in reasons[ArtefactKey("inverted_embeddings", "0", "ipc-3")]
+    )
+    run(pipeline)
+    layout = load_foundation(pipeline.foundation_files, "cpu").layout
+    key = ArtefactKey("inverted_embeddings", "7", "ipc-3")
+    np.testing.assert_allclose(from_stored(read_vectors(pipeline, key), layout)[0], rows, atol=0.1)
+    bundle = Bundle.from_bytes(
+        pipeline.store.read(ArtefactKey("distilled_bundle", None, "ipc-3"), "bundle.safetensors")
+    )
+    assert [c.plan.norms for c in bundle.classes] == [1, 1, 1]
+    assert bundle.payload == (2 + 2 + 1) * 66 <= 3 * 192
+    assert pipeline.verify("inverted_embeddings") == []
+    with pytest.raises(BudgetError, match="66B"):
+        open_pipeline(copy, copy / "images", **changes | {"budgets": ("ipc-1",)}).plan()

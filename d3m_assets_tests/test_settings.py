@@ -214,3 +214,14 @@ def test_every_setting_is_described():
         for name, field in model.model_fields.items():
             assert field.description, f"{model.__name__}.{name}"
     assert {"seed", "inversion.steps", "students.flip"} <= set(setting_names())
+
+
+def test_whole_vectors_have_a_learning_rate_of_their_own():
+    from d3m_assets.settings import InversionSettings
+
+    assert InversionSettings().learning_rate == 0.15
+    assert InversionSettings(directional=False).learning_rate == 2e-3
+    assert InversionSettings(directional=False, learning_rate=0.15).learning_rate == 0.15
+    # What was made before there was a choice is still up to date.
+    assert "directional" not in InversionSettings().learning()
+    assert InversionSettings(directional=False).learning()["directional"] is False

@@ -26,12 +26,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from d3m_assets.foundation.loading import Foundation
+    from d3m_assets.foundation.tiny_autoencoder import TinyAutoencoder
 
 FORMAT = "d3m-bundle-1"
+FORMAT_2 = "d3m-bundle-2"
+"""The same, with something that an earlier version of this package would pass over."""
 CODE_VERSION = "1"
 """Raised whenever a change here changes a bundle's bytes."""
 
 _TENSOR = "embeddings"
+_OF_AUTOENCODER = ("autoencoder", "autoencoder_fingerprint", "autoencoder_bytes")
 _KINDS = {"int8": np.int8, "fp16": np.float16}
 
 
@@ -42,7 +46,7 @@ class DistilledClass:
     Attributes:
         prompts: What it is called.
         plan: How its bytes are spent.
-        vectors: Stored vectors, ``[prompts, vectors, D]``.
+        vectors: Stored vectors, ``[prompts, vectors, stored_width]``.
     """
 
     prompts: ClassPrompts
@@ -70,6 +74,9 @@ class Recipe:
         templates: Prompts with ``{}`` for the class.
         keep_class_name: Whether the class's name stands behind the learned vectors.
         licence: Terms of the bundle, as far as known.
+        autoencoder: Name of the tiny autoencoder that decodes; empty: the foundation model's own does.
+        autoencoder_fingerprint: Of its files.
+        autoencoder_bytes: Size of its weights.
     """
 
     budget: str
@@ -87,6 +94,9 @@ class Recipe:
     templates: tuple[str, ...]
     keep_class_name: bool
     licence: str = "as the dataset's and the foundation model's"
+    autoencoder: str = ""
+    autoencoder_fingerprint: str = ""
+    autoencoder_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,8 +115,9 @@ class Bundle:
         """The file's contents; equal bundles give equal bytes."""
         from safetensors.numpy import save
 
-        kind, width = self.classes[0].plan.storage_type, self.classes[0].plan.width
-        rows = np.concatenate([c.vectors.reshape(-1, width) for c in self.classes]).astype(_KINDS[kind])
+        first = self.classes[0].plan
+        kind, width, norms = first.storage_type, first.width, first.norms
+        rows = np.concatenate([c.vectors.reshape(-1, first.stored_width) for c in self.classes]).astype(_KINDS[kind])
         listed = []
         for c in self.classes:
             # Only what differs from the rule is written: ten thousand classes repeat these names.
@@ -116,8 +127,12 @@ class Bundle:
                      if v != p.class_name}  # fmt: skip
             listed.append([*entry, extra] if extra else entry)
         recipe = {**asdict(self.recipe), "storage_type": kind, "width": width}
+        if norms:
+            recipe["norms"] = norms
+        if not self.recipe.autoencoder:
+            recipe = {name: value for name, value in recipe.items() if name not in _OF_AUTOENCODER}
         metadata = {
-            "format": FORMAT,
+            "format": FORMAT_2 if self.recipe.autoencoder or norms else FORMAT,
             "recipe": json.dumps(recipe, ensure_ascii=False, sort_keys=True, separators=(",", ":")),
             "classes": json.dumps(listed, ensure_ascii=False, separators=(",", ":")),
             "sha256": hashlib.sha256(rows.tobytes()).hexdigest(),
@@ -140,15 +155,18 @@ class Bundle:
             found = metadata["format"]
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise BundleError(f"{name} is not a bundle of d3m-assets, or is damaged: {error}") from error
-        if found != FORMAT:
-            raise BundleError(f"{name} has the format {found}; this version reads {FORMAT}. Upgrade d3m-assets")
+        if found not in (FORMAT, FORMAT_2):
+            raise BundleError(
+                f"{name} has the format {found}; this version reads {FORMAT} and {FORMAT_2}. Upgrade d3m-assets"
+            )
         try:
             raw = bytes(tensors[_TENSOR]["data"])
             recipe = json.loads(metadata["recipe"])
-            kind, width = recipe.pop("storage_type"), recipe.pop("width")
+            kind, width, norms = recipe.pop("storage_type"), recipe.pop("width"), recipe.pop("norms", 0)
+            stored_width = EmbeddingPlan(1, 1, kind, width, norms).stored_width
             if hashlib.sha256(raw).hexdigest() != metadata["sha256"]:
                 raise BundleError(f"{name} is damaged: the hash of its embeddings is wrong; get it again")
-            rows = np.frombuffer(raw, _KINDS[kind]).reshape(-1, width)
+            rows = np.frombuffer(raw, _KINDS[kind]).reshape(-1, stored_width)
             recipe["templates"] = tuple(recipe["templates"])
             parsed = Recipe(**recipe)
             GenerationSettings(**parsed.generation)
@@ -165,8 +183,8 @@ class Bundle:
                     class_id, other.get("key", class_name), class_name, other.get("name", class_name),
                     other.get("init", class_name), parsed.templates, parsed.keep_class_name,
                 )  # fmt: skip
-                plan = EmbeddingPlan(prompts, vectors, kind, width)
-                part = rows[at : at + prompts * vectors].reshape(prompts, vectors, width)
+                plan = EmbeddingPlan(prompts, vectors, kind, width, norms)
+                part = rows[at : at + prompts * vectors].reshape(prompts, vectors, stored_width)
                 classes.append(DistilledClass(words, plan, part))
                 at += prompts * vectors
             if not classes:
@@ -207,6 +225,8 @@ class Bundle:
             ("recipe and names", "shared", "stored", size - self.payload),
             ("foundation model", "shared", "stored", self.recipe.foundation_bytes),
         ]
+        if self.recipe.autoencoder:
+            rows.append(("tiny autoencoder", "shared", "stored", self.recipe.autoencoder_bytes))
         return pd.DataFrame(rows, columns=["item", "scope", "kind", "bytes"])
 
     def check_foundation(self, fingerprint: str, name: str) -> None:
@@ -220,6 +240,25 @@ class Bundle:
                 f"this bundle was made for the foundation model {self.recipe.foundation!r} "
                 f"(fingerprint {self.recipe.foundation_fingerprint[:12]}), but {name!r} has {fingerprint[:12]}. "
                 "Its vectors mean nothing to another model: name the right one with --foundation"
+            )
+
+    def check_autoencoder(self, files: TinyAutoencoder | None) -> None:
+        """Refuse to decode with another autoencoder than the recipe's.
+
+        Raises:
+            BundleError: The recipe has a tiny autoencoder and this is another, or none.
+        """
+        wanted = f"{self.recipe.autoencoder!r} (fingerprint {self.recipe.autoencoder_fingerprint[:12]})"
+        if self.recipe.autoencoder and files is None:
+            raise BundleError(
+                f"the images of this bundle are decoded by the tiny autoencoder {wanted}; name its folder with "
+                "--set generation.tiny_autoencoder=FOLDER"
+            )
+        if files is not None and files.fingerprint != self.recipe.autoencoder_fingerprint:
+            right = f"the tiny autoencoder {wanted}" if self.recipe.autoencoder else "the foundation model's own"
+            raise BundleError(
+                f"the images of this bundle are decoded by {right}, but generation.tiny_autoencoder={files.path} has the "
+                f"fingerprint {files.fingerprint[:12]}; name the right one"
             )
 
     def generation_settings(self) -> GenerationSettings:
@@ -245,6 +284,7 @@ def regenerate(
     per_class: int,
     on_class: Callable[[str, int, int], None] = lambda name, done, total: None,
     class_names: Sequence[str] | None = None,
+    autoencoder: TinyAutoencoder | None = None,
 ) -> int:
     """Write an image folder ``output/<class>/00000.png`` from a bundle.
 
@@ -255,17 +295,20 @@ def regenerate(
         per_class: Images of each class.
         on_class: Told of every finished class: name, how many are done, how many there are.
         class_names: Only these classes; all when None.
+        autoencoder: The tiny autoencoder of the recipe, where it has one.
 
     Returns:
         The number of images written.
 
     Raises:
-        BundleError: Another foundation model, a folder with files in it, or a class the bundle does not have.
+        BundleError: Another foundation model or autoencoder, a folder with files in it, or a class the bundle does not have.
     """
     from d3m_assets.datasets.images import encode_png
     from d3m_assets.distillation.generation import generate
+    from d3m_assets.foundation.tiny_autoencoder import load_tiny_autoencoder
 
     bundle.check_foundation(foundation.files.fingerprint, foundation.files.name)
+    bundle.check_autoencoder(autoencoder)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise BundleError(f"{output} exists and is not empty; name another folder with --output, or empty it")
     known = {c.prompts.class_name for c in bundle.classes}
@@ -273,11 +316,12 @@ def regenerate(
         raise BundleError(f"the bundle has no class {', '.join(missing)}; it has {', '.join(sorted(known))}")
     wanted = [c for c in bundle.classes if class_names is None or c.prompts.class_name in class_names]
     settings, recipe = bundle.generation_settings(), bundle.recipe
+    decoder = None if autoencoder is None else load_tiny_autoencoder(autoencoder, foundation)
     for done, c in enumerate(wanted, start=1):
         with one_thread():  # as the pool was drawn: the number of threads decides how sums round
             images, _ = generate(
                 foundation, c.prompts, settings, recipe.seed, count=per_class, vectors=c.vectors, plan=c.plan,
-                channels=recipe.channels,
+                channels=recipe.channels, autoencoder=decoder,
             )  # fmt: skip
         folder = output / c.prompts.class_name
         folder.mkdir(parents=True)

@@ -24,6 +24,7 @@ from d3m_assets.progress import Progress, ProgressEvent, silent
 
 if TYPE_CHECKING:
     import torch
+    from diffusers import AutoencoderTiny
 
     from d3m_assets.foundation.loading import Foundation, TextStates
     from d3m_assets.settings import GenerationSettings
@@ -95,6 +96,7 @@ def generate(
     vectors: np.ndarray | None = None,
     plan: EmbeddingPlan | None = None,
     channels: int = 3,
+    autoencoder: AutoencoderTiny | None = None,
     progress: Progress = silent,
 ) -> tuple[np.ndarray, list[Sample]]:
     """Draw images of one class.
@@ -107,9 +109,10 @@ def generate(
             device's memory is drawn in halves; a sample then agrees with the whole chunk's to rounding.
         seed: Root of the random streams.
         count: How many images: samples 0 to ``count`` - 1.
-        vectors: Stored vectors ``[prompts, vectors, D]``; None draws from the class-name prompt.
+        vectors: Stored vectors ``[prompts, vectors, stored_width]``; None draws from the class-name prompt.
         plan: How the vectors were planned; given with ``vectors``.
         channels: 1 turns the images grey, as a grey dataset's are.
+        autoencoder: Decodes in place of the model's own; what ``settings.tiny_autoencoder`` names is not loaded here.
         progress: Told of every chunk.
 
     Returns:
@@ -134,7 +137,7 @@ def generate(
         indices = range(begin, begin + settings.batch_size)
         streams = [random_stream(noise_seed(seed, prompts, k)) for k in indices]
         text = states[[k % len(states) for k in indices]]
-        images.append(_draw(foundation, prompts, shape, streams, text, empty, settings))
+        images.append(_draw(foundation, prompts, shape, streams, text, empty, settings, autoencoder))
         progress(ProgressEvent("generation", min(begin + settings.batch_size, count), count))
     pixels = torch.cat(images)[:count].permute(0, 2, 3, 1).cpu().numpy()
     if channels == 1:
@@ -151,14 +154,14 @@ def generate(
 
 def _draw(
     foundation: Foundation, prompts: ClassPrompts, shape: tuple[int, ...], streams: Sequence[torch.Generator],
-    text: TextStates, empty: TextStates, settings: GenerationSettings,
+    text: TextStates, empty: TextStates, settings: GenerationSettings, autoencoder: AutoencoderTiny | None,
 ) -> torch.Tensor:  # fmt: skip
     """Images of a chunk; in halves where the device's memory is too small for all of it."""
     import torch
 
     before = [stream.get_state() for stream in streams]
     try:
-        return _denoise(foundation, shape, streams, text, empty, settings)
+        return _denoise(foundation, shape, streams, text, empty, settings, autoencoder)
     except torch.OutOfMemoryError as error:
         half = len(streams) // 2
         if not half:
@@ -169,7 +172,7 @@ def _draw(
     for stream, state in zip(streams, before, strict=True):
         stream.set_state(state)
     parts = [
-        _draw(foundation, prompts, shape, streams[i], text[i], empty, settings)
+        _draw(foundation, prompts, shape, streams[i], text[i], empty, settings, autoencoder)
         for i in (slice(0, half), slice(half, None))
     ]
     return torch.cat(parts)
@@ -177,7 +180,7 @@ def _draw(
 
 def _denoise(
     foundation: Foundation, shape: tuple[int, ...], streams: Sequence[torch.Generator], text: TextStates,
-    empty: TextStates, settings: GenerationSettings,
+    empty: TextStates, settings: GenerationSettings, autoencoder: AutoencoderTiny | None,
 ) -> torch.Tensor:  # fmt: skip
     import torch
 
@@ -204,4 +207,4 @@ def _denoise(
                 predicted = without + settings.guidance_scale * (with_text - without)
             latents = scheduler.step(predicted, t, latents, **options).prev_sample
         at_once = settings.decode_batch_size or (None if foundation.device.type == "cpu" else 8)
-        return foundation.decode_latents(latents, at_once)
+        return foundation.decode_latents(latents, at_once, autoencoder)

@@ -5,7 +5,7 @@ learned in one forward pass. The loss is the mean over a prompt's samples and th
 learn what separate runs would. Every random number is drawn from a stream of its own (seed, class, step), so which classes
 share a batch changes the rounding of sums and nothing else; with one class at a time on a processor not even that. The
 optimiser moves directions: a row keeps the norm of the token table (Directional Textual Inversion, arXiv 2512.13672), and
-is stored as a direction.
+is stored as a direction. Or, where the settings say so, it is AdamW on whole rows, as in Gal et al., and the norms are kept.
 
 A loss on fixed latents, noise and timesteps is looked at every few steps. The best rows by it are kept; a class whose
 loss has settled leaves the batch, and the next one that waits takes its place.
@@ -20,7 +20,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ import numpy as np
 from d3m_assets.distillation.inversion_state import ClassState, Draw, InversionTask, InvertedClass
 from d3m_assets.distillation.latents import ImageFiles, LatentCache
 from d3m_assets.distillation.latents import encode as encode_latents
+from d3m_assets.distillation.packing import MemoryProbe, Packing
 from d3m_assets.distillation.prompts import ClassPrompts
 from d3m_assets.distillation.random_streams import random_stream
 from d3m_assets.errors import D3MError, StageError
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     import torch
 
     from d3m_assets.distillation.text import LearnedRows
-    from d3m_assets.foundation.loading import Foundation
+    from d3m_assets.foundation.loading import Foundation, TextStates
     from d3m_assets.settings import InversionSettings
 
 CODE_VERSION = "2"
@@ -46,6 +47,8 @@ CODE_VERSION = "2"
 
 _log = logging.getLogger(__name__)
 _FIXED_SAMPLES = 64
+_WEIGHT_DECAY = 1e-2
+"""Of AdamW; that of diffusers' script and of PyTorch."""
 
 
 def cluster(latents: np.ndarray, clusters: int, seed: int) -> np.ndarray:
@@ -78,15 +81,16 @@ def cluster(latents: np.ndarray, clusters: int, seed: int) -> np.ndarray:
 
 
 def _initial_rows(foundation: Foundation, prompts: ClassPrompts, count: int, vectors: int, seed: int) -> torch.Tensor:
-    """Start of every prompt: the sum of the initializer's tokens, with a little noise to part the prompts."""
+    """Start of every vector: the sum of the tokens of its words, with a little noise to part the prompts."""
     import torch
 
-    words = []
+    sums = []
     for encoder in foundation.text_encoders:
-        ids = encoder.tokenizer(prompts.initializer, add_special_tokens=False).input_ids
-        words.append(encoder.table.detach().float().cpu()[ids].sum(0))
+        table = encoder.table.detach().float().cpu()
+        ids = [encoder.tokenizer(text, add_special_tokens=False).input_ids for text in prompts.starts(vectors)]
+        sums.append(torch.stack([table[tokens].sum(0) for tokens in ids]))
     layout = foundation.layout
-    word = layout.unit(torch.cat(words))
+    word = layout.unit(torch.cat(sums, -1))
     noise = torch.randn(count, vectors, layout.width, generator=random_stream(seed, prompts.class_key, "start"))
     return layout.unit(word + 0.3 * layout.unit(noise)).flatten(0, 1)
 
@@ -124,12 +128,16 @@ class _Engine:
         assigned = cluster(latents.astype(np.float32), plan.prompts, self.seed)
         clusters = [np.flatnonzero(assigned == p) for p in range(plan.prompts)]
         rows = _initial_rows(foundation, task.prompts, plan.prompts, plan.vectors, self.seed).to(foundation.device)
+        if not self.settings.directional:
+            rows = foundation.layout.scaled(rows)
         file = None
         if states is not None:
-            learning = self.settings.model_dump(mode="json", exclude={"classes_per_batch"})
+            learning = self.settings.learning()
             content = hashlib.sha256(latents.tobytes()).hexdigest()
-            made_from = [foundation.files.fingerprint, task.prompts.to_json(), asdict(plan), self.seed, learning, content,
+            made_from = [foundation.files.fingerprint, task.prompts.to_json(), plan.facts(), self.seed, learning, content,
                          CODE_VERSION]  # fmt: skip
+            if len(set(starts := task.prompts.starts(plan.vectors))) > 1:
+                made_from.append(starts)
             digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
             file = states / f"{digest[:32]}.safetensors"
         state = ClassState(
@@ -143,24 +151,30 @@ class _Engine:
         state.restore()
         return state
 
-    def errors(self, states: Sequence[ClassState], draws: Sequence[Draw], samples: Sequence[int],
-               templates: Sequence[int], *, weighted: bool = False) -> list[torch.Tensor]:  # fmt: skip
+    def texts(self, states: Sequence[ClassState], templates: Sequence[int]) -> TextStates:
+        """Text states of all prompts of the classes, whose rows are those in use, one class behind the other."""
+        import torch
+
+        from d3m_assets.distillation.text import encode
+
+        offset, ids = 0, []
+        for state, template in zip(states, templates, strict=True):
+            own = state.ids[template % len(state.ids)]
+            ids.append(torch.where(own < 0, own - offset, own))
+            offset += len(state.rows)
+        return encode(self.foundation, torch.cat(ids, 1))
+
+    def errors(self, states: Sequence[ClassState], texts: TextStates, draws: Sequence[Draw], samples: Sequence[int], *,
+               weighted: bool = False) -> list[torch.Tensor]:  # fmt: skip
         """Squared error of every prompt, ``[prompts]`` for each class: the mean over its samples.
 
         ``weighted`` applies min-SNR weights (Hang et al., ICCV 2023, arXiv 2303.09556) where the settings ask for them.
         """
         import torch
 
-        from d3m_assets.distillation.text import encode
-
         foundation, device = self.foundation, self.foundation.device
-        offset, ids = 0, []
-        for state, template in zip(states, templates, strict=True):
-            own = state.ids[template % len(state.ids)]
-            ids.append(torch.where(own < 0, own - offset, own))
-            offset += len(state.rows)
         counts = [n for state, n in zip(states, samples, strict=True) for _ in range(state.prompts)]
-        text = encode(foundation, torch.cat(ids, 1)).repeat(torch.tensor(counts, device=device))
+        text = texts.repeat(torch.tensor(counts, device=device))
         clean, noise, times = (torch.cat(part).to(device) for part in zip(*draws, strict=True))
         predicted = foundation.predict(self.schedule.add_noise(clean, noise, times), times, text)
         target = self.schedule.get_velocity(clean, noise, times) if self.velocity else noise
@@ -177,45 +191,79 @@ class _Engine:
         weights = ratio.clamp(max=gamma) / (ratio + 1 if self.velocity else ratio.clamp(min=1e-12))
         return weights.float()
 
-    def fixed_loss(self, state: ClassState, learned: LearnedRows) -> float:
-        """Loss of a class on the same latents, noise and timesteps at every call."""
+    def rows_in_use(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows ``[R, D]`` of states as the text encoders see them: directions at the norms of the token tables."""
+        return self.foundation.layout.scaled(rows) if self.settings.directional else rows
+
+    def fixed_losses(self, states: Sequence[ClassState], learned: LearnedRows) -> list[float]:
+        """Loss of each class on the same latents, noise and timesteps at every call."""
         import torch
 
-        samples = max(1, math.ceil(_FIXED_SAMPLES / state.prompts))
-        at_once = state.samples(self.settings.samples_per_step)
-        whole = state.draw(self.seed, "fixed", samples, self.steps_of_noise)
-        learned.set(self.foundation.layout.scaled(state.rows))
-        total = 0.0
+        samples = [max(1, math.ceil(_FIXED_SAMPLES / state.prompts)) for state in states]
+        at_once = [state.samples(self.settings.samples_per_step) for state in states]
+        wholes = [s.draw(self.seed, "fixed", n, self.steps_of_noise) for s, n in zip(states, samples, strict=True)]
+        learned.set(self.rows_in_use(torch.cat([state.rows for state in states])))
+        firsts = np.cumsum([0, *(state.prompts for state in states)])
+        totals = [0.0] * len(states)
         with torch.inference_mode():
-            for begin in range(0, samples, at_once):  # no more at a time than a step takes
-                parts = [p.view(state.prompts, samples, *p.shape[1:])[:, begin : begin + at_once] for p in whole]
-                draw = (parts[0].flatten(0, 1), parts[1].flatten(0, 1), parts[2].flatten(0, 1))
-                count = parts[0].shape[1]
-                total += float(self.errors([state], [draw], [count], [0])[0].mean()) * count
-        return total / samples
+            texts = self.texts(states, [0] * len(states))
+            # No more at a time than a step takes: of each class a part, until none has any left.
+            for turn in range(max(math.ceil(n / part) for n, part in zip(samples, at_once, strict=True))):
+                left = [k for k in range(len(states)) if turn * at_once[k] < samples[k]]
+                draws, counts = [], []
+                for k in left:
+                    begin = turn * at_once[k]
+                    parts = [p.view(states[k].prompts, samples[k], *p.shape[1:])[:, begin : begin + at_once[k]]
+                             for p in wholes[k]]  # fmt: skip
+                    draws.append((parts[0].flatten(0, 1), parts[1].flatten(0, 1), parts[2].flatten(0, 1)))
+                    counts.append(parts[0].shape[1])
+                prompts = [p for k in left for p in range(firsts[k], firsts[k + 1])]
+                found = self.errors([states[k] for k in left], texts[prompts], draws, counts)
+                for k, count, loss in zip(left, counts, torch.stack([e.mean() for e in found]).tolist(), strict=True):
+                    totals[k] += loss * count
+        return [total / n for total, n in zip(totals, samples, strict=True)]
 
     def gradients(self, states: Sequence[ClassState], learned: LearnedRows) -> list[tuple[float, torch.Tensor]]:
         """Loss and gradient of the rows of each class, at its own step; nothing of a class depends on the others."""
         import torch
 
         live = torch.cat([state.rows for state in states]).detach().requires_grad_(True)
-        learned.set(self.foundation.layout.scaled(live))
+        learned.set(self.rows_in_use(live))
         samples = [state.samples(self.settings.samples_per_step) for state in states]
         power = self.settings.timestep_power
         draws = [s.draw(self.seed, s.step, n, self.steps_of_noise, power) for s, n in zip(states, samples, strict=True)]
-        losses = self.errors(states, draws, samples, [state.step for state in states], weighted=True)
+        texts = self.texts(states, [state.step for state in states])
+        losses = self.errors(states, texts, draws, samples, weighted=True)
         (gradient,) = torch.autograd.grad(torch.cat(losses).sum(), live)
         parts = gradient.split([len(state.rows) for state in states])
         return [(float(loss.detach().mean()), part) for loss, part in zip(losses, parts, strict=True)]
 
     def update(self, state: ClassState, gradient: torch.Tensor) -> None:
-        """One step of Adam on the sphere, for the part of every text encoder by itself."""
+        """One step of the optimiser, at the rate of a cosine schedule."""
+        rate = self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * state.step / self.settings.steps))
+        if self.settings.directional:
+            self._turn(state, gradient, rate)
+        else:
+            self._move(state, gradient, rate)
+        state.step += 1
+
+    def _move(self, state: ClassState, gradient: torch.Tensor, rate: float) -> None:
+        """AdamW (Loshchilov and Hutter 2019): a class counts its own steps, and its rows decay only when they are learned."""
+        import torch
+
+        step = state.step + 1
+        with torch.no_grad():
+            state.first = state.first.lerp(gradient, 0.1)
+            state.second = state.second.lerp(gradient.square(), 0.001)
+            update = (state.first / (1 - 0.9**step)) / ((state.second / (1 - 0.999**step)).sqrt() + 1e-8)
+            state.rows = state.rows * (1 - rate * _WEIGHT_DECAY) - rate * update
+
+    def _turn(self, state: ClassState, gradient: torch.Tensor, rate: float) -> None:
+        """Adam on the sphere, for the part of every text encoder by itself."""
         import torch
         import torch.nn.functional as F
 
-        step, layout = state.step, self.foundation.layout
-        rate = self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / self.settings.steps))
-        moved = []
+        step, layout, moved = state.step, self.foundation.layout, []
         with torch.no_grad():
             for rows, slope, first, second in zip(
                 *(layout.split(t) for t in (state.rows, gradient, state.first, state.second)), strict=True
@@ -227,7 +275,6 @@ class _Engine:
                 update = (first / (1 - 0.9 ** (step + 1))) / ((second / (1 - 0.99 ** (step + 1))).sqrt() + 1e-12)
                 moved.append((F.normalize(rows - rate * update / math.sqrt(rows.shape[1]), dim=-1), first, second))
             state.rows, state.first, state.second = (torch.cat(parts, -1) for parts in zip(*moved, strict=True))
-        state.step += 1
 
 
 def invert(
@@ -238,6 +285,7 @@ def invert(
     progress: Progress = silent,
     *,
     classes_per_batch: int = 1,
+    probe: MemoryProbe | None = None,
     cache: LatentCache | None = None,
     states: Path | None = None,
     save_every: float = 30.0,
@@ -250,7 +298,9 @@ def invert(
         settings: Steps, samples, learning rate and when to stop.
         seed: Root of the random streams.
         progress: Told of every step.
-        classes_per_batch: Classes learned at a time. Halved when the device runs out of memory.
+        classes_per_batch: Most classes learned at a time. Halved when the device runs out of memory.
+        probe: Measures the device's memory: the batch then begins with one class and takes in as many as fit. None: it is
+            filled up to ``classes_per_batch`` at once.
         cache: Where latents of image files are kept.
         states: Folder where the state of unfinished classes is kept, so that a stopped run goes on where it was.
         save_every: Seconds between two such saves.
@@ -263,14 +313,24 @@ def invert(
 
     from d3m_assets.distillation.text import extended_tables
 
+    if any(bool(task.plan.norms) == settings.directional for task in tasks):
+        raise ValueError("plans have norms if and only if whole vectors are learned (directional=False)")
     engine = _Engine(foundation, settings, seed)
     waiting = deque(enumerate(tasks))
     active: list[ClassState] = []
     set_aside: deque[ClassState] = deque()
     finished, saved = 0, time.monotonic()
+    packing = Packing(classes_per_batch) if probe is None else Packing.to_measure(classes_per_batch)
+
+    def in_a_step(task: InversionTask) -> int:
+        return task.plan.prompts * task.samples(settings.samples_per_step)
+
     with extended_tables(foundation) as learned:
         while waiting or active or set_aside:
-            while len(active) < classes_per_batch and (set_aside or waiting):
+            while set_aside or waiting:
+                following = set_aside[0].task if set_aside else waiting[0][1]
+                if not packing.takes([in_a_step(state.task) for state in active], in_a_step(following)):
+                    break
                 if set_aside:
                     active.append(set_aside.popleft())
                     continue
@@ -283,18 +343,29 @@ def invert(
                 except torch.OutOfMemoryError as error:
                     finished += 1
                     yield position, _too_large(task, foundation, error)
+            filled = len(active)
+            due = [s for s in active if s.step % settings.check_every == 0 or s.step >= settings.steps]
+            due = [s for s in due if not s.losses or s.losses[-1][0] != s.step]
+            for state, loss in zip(due, _looks(engine, due, learned), strict=True):
+                if isinstance(loss, float):
+                    state.record(loss)
+                    continue
+                active.remove(state)
+                finished += 1
+                yield state.position, _too_large(state.task, foundation, loss)
             for state in list(active):
                 if state.step % settings.check_every == 0 or state.step >= settings.steps:
-                    if not state.losses or state.losses[-1][0] != state.step:
-                        state.record(engine.fixed_loss(state, learned))
                     settled = settings.patience is not None and state.checks_without_progress >= settings.patience
                     if settled or state.step >= settings.steps:
                         active.remove(state)
                         finished += 1
-                        yield state.position, state.result("loss settled" if settled else "step limit")
-            if not active:
-                continue
+                        result = state.result("loss settled" if settled else "step limit")
+                        yield state.position, result if probe is None else replace(result, packing=replace(packing))
+            if len(active) < filled or not active:
+                continue  # whoever waits takes the place before the next step
             try:
+                if probe is not None:
+                    probe.begin()
                 found = engine.gradients(active, learned)
             except torch.OutOfMemoryError as error:
                 if len(active) == 1:
@@ -302,11 +373,16 @@ def invert(
                     alone = active.pop()
                     yield alone.position, _too_large(alone.task, foundation, error)
                     continue
-                classes_per_batch = len(active) // 2
-                _log.warning("out of memory: %d classes a batch from here on", classes_per_batch)
-                set_aside.extendleft(reversed(active[classes_per_batch:]))
-                del active[classes_per_batch:]
+                kept = packing.halve(len(active))
+                _log.warning("out of memory: %d classes a batch from here on", kept)
+                set_aside.extendleft(reversed(active[kept:]))
+                del active[kept:]
                 continue
+            if probe is not None:
+                drawn = sum(in_a_step(state.task) for state in active)
+                if packing.learn(probe.end(), drawn):
+                    _log.info("a step of %d samples took %d bytes a sample; %d samples fit", drawn,
+                              packing.bytes_per_sample, packing.samples)  # fmt: skip
             for state, (loss, gradient) in zip(list(active), found, strict=True):
                 if not math.isfinite(loss) or not torch.isfinite(gradient).all():
                     active.remove(state)
@@ -326,10 +402,27 @@ def invert(
                 saved = time.monotonic()
             done = finished * settings.steps + sum(state.step for state in (*active, *set_aside))
             detail = f"{len(active)} classes at a time, " if len(tasks) > 1 else ""
+            if packing.samples:
+                detail += f"{packing.samples} samples fit, "
             progress(ProgressEvent("inversion", done, len(tasks) * settings.steps, f"{detail}loss {found[0][0]:.3f}"))
 
 
-def _too_large(task: InversionTask, foundation: Foundation, error: Exception) -> StageError:
+def _looks(engine: _Engine, states: Sequence[ClassState], learned: LearnedRows) -> list[float | str]:
+    """Loss of each class on fixed inputs, in halves where memory is too small for all; of one alone, what was the matter."""
+    import torch
+
+    if not states:
+        return []
+    try:
+        return [*engine.fixed_losses(states, learned)]
+    except torch.OutOfMemoryError as error:
+        if len(states) == 1:
+            return [str(error)]  # the error itself holds on to what filled the memory
+    half = len(states) // 2
+    return _looks(engine, states[:half], learned) + _looks(engine, states[half:], learned)
+
+
+def _too_large(task: InversionTask, foundation: Foundation, error: Exception | str) -> StageError:
     return StageError(
         f"class {task.prompts.class_name} alone does not fit into the memory of {foundation.device}: {error}. Lower "
         "inversion.samples_per_step or inversion.max_prompts"

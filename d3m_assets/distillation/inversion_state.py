@@ -16,6 +16,7 @@ import numpy as np
 
 from d3m_assets.distillation.budgets import EmbeddingPlan
 from d3m_assets.distillation.latents import ImageFiles
+from d3m_assets.distillation.packing import Packing
 from d3m_assets.distillation.prompts import ClassPrompts
 from d3m_assets.distillation.random_streams import random_stream
 from d3m_assets.distillation.vectors import to_stored
@@ -50,18 +51,24 @@ class InversionTask:
     images: np.ndarray | ImageFiles
     plan: EmbeddingPlan
 
+    def samples(self, in_all: int) -> int:
+        """Samples of each prompt in a step that shall have ``in_all`` of the class."""
+        return max(_SAMPLES_PER_PROMPT, math.ceil(in_all / self.plan.prompts))
+
 
 @dataclass(frozen=True)
 class InvertedClass:
     """What was learned for one class.
 
     Attributes:
-        vectors: The stored vectors, int8 or float16 ``[prompts, vectors, D]``: directions.
+        vectors: The stored vectors, int8 or float16 ``[prompts, vectors, D]``: directions; or ``stored_width`` numbers of
+            each, where the plan has norms.
         losses: Loss on fixed latents, noise and timesteps as ``(step, loss)``; comparable between steps.
         cluster_sizes: Training images of each prompt.
         best_step: Step whose vectors these are, that of the lowest loss.
         stop_reason: "step limit" or "loss settled".
         state: File that would give this result again without work; to be removed once the result is stored.
+        packing: The size of its batch as it was chosen, where memory was measured.
     """
 
     vectors: np.ndarray
@@ -70,11 +77,12 @@ class InvertedClass:
     best_step: int
     stop_reason: str
     state: Path | None = None
+    packing: Packing | None = None
 
 
 @dataclass
 class ClassState:
-    """A class while it is learned: directions, Adam's moments of each, and the record of its losses."""
+    """A class while it is learned: directions or whole vectors, Adam's moments of each, and the record of its losses."""
 
     position: int
     task: InversionTask
@@ -99,7 +107,7 @@ class ClassState:
 
     def samples(self, in_all: int) -> int:
         """Samples of each prompt."""
-        return max(_SAMPLES_PER_PROMPT, math.ceil(in_all / self.prompts))
+        return self.task.samples(in_all)
 
     def draw(self, seed: int, name: object, samples: int, steps_of_noise: int, power: float = 1.0) -> Draw:
         """Latents, noise and timesteps of ``samples`` samples for each prompt.

@@ -59,6 +59,17 @@ class ClassPrompts:
         display = " ".join(class_name.replace("_", " ").split()) or class_name
         return cls(class_id, class_key, class_name, display, initializer or display, templates, keep_class_name)
 
+    def starts(self, vectors: int) -> list[str]:
+        """The words that each of a prompt's vectors starts from.
+
+        The words of an initializer are dealt out in turn: with more vectors than words they come again, with fewer a
+        vector gets several. The class's own name is given to all vectors whole.
+        """
+        words = self.initializer.split()
+        if self.initializer == self.display_name or len(words) < 2:
+            return [self.initializer] * vectors
+        return [" ".join(words[v::vectors]) if v < len(words) else words[v % len(words)] for v in range(vectors)]
+
     def by_name(self, template: int = 0) -> str:
         """The class-name prompt: no learned vector."""
         return self.templates[template % len(self.templates)].format(self.display_name)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d3m_assets.errors import FoundationError
+from d3m_assets.foundation import single_file
 from d3m_assets.foundation.vector_layout import VectorLayout
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     from d3m_assets.settings import Settings
@@ -54,22 +56,37 @@ class FoundationFiles:
     Attributes:
         name: How the user named it.
         path: Its diffusers directory.
+        checkpoint: A single file with all weights; the directory then gives configurations and tokenizers only.
     """
 
     name: str
     path: Path
+    checkpoint: Path | None = None
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256, in hex, of the names and contents of the files that determine what it draws."""
         files = [f for part in _COMPONENTS for f in sorted([self.path / part, *(self.path / part).glob("*")])]
+        used = _WEIGHTS if self.checkpoint is None else (".json", ".txt")
         digest = hashlib.sha256()
         for file in files:
-            if file.is_file() and file.suffix in _WEIGHTS:
-                with file.open("rb") as content:
-                    found = hashlib.file_digest(content, "sha256").hexdigest()
-                digest.update(f"{file.relative_to(self.path).as_posix()} {found}\n".encode())
+            index = self.checkpoint is not None and file.name.endswith(".index.json")  # of weights that are not used
+            if file.is_file() and file.suffix in used and not index:
+                digest.update(f"{file.relative_to(self.path).as_posix()} {_file_digest(file)}\n".encode())
+        if self.checkpoint is not None:
+            digest.update(f"checkpoint {_file_digest(self.checkpoint)}\n".encode())
         return digest.hexdigest()
+
+    @property
+    def source(self) -> Path:
+        """Where the weights are: the checkpoint or the directory."""
+        return self.checkpoint or self.path
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size of the weights on disk."""
+        files = [self.checkpoint] if self.checkpoint else self.path.glob("*/*.safetensors")
+        return sum(f.stat().st_size for f in files)
 
     def config(self, component: str) -> dict[str, Any]:
         """The JSON configuration of one component.
@@ -126,23 +143,32 @@ def find_foundation(settings: Settings) -> FoundationFiles:
     """Find the pipeline that ``settings.foundation`` names.
 
     A name that is no local path but reads ``owner/model`` is fetched from the Hugging Face hub, since the user asked
-    for it by name; nothing else reaches the network.
+    for it by name; nothing else reaches the network. A checkpoint in a single file takes its configurations and
+    tokenizers from ``settings.foundation_config``.
 
     Raises:
-        FoundationError: No such path, not a diffusers pipeline, or one of a kind that is not supported.
+        FoundationError: No such path, not a diffusers pipeline, one of a kind that is not supported, or a single file
+            that is pickled, has no configurations, or does not fit them.
     """
-    name = settings.foundation
-    path = embedded_path() if name == EMBEDDED else Path(name).expanduser()
-    if not path.exists() and name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        path = _download(name, settings.foundation_revision)
-    if not path.exists():
-        raise FoundationError(f"the foundation path {name} does not exist; give a diffusers pipeline directory")
-    index = path / "model_index.json"
-    if not index.is_file():
+    name, config = settings.foundation, settings.foundation_config
+    path = Path(name).expanduser()
+    if name != EMBEDDED and path.is_file():
+        single_file.refuse_other_formats(path)
+        if config is None:
+            raise FoundationError(
+                f"{path} is a single-file checkpoint: weights without configurations and tokenizer. Set foundation_config "
+                "to a diffusers folder of the model that it was made from (only its .json and .txt files are used), or to "
+                "its hub id"
+            )
+        folder = _pipeline_folder(config, settings, ("*.json", "*.txt"), "foundation_config")
+        files = FoundationFiles(name, folder, path)
+        single_file.check(files)
+        return files
+    if config is not None:
         raise FoundationError(
-            f"{path} is not a diffusers pipeline: it holds no model_index.json. Give the directory that "
-            "`pipeline.save_pretrained` wrote, or `embedded`"
+            f"foundation_config={config} is for single-file checkpoints, but {name} is none; leave foundation_config away"
         )
+    path = _pipeline_folder(name, settings, ("*.json", "*.safetensors", "*.txt"), "foundation")
     files = FoundationFiles(name, path)
     for part in ("vae", *TEXT_ENCODERS[files.kind], "unet"):
         if not any((path / part).glob("*.safetensors")):
@@ -153,11 +179,32 @@ def find_foundation(settings: Settings) -> FoundationFiles:
     return files
 
 
-def _download(name: str, revision: str | None) -> Path:
+def _pipeline_folder(name: str, settings: Settings, patterns: Sequence[str], setting: str) -> Path:
+    """The diffusers directory that a setting names; of a hub id, files that match ``patterns`` are fetched."""
+    path = embedded_path() if name == EMBEDDED else Path(name).expanduser()
+    no_hub_id = name.startswith((".", "/", "~")) or name.endswith(single_file.SUFFIXES)
+    if not path.exists() and name.count("/") == 1 and not no_hub_id:
+        path = _download(name, settings.foundation_revision, patterns)
+    if not path.exists():
+        raise FoundationError(f"the {setting} path {name} does not exist; give a diffusers pipeline directory")
+    if not (path / "model_index.json").is_file():
+        raise FoundationError(
+            f"{path} is not a diffusers pipeline: it holds no model_index.json. Give the directory that "
+            "`pipeline.save_pretrained` wrote, or `embedded`"
+        )
+    return path
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _download(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
     except Exception as error:  # the hub client raises many kinds, offline ones among them
         raise FoundationError(f"{name} is no local path and cannot be had from the hub: {error}") from error
 
@@ -277,17 +324,21 @@ class Foundation:
             ]
         return torch.cat(parts).float().clone() * self.vae.config.scaling_factor
 
-    def decode_latents(self, latents: torch.Tensor, at_once: int | None = None) -> torch.Tensor:
+    def decode_latents(
+        self, latents: torch.Tensor, at_once: int | None = None, autoencoder: AutoencoderTiny | None = None
+    ) -> torch.Tensor:
         """uint8 images ``[N, 3, H, W]`` of scaled latents.
 
         Args:
             latents: float ``[N, C, h, w]``.
             at_once: Images the autoencoder decodes together; it needs far more memory than the U-Net. None: all.
+            autoencoder: Decodes in place of the model's own.
         """
         import torch
 
-        scaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
-        images = torch.cat([self.vae.decode(part).sample for part in scaled.split(at_once or len(scaled))])
+        vae = autoencoder or self.vae
+        scaled = latents.to(vae.dtype) / vae.config.scaling_factor
+        images = torch.cat([vae.decode(part).sample for part in scaled.split(at_once or len(scaled))])
         return ((images.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(dtype=torch.uint8)
 
 
@@ -344,20 +395,33 @@ def load_foundation(files: FoundationFiles, device: str = "auto", *, compile_une
     where = choose_device(device)
     dtype = torch.float32 if where.type == "cpu" else torch.bfloat16
     optional = {} if "XL" in files.kind else {"safety_checker": None, "requires_safety_checker": False}
+    kind = getattr(diffusers, files.kind)
     try:
-        pipeline = getattr(diffusers, files.kind).from_pretrained(
-            files.path, dtype=dtype, local_files_only=True, use_safetensors=True, **optional
-        )
+        if files.checkpoint is None:
+            pipeline = kind.from_pretrained(
+                files.path, dtype=dtype, local_files_only=True, use_safetensors=True, **optional
+            )
+        else:
+            # Parts that only vet or steer images: single files have no weights of them.
+            optional |= {"feature_extractor": None, "image_encoder": None}
+            pipeline = kind.from_single_file(
+                str(files.checkpoint), config=str(files.path), dtype=dtype, local_files_only=True, **optional
+            )
     except Exception as error:  # diffusers and transformers raise many kinds
-        raise FoundationError(f"{files.path} cannot be loaded as a diffusers pipeline: {error}") from error
+        configured = f" with foundation_config={files.path}" if files.checkpoint else ""
+        raise FoundationError(
+            f"{files.source} cannot be loaded as a diffusers pipeline{configured}: {error}"
+        ) from error
     if pipeline.unet.config.time_cond_proj_dim is not None:
         raise FoundationError(
-            f"{files.path} is distilled for fixed guidance (time_cond_proj_dim): its U-Net has to be told the guidance "
+            f"{files.source} is distilled for fixed guidance (time_cond_proj_dim): its U-Net has to be told the guidance "
             "scale, which is not supported; use the model it was distilled from, or one with an LCM-LoRA merged in"
         )
     names = TEXT_ENCODERS[files.kind]
     encoders = tuple(TextEncoder(getattr(pipeline, n.replace("text_encoder", "tokenizer")), getattr(pipeline, n))
                      for n in names)  # fmt: skip
+    if files.checkpoint is not None:
+        single_file.check_complete(files, pipeline)
     for part in (*(e.model for e in encoders), pipeline.unet, pipeline.vae):
         part.to(where, dtype).eval().requires_grad_(False)
     if where.type == "cuda":

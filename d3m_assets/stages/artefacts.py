@@ -7,16 +7,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from io import BytesIO
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
 
 from d3m_assets.errors import D3MError, StageError
 from d3m_assets.foundation.loading import Foundation, FoundationFiles, load_foundation
+from d3m_assets.foundation.tiny_autoencoder import TinyAutoencoder, load_tiny_autoencoder
 from d3m_assets.pipeline import Pipeline
 from d3m_assets.progress import ProgressEvent
 from d3m_assets.store import ArtefactKey
 from d3m_assets.workers import Work, own_device
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderTiny
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,12 @@ def model_of(pipeline: Pipeline) -> Model:
 def loaded_foundation(files: FoundationFiles, device: str, compile_unet: bool) -> Foundation:
     """The foundation model, loaded once in each process, on the device that the process was given."""
     return load_foundation(files, own_device() or device, compile_unet=compile_unet)
+
+
+@cache
+def loaded_autoencoder(files: TinyAutoencoder | None, model: Model) -> AutoencoderTiny | None:
+    """The autoencoder that decodes in place of the model's own, loaded once in each process; None: there is none."""
+    return None if files is None else load_tiny_autoencoder(files, loaded_foundation(*model))
 
 
 def to_parquet(frame: pd.DataFrame) -> bytes:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from d3m_assets.distillation.generation import Sample, generate
 from d3m_assets.distillation.inversion import invert
 from d3m_assets.distillation.inversion_state import InversionTask, InvertedClass, remove_old_states
 from d3m_assets.distillation.latents import ImageFiles, LatentCache
+from d3m_assets.distillation.packing import MOST_CLASSES, UNMEASURED_CLASSES, CudaMemory
 from d3m_assets.distillation.prompts import ClassPrompts, placeholder_token
 from d3m_assets.distillation.token_import import ImportedEmbeddings
 from d3m_assets.distillation.vectors import to_stored
@@ -28,6 +29,7 @@ from d3m_assets.pipeline import Pipeline
 from d3m_assets.progress import Progress, ProgressEvent
 from d3m_assets.stages.artefacts import (
     Made,
+    loaded_autoencoder,
     loaded_foundation,
     model_of,
     required,
@@ -39,19 +41,20 @@ from d3m_assets.stages.artefacts import (
 from d3m_assets.stages.dataset import image_table
 from d3m_assets.store import ArtefactKey
 
+if TYPE_CHECKING:
+    import torch
+
+    from d3m_assets.settings import InversionSettings
+
 
 def foundation_model(pipeline: Pipeline, key: ArtefactKey) -> Made:
     """Where the frozen model is, and what identifies it."""
     files = pipeline.foundation_files
     facts = {
-        "name": files.name, "path": str(files.path), "fingerprint": files.fingerprint, "text_width": files.text_width,
-        "text_length": files.text_length, "image_size": files.image_size, "bytes": _weight_bytes(files.path),
+        "name": files.name, "path": str(files.source), "fingerprint": files.fingerprint, "text_width": files.text_width,
+        "text_length": files.text_length, "image_size": files.image_size, "bytes": files.weight_bytes,
     }  # fmt: skip
     return Made(key, {"foundation.json": to_json(facts)}, facts)
-
-
-def _weight_bytes(path: Path) -> int:
-    return sum(f.stat().st_size for f in path.glob("*/*.safetensors"))
 
 
 def class_prompts(pipeline: Pipeline, key: ArtefactKey) -> Made:
@@ -68,10 +71,20 @@ def stored_prompts(pipeline: Pipeline, class_key: str) -> ClassPrompts:
 
 
 def _inversion_work(item: tuple[Any, ...], progress: Progress) -> list[tuple[int, InvertedClass | D3MError]]:
-    model, tasks, settings, seed, cache, states, at_once = item
+    model, tasks, settings, seed, cache, states = item
     foundation = loaded_foundation(*model)
-    return list(invert(foundation, tasks, settings, seed, progress, classes_per_batch=at_once, cache=cache,
-                       states=states))  # fmt: skip
+    return list(invert(foundation, tasks, settings, seed, progress, cache=cache, states=states,
+                       **_batch(foundation.device, settings)))  # fmt: skip
+
+
+def _batch(device: torch.device, settings: InversionSettings) -> dict[str, Any]:
+    """How many classes ``invert`` learns together: as many as asked for, or as a GPU is found to hold."""
+    if settings.classes_per_batch is not None:
+        return {"classes_per_batch": settings.classes_per_batch}
+    if device.type == "cuda":
+        return {"classes_per_batch": MOST_CLASSES, "probe": CudaMemory(device)}
+    # On a processor one class fills a core already.
+    return {"classes_per_batch": 1 if device.type == "cpu" else UNMEASURED_CLASSES}
 
 
 def inverted_embeddings(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
@@ -112,7 +125,6 @@ def _inverted(
     """
     settings, model, keys = pipeline.settings.inversion, model_of(pipeline), list(tasks)
     seed = pipeline.settings.seed
-    at_once = settings.classes_per_batch or (1 if pipeline.on_cpu else 32)
     if len(pipeline.devices) == 1 and not pipeline.on_cpu:
 
         def report(event: ProgressEvent) -> None:
@@ -121,9 +133,10 @@ def _inverted(
         report(ProgressEvent("", 0, len(tasks) * settings.steps, "loading the foundation model"))
         left = dict(enumerate(keys))
         try:
+            foundation = loaded_foundation(*model)
             for position, result in invert(
-                loaded_foundation(*model), list(tasks.values()), settings, seed, report, cache=cache, states=states,
-                classes_per_batch=at_once,
+                foundation, list(tasks.values()), settings, seed, report, cache=cache, states=states,
+                **_batch(foundation.device, settings),
             ):  # fmt: skip
                 yield left.pop(position), result
         except D3MError as error:  # of the model, not of a class
@@ -131,12 +144,11 @@ def _inverted(
         return
     # On a processor one class fills a core already, and its result must not depend, to the last bit, on which classes it
     # shares a batch with: a killed run finishes the rest and ends with the same bytes.
-    size = at_once
+    size = _group(pipeline)
     if not pipeline.on_cpu:
-        # Results are stored when a group is finished: a few batches long, so that the GPU is full and a stop costs little.
-        size = min(4 * at_once, math.ceil(len(keys) / len(pipeline.devices)))
+        size = min(size, math.ceil(len(keys) / len(pipeline.devices)))
     groups = [keys[i : i + size] for i in range(0, len(keys), size)]
-    items = [(model, [tasks[k] for k in group], settings, seed, cache, states, at_once) for group in groups]
+    items = [(model, [tasks[k] for k in group], settings, seed, cache, states) for group in groups]
     names = [", ".join(where(k) for k in group[:5]) for group in groups]
     for index, found in share_out(pipeline, "inverted_embeddings", _inversion_work, items, names):
         if isinstance(found, D3MError):
@@ -145,16 +157,27 @@ def _inverted(
             yield from ((groups[index][position], result) for position, result in found)
 
 
+def _group(pipeline: Pipeline) -> int:
+    """Classes that a worker is given at a time.
+
+    Results are stored when a group is finished: on a GPU a few batches long, so that it is full and a stop costs little.
+    """
+    asked = pipeline.settings.inversion.classes_per_batch
+    return asked or 1 if pipeline.on_cpu else 4 * (asked or UNMEASURED_CLASSES)
+
+
 def _embeddings(key: ArtefactKey, task: InversionTask, learned: InvertedClass) -> Made:
     from safetensors.numpy import save
 
     plan = task.plan
     tensors = {placeholder_token(task.prompts.class_id, p): v for p, v in enumerate(learned.vectors)}
     record = {
-        "plan": asdict(plan), "steps": learned.losses[-1][0], "best_step": learned.best_step,
+        "plan": plan.facts(), "steps": learned.losses[-1][0], "best_step": learned.best_step,
         "stop_reason": learned.stop_reason, "losses": learned.losses, "cluster_sizes": learned.cluster_sizes,
         "prompts": [task.prompts.learned(p) for p in range(plan.prompts)],
     }  # fmt: skip
+    if learned.packing is not None:
+        record["batch"] = asdict(learned.packing)
     metrics = {
         "payload_bytes": plan.payload, "prompts": plan.prompts, "vectors": plan.vectors,
         "loss_begin": learned.losses[0][1], "loss_best": min(loss for _, loss in learned.losses),
@@ -164,7 +187,7 @@ def _embeddings(key: ArtefactKey, task: InversionTask, learned: InvertedClass) -
 
 
 def _imported(pipeline: Pipeline, key: ArtefactKey, imported: ImportedEmbeddings) -> Made:
-    """Embeddings that the user already has, as artefact: their directions, as learned ones are stored."""
+    """Embeddings that the user already has, as artefact, stored as learned ones are."""
     from safetensors.numpy import save
 
     plan, rows = _plan_of(pipeline, key), imported.rows(pipeline.foundation_files.text_widths)
@@ -172,7 +195,7 @@ def _imported(pipeline: Pipeline, key: ArtefactKey, imported: ImportedEmbeddings
     stored = _imported_vectors(pipeline, key, imported)
     tensors = {placeholder_token(prompts.class_id, p): v for p, v in enumerate(stored)}
     record = {
-        "plan": asdict(plan), "imported_from": [file.name for file in imported.files], "sha256": imported.sha256,
+        "plan": plan.facts(), "imported_from": [file.name for file in imported.files], "sha256": imported.sha256,
         "norms": np.linalg.norm(rows, axis=-1).round(4).tolist(), "losses": [], "cluster_sizes": [],
         "prompts": [prompts.learned(p) for p in range(plan.prompts)],
     }  # fmt: skip
@@ -209,10 +232,10 @@ def read_vectors(pipeline: Pipeline, key: ArtefactKey) -> np.ndarray:
 
 def drawing_work(item: tuple[Any, ...], progress: Progress) -> tuple[np.ndarray, list[Sample]]:
     """Draw the pool of one class, in a worker."""
-    model, prompts, settings, seed, channels, vectors, plan, count = item
+    model, prompts, settings, seed, channels, vectors, plan, count, autoencoder = item
     return generate(
         loaded_foundation(*model), prompts, settings, seed, count=count, vectors=vectors, plan=plan, channels=channels,
-        progress=progress,
+        autoencoder=loaded_autoencoder(autoencoder, model), progress=progress,
     )  # fmt: skip
 
 
@@ -227,7 +250,8 @@ def drawing_item(
     s = pipeline.settings
     wanted = s.generation.images_per_class if count is None else count
     root = s.seed if seed is None else seed
-    return (model_of(pipeline), prompts, s.generation, root, pipeline.scan().channels, vectors, plan, wanted)
+    return (model_of(pipeline), prompts, s.generation, root, pipeline.scan().channels, vectors, plan, wanted,
+            pipeline.tiny_autoencoder)  # fmt: skip
 
 
 def synthetic_pool(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
@@ -268,12 +292,14 @@ def distillation_seed(pipeline: Pipeline, distillation: int) -> int:
 
 def _repeated_work(item: tuple[Any, ...], progress: Progress) -> list[tuple[int, Any]]:
     """Invert classes and draw their pools: a whole distillation, of which only these are kept."""
-    model, tasks, settings, seed, cache, at_once, generation, channels, imported = item
-    foundation = loaded_foundation(*model)
+    model, autoencoder, tasks, settings, seed, cache, generation, channels, imported = item
+    foundation, decoder = loaded_foundation(*model), loaded_autoencoder(autoencoder, model)
     found: list[tuple[int, Any]] = []
     learned: Iterator[tuple[int, Any]] = iter([(0, imported)])
     if imported is None:
-        learned = invert(foundation, tasks, settings, seed, progress, classes_per_batch=at_once, cache=cache)
+        learned = invert(
+            foundation, tasks, settings, seed, progress, cache=cache, **_batch(foundation.device, settings)
+        )
     for position, result in learned:
         if isinstance(result, D3MError):
             found.append((position, result))
@@ -281,7 +307,7 @@ def _repeated_work(item: tuple[Any, ...], progress: Progress) -> list[tuple[int,
         task, vectors = tasks[position], np.asarray(result.vectors if imported is None else result)
         images, samples = generate(
             foundation, task.prompts, generation, seed, count=generation.images_per_class, vectors=vectors, plan=task.plan,
-            channels=channels,
+            channels=channels, autoencoder=decoder,
         )  # fmt: skip
         found.append((position, (vectors, images, samples)))
     return found
@@ -301,15 +327,14 @@ def repeated_pools(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[
         except D3MError as error:
             tasks.pop(key, None)
             yield Made(key, error=error)
-    at_once = s.inversion.classes_per_batch or (1 if pipeline.on_cpu else 32)
-    size = at_once if pipeline.on_cpu else 4 * at_once
+    size = _group(pipeline)
     ordered = sorted(tasks.keys() - given.keys(), key=lambda k: (-tasks[k].plan.prompts, str(k)))
     repetitions, shares = range(1, s.distillations), [[key] for key in given]
     shares = [ordered[i : i + size] for i in range(0, len(ordered), size)] + shares
     groups = [(r, share) for share in shares for r in repetitions]
     items = [
-        (model_of(pipeline), [tasks[k] for k in group], s.inversion, distillation_seed(pipeline, r), cache, at_once,
-         s.generation, pipeline.scan().channels, given.get(group[0]))
+        (model_of(pipeline), pipeline.tiny_autoencoder, [tasks[k] for k in group], s.inversion,
+         distillation_seed(pipeline, r), cache, s.generation, pipeline.scan().channels, given.get(group[0]))
         for r, group in groups
     ]  # fmt: skip
     names = [f"{', '.join(where(k) for k in group[:5])}, distillation {r}" for r, group in groups]
@@ -376,14 +401,18 @@ def distilled_bundle(pipeline: Pipeline, key: ArtefactKey) -> Made:
         vectors = read_vectors(pipeline, ArtefactKey("inverted_embeddings", class_key, budget))
         plan = pipeline.embedding_plan(class_key, budget)
         classes.append(DistilledClass(stored_prompts(pipeline, class_key), plan, vectors))
-    noise = files.config("scheduler")
+    noise, tiny = files.config("scheduler"), pipeline.tiny_autoencoder
+    decoder: dict[str, Any] = {} if tiny is None else {
+        "autoencoder": tiny.name, "autoencoder_fingerprint": tiny.fingerprint, "autoencoder_bytes": tiny.weight_bytes
+    }  # fmt: skip
     recipe = Recipe(
         budget=budget, bytes_per_class=pipeline.budget_bytes(budget), dataset=pipeline.dataset_name,
         image_height=scan.image_height, image_width=scan.image_width, channels=scan.channels,
         foundation=pipeline.foundation_name, foundation_fingerprint=files.fingerprint,
-        foundation_bytes=_weight_bytes(files.path), generation=settings.generation.model_dump(mode="json"),
+        foundation_bytes=files.weight_bytes, generation=settings.generation.drawing(),
         scheduler=f"{noise.get('beta_schedule')} {noise.get('prediction_type')}", seed=settings.seed,
         templates=settings.prompts.templates, keep_class_name=settings.prompts.keep_class_name,
+        **decoder,
     )  # fmt: skip
     bundle = Bundle(recipe, tuple(classes))
     data = bundle.to_bytes()

@@ -45,3 +45,14 @@ def test_a_budget_too_small_names_the_smallest_that_can():
         plan_embeddings("63B", 63, width=64)
     assert "63B" in str(error.value)
     assert plan_embeddings("64B", 64, width=64).payload == 64
+
+
+def test_stored_norms_are_charged():
+    plan = plan_embeddings("ipc-10", 640, width=64, norms=1)
+    assert (plan.prompts, plan.stored_width, plan.payload) == (9, 66, 9 * 66)
+    half = plan_embeddings("ipc-10", 640, width=64, storage_type="fp16", norms=2)
+    assert (half.prompts, half.stored_width, half.payload) == (4, 66, 4 * 132)
+    with pytest.raises(BudgetError, match="64 numbers as int8 and a norm.*66B"):
+        plan_embeddings("ipc-1", 64, width=64, norms=1)
+    assert "norms" not in plan_embeddings("ipc-1", 64, width=64).facts()
+    assert plan.facts()["norms"] == 1

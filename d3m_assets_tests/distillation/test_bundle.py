@@ -15,7 +15,7 @@ def recipe(**changes):
     given = {
         "budget": "ipc-2", "bytes_per_class": 128, "dataset": "digits", "image_height": 8, "image_width": 8,
         "channels": 1, "foundation": "embedded", "foundation_fingerprint": "f" * 64, "foundation_bytes": 1000,
-        "generation": GenerationSettings(steps=3, batch_size=4).model_dump(mode="json"), "scheduler": "cosine v",
+        "generation": GenerationSettings(steps=3, batch_size=4).drawing(), "scheduler": "cosine v",
         "seed": 0, "templates": ("a photo of a {}",), "keep_class_name": True,
     }  # fmt: skip
     return Recipe(**(given | changes))
@@ -64,6 +64,18 @@ def test_other_tools_can_read_the_file(words, tmp_path):
     with safe_open(tmp_path / "b.safetensors", "np") as file:
         assert file.get_tensor("embeddings").shape == (4, 64)
         assert json.loads(file.metadata()["recipe"])["budget"] == "ipc-2"
+
+
+def test_a_format_of_its_own_only_where_an_earlier_version_would_draw_otherwise(words):
+    plain = bundle(words).to_bytes()
+    assert b"d3m-bundle-1" in plain
+    assert b"autoencoder" not in plain
+    made = bundle(words, autoencoder="taesd", autoencoder_fingerprint="a" * 64, autoencoder_bytes=100)
+    data = made.to_bytes()
+    assert b"d3m-bundle-2" in data
+    assert Bundle.from_bytes(data).recipe == made.recipe
+    with pytest.raises(BundleError, match="d3m-bundle-9.*Upgrade"):
+        Bundle.from_bytes(data.replace(b"d3m-bundle-2", b"d3m-bundle-9"))
 
 
 def test_damage_is_found(words):
@@ -135,3 +147,27 @@ def test_a_class_name_that_leaves_the_folder_is_refused(words, name):
 def test_an_impossible_recipe_is_a_bundle_error(words, changes):
     with pytest.raises(BundleError, match="damaged"):
         Bundle.from_bytes(bundle(words, **changes).to_bytes())
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp16"])
+def test_norms_go_with_the_bundle_and_out_of_it_again(words, kind, tmp_path):
+    from safetensors.numpy import load_file
+
+    from d3m_assets.distillation.token_export import export_tokens
+    from d3m_assets.distillation.vectors import to_stored
+    from d3m_assets.foundation.vector_layout import VectorLayout
+
+    layout, plan = VectorLayout((64,), (1.0,)), EmbeddingPlan(2, 3, kind, 64, norms=1)
+    rows = np.random.default_rng(0).normal(size=(2, 3, 64)).astype(np.float32) * np.array([[[1.0]], [[5.0]]])
+    made = Bundle(recipe(), (DistilledClass(words("3", class_id=0), plan, to_stored(rows, plan, (64,))),))
+    data = made.to_bytes()
+    assert b"d3m-bundle-2" in data
+    back = Bundle.from_bytes(data)
+    assert back.classes[0].plan == plan
+    assert back.payload == made.payload == 6 * plan.stored_width * (1 if kind == "int8" else 2)
+    assert np.array_equal(back.classes[0].vectors, made.classes[0].vectors)
+    assert back.to_bytes() == data
+    tokens = export_tokens(back, layout, tmp_path / "out", "diffusers")
+    for prompt, token in enumerate(tokens):
+        found = np.linalg.norm(load_file(token.path)[token.token], axis=-1)
+        np.testing.assert_allclose(found, np.linalg.norm(rows[prompt], axis=-1), rtol=1e-3)

@@ -6,8 +6,9 @@ from d3m_assets.distillation import inversion_state
 from d3m_assets.distillation.budgets import EmbeddingPlan, plan_embeddings
 from d3m_assets.distillation.inversion import _Engine, cluster, invert
 from d3m_assets.distillation.inversion_state import InversionTask, InvertedClass
+from d3m_assets.distillation.latents import ImageFiles, LatentCache
 from d3m_assets.distillation.text import encode, extended_tables, learned_ids
-from d3m_assets.distillation.vectors import to_stored
+from d3m_assets.distillation.vectors import from_stored, to_stored
 from d3m_assets.errors import StageError
 from d3m_assets.settings import InversionSettings
 
@@ -284,3 +285,146 @@ def test_a_low_power_draws_the_noisy_timesteps_more_often(foundation, words, cha
     uniform, noisy = (state.draw(0, "x", 64, 1000, power)[2].float().mean() for power in (1.0, 0.5))
     assert abs(uniform - 500) < 20
     assert noisy > 620
+
+
+WHOLE = InversionSettings(steps=6, samples_per_step=4, directional=False, learning_rate=0.05)
+
+
+def test_whole_vectors_are_learned_as_adamw_learns_them(foundation, words, characters):
+    plan = EmbeddingPlan(2, 1, "fp16", 64, norms=1)
+    engine = _Engine(foundation, WHOLE, 0)
+    state = engine.begin(0, task(words, characters, "3", plan), None, None)
+    assert torch.allclose(state.rows.norm(dim=-1), torch.tensor(foundation.layout.norms[0]))  # where it begins
+    theirs = torch.nn.Parameter(state.rows.clone())
+    optimiser = torch.optim.AdamW([theirs], lr=WHOLE.learning_rate, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, WHOLE.steps)
+    with extended_tables(foundation) as rows:
+        for _ in range(WHOLE.steps):
+            ((_, gradient),) = engine.gradients([state], rows)
+            engine.update(state, gradient)
+            theirs.grad = gradient
+            optimiser.step()
+            schedule.step()
+    assert torch.allclose(state.rows, theirs, atol=1e-6)
+    assert not torch.allclose(state.rows.norm(dim=-1), torch.tensor(foundation.layout.norms[0]), rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp16"])
+def test_whole_vectors_keep_their_norms_and_fused_classes_learn_alike(foundation, words, characters, kind):
+    plan = plan_embeddings("x", 280, width=64, storage_type=kind, norms=1)
+    tasks = [task(words, characters, name, plan) for name in "358"]
+    fused, norms = learned(foundation, tasks, WHOLE, classes_per_batch=3), []
+    for t, together in zip(tasks, fused, strict=True):
+        (alone,) = learned(foundation, [t], WHOLE)
+        a, b = (from_stored(found.vectors, foundation.layout) for found in (alone, together))
+        assert np.abs(a - b).max() < 0.01
+        norms.append(np.linalg.norm(b, axis=-1) / foundation.layout.norms[0])
+        assert together.vectors.nbytes == plan.payload
+        assert together.losses[0] == pytest.approx(alone.losses[0], abs=1e-5)
+    assert np.abs(np.array(norms) - 1).max() > 1e-3
+
+
+def test_whole_vectors_start_as_directions_do_and_lower_the_loss(foundation, words, characters):
+    wrong = {"initializer": "8", "keep_class_name": False}
+    plans = [plan_embeddings("x", 70, width=64, norms=norms) for norms in (0, 1)]
+    rates = {"learning_rate": 0.02, "directional": False}
+    (turned,) = learned(foundation, [task(words, characters, "1", plans[0], **wrong)])
+    (moved,) = learned(foundation, [task(words, characters, "1", plans[1], **wrong)],
+                       InversionSettings(steps=40, samples_per_step=16, **rates))  # fmt: skip
+    assert turned.losses[0][1] == pytest.approx(moved.losses[0][1], abs=1e-6)
+    assert min(loss for _, loss in moved.losses) < moved.losses[0][1] - 0.005
+
+
+def test_a_plan_that_would_lose_the_norms_is_a_defect(foundation, words, characters):
+    with pytest.raises(ValueError, match="norms"):
+        list(invert(foundation, [task(words, characters, "3", plan_embeddings("x", 64, width=64))], WHOLE, 0))
+
+
+def test_every_word_of_the_initializer_starts_its_vectors(foundation, words, characters):
+    plan = EmbeddingPlan(2, 4, "fp16", 64)
+    still = InversionSettings(steps=1, samples_per_step=4, learning_rate=1e-9)
+    work = task(words, characters, "1", plan, initializer="7 8 square")
+    (found,) = learned(foundation, [work], still)
+    rows = from_stored(found.vectors, foundation.layout)
+    encoder = foundation.text_encoders[0]
+
+    def nearest(row):
+        candidates = ["1", "7", "8", "square", "a", "photo"]
+        ids = [encoder.tokenizer(word, add_special_tokens=False).input_ids for word in candidates]
+        table = torch.stack([torch.nn.functional.normalize(encoder.table[i].sum(0), dim=0) for i in ids])
+        return candidates[int((table @ torch.from_numpy(row)).argmax())]
+
+    assert [[nearest(row) for row in prompt] for prompt in rows] == [["7", "8", "square", "7"]] * 2
+    # A single vector starts from all of them, as it always has.
+    (one,) = learned(foundation, [task(words, characters, "1", plan_embeddings("x", 64, width=64), initializer="7 8")],
+                     still)  # fmt: skip
+    table = encoder.table[encoder.tokenizer("7 8", add_special_tokens=False).input_ids].sum(0)
+    start = torch.nn.functional.normalize(table, dim=0).numpy()
+    row = from_stored(one.vectors, foundation.layout)[0, 0]
+    assert start @ row / np.linalg.norm(row) > 0.9
+
+
+def test_a_damaged_cache_of_latents_changes_nothing_that_is_learned(foundation, words, characters, tmp_path, caplog):
+    import hashlib
+
+    from PIL import Image
+
+    paths = []
+    for i, image in enumerate(characters("5", 6)[..., 0]):
+        paths.append(tmp_path / f"{i}.png")
+        Image.fromarray(image).save(paths[-1])
+    files = ImageFiles(tuple(map(str, paths)), tuple(hashlib.sha256(p.read_bytes()).hexdigest() for p in paths), 1)
+    work = [InversionTask(words("5"), files, plan_embeddings("x", 128, width=64))]
+    cache = LatentCache(tmp_path / "cache", 10**6)
+    (first,) = learned(foundation, work, cache=cache)
+    (file,) = (tmp_path / "cache").iterdir()
+    sound = file.read_bytes()
+    file.write_bytes(sound[:-64] + b"\x3c" * 64)
+    (again,) = learned(foundation, work, cache=cache)
+    assert "damaged" in caplog.text
+    assert again.vectors.tobytes() == first.vectors.tobytes()
+    assert file.read_bytes() == sound
+
+
+def looked_at(foundation, monkeypatch, limit=10**9):
+    """Samples of every forward pass of the looks at the loss on fixed inputs; more than ``limit`` are out of memory."""
+    sizes, predict = [], foundation.predict
+
+    def noting(noisy, times, prompts):
+        if torch.is_inference_mode_enabled():
+            if len(noisy) > limit:
+                raise torch.OutOfMemoryError("simulated")
+            sizes.append(len(noisy))
+        return predict(noisy, times, prompts)
+
+    monkeypatch.setattr(foundation, "predict", noting)
+    return sizes
+
+
+def test_classes_of_a_batch_are_looked_at_together_and_seen_alike(foundation, words, characters, monkeypatch):
+    plans = [EmbeddingPlan(prompts, 1, "int8", 64) for prompts in (1, 3, 5)]
+    tasks = [task(words, characters, name, plan) for name, plan in zip("358", plans, strict=True)]
+    settings = InversionSettings(steps=4, samples_per_step=16, check_every=2)
+    separate = [learned(foundation, [t], settings)[0] for t in tasks]
+    sizes = looked_at(foundation, monkeypatch)
+    together = learned(foundation, tasks, settings, classes_per_batch=3)
+    for a, b in zip(separate, together, strict=True):
+        np.testing.assert_allclose([x for _, x in a.losses], [x for _, x in b.losses], atol=1e-5)
+    # 64 samples for one prompt in parts of 16, 22 for each of three in parts of 6, 13 for each of five in parts of 4.
+    one_look = [16 + 18 + 20] * 3 + [16 + 12 + 5]
+    assert sizes == one_look * 3
+
+
+def test_a_look_that_is_too_large_is_taken_in_halves(foundation, words, characters, monkeypatch):
+    plan = plan_embeddings("ipc-1", 64, width=64)
+    tasks = [task(words, characters, name, plan) for name in "0123"]
+    calm = learned(foundation, tasks, classes_per_batch=4)
+    sizes = looked_at(foundation, monkeypatch, limit=8)
+    found = learned(foundation, tasks, classes_per_batch=4)
+    assert set(sizes) == {8}
+    for a, b in zip(calm, found, strict=True):
+        np.testing.assert_allclose([x for _, x in a.losses], [x for _, x in b.losses], atol=1e-5)
+    looked_at(foundation, monkeypatch, limit=3)
+    refused = dict(invert(foundation, tasks, QUICK, 0, classes_per_batch=4))
+    assert all("alone does not fit into the memory" in str(error) for error in refused.values())
+    assert len(refused) == 4

@@ -39,3 +39,14 @@ def test_the_name_can_be_left_out_and_the_start_chosen():
 
 def test_round_trip():
     assert ClassPrompts.from_json(prompts().to_json()) == prompts()
+
+
+def test_the_words_of_an_initializer_are_dealt_out_to_the_vectors():
+    several = prompts(initializer="small brown  dog")
+    assert several.starts(1) == ["small brown dog"]
+    assert several.starts(2) == ["small dog", "brown"]
+    assert several.starts(3) == ["small", "brown", "dog"]
+    assert several.starts(5) == ["small", "brown", "dog", "small", "brown"]
+    assert prompts(initializer="dog").starts(2) == ["dog", "dog"]
+    # The class's own name stays whole: it is what the vectors stand before.
+    assert prompts().starts(2) == ["sea lion", "sea lion"]

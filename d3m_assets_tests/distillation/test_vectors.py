@@ -38,3 +38,28 @@ def test_parts_of_two_text_encoders_keep_their_own_norms():
 def test_vectors_of_another_model_are_refused():
     with pytest.raises(StageError, match="64 numbers.*16 \\+ 32"):
         from_stored(np.ones((1, 1, 64), np.int8), VectorLayout((16, 32), (1.0, 1.0)))
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("int8", 0.01), ("fp16", 0.001)])
+def test_stored_norms_come_back_for_every_part(kind, tolerance):
+    layout = VectorLayout((16, 32), (0.4, 2.0))
+    rows = np.random.default_rng(0).normal(size=(3, 2, 48)).astype(np.float32) * ([9.0] * 16 + [0.1] * 32)
+    plan = EmbeddingPlan(3, 2, kind, 48, norms=2)
+    stored = to_stored(rows, plan, layout.widths)
+    assert stored.shape == (3, 2, plan.stored_width)
+    assert stored.nbytes == plan.payload
+    back = from_stored(stored, layout)
+    for part in (slice(0, 16), slice(16, 48)):
+        real, found = rows[..., part], back[..., part]
+        np.testing.assert_allclose(np.linalg.norm(found, axis=-1), np.linalg.norm(real, axis=-1), rtol=1e-3)
+        assert np.abs(found - real).max() < tolerance * np.abs(real).max()
+    # Behind the directions, which are those that are stored without norms.
+    plain = to_stored(rows, EmbeddingPlan(3, 2, kind, 48), layout.widths)
+    assert np.array_equal(stored[..., :48], plain)
+
+
+@pytest.mark.parametrize("norm", [0.0, np.nan, np.inf])
+def test_a_norm_that_is_none_is_refused(norm):
+    stored = np.concatenate([np.ones(4, np.float16), np.array([norm], np.float16)])[None, None]
+    with pytest.raises(StageError, match="zero or not finite"):
+        from_stored(stored, VectorLayout((4,), (1.0,)))

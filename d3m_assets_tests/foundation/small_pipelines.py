@@ -72,3 +72,16 @@ def write_pipeline(kind: str, folder: Path, *, legacy_end: bool = False) -> Path
         )  # fmt: skip
     pipeline.save_pretrained(folder)
     return folder
+
+
+def write_tiny_autoencoder(folder: Path, *, latent_channels: int = 4, levels: int = 2) -> Path:
+    """Write an AutoencoderTiny with random weights for the latents of these pipelines, and return its folder."""
+    import torch
+    from diffusers import AutoencoderTiny
+
+    torch.manual_seed(1)
+    AutoencoderTiny(
+        encoder_block_out_channels=(8,) * levels, decoder_block_out_channels=(8,) * levels,
+        num_encoder_blocks=(1,) * levels, num_decoder_blocks=(1,) * levels, latent_channels=latent_channels,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
