@@ -93,6 +93,10 @@ def test_a_tiny_autoencoder_redraws_the_pools_and_goes_with_the_bundle(copy):
     bundle = Bundle.from_bytes(data)
     assert bundle.recipe.autoencoder == "taesd"
     assert "tiny autoencoder" in set(bundle.ledger()["item"])
+    from d3m_assets.stages.report import _ledger
+
+    ledger = _ledger(pipeline)
+    assert ledger.loc[ledger["item"].isin(["foundation model", "tiny autoencoder"]), "budget"].tolist() == ["", ""]
     foundation = load_foundation(pipeline.foundation_files, "cpu")
     with pytest.raises(BundleError, match="taesd.*--set generation.tiny_autoencoder="):
         regenerate(bundle, foundation, copy / "out", per_class=1)

@@ -45,12 +45,15 @@ def distillation_report(pipeline: Pipeline, key: ArtefactKey) -> Made:
 
 
 def _ledger(pipeline: Pipeline) -> pd.DataFrame:
-    parts, weights, kinds = [], 0, pipeline.settings.evaluation.labels
+    parts, kinds = [], pipeline.settings.evaluation.labels
+    models: dict[str, int] = {}
     for key in pipeline.keys("distilled_bundle"):
         bundle = Bundle.from_bytes(pipeline.store.read(key, "bundle.safetensors"), str(key))
         table = bundle.ledger().assign(budget=key.budget)
-        weights = bundle.recipe.foundation_bytes
-        parts.append(table[table["item"] != "foundation model"])
+        # What draws the images of one budget draws those of all.
+        drawing = table["item"].isin(["foundation model", "tiny autoencoder"])
+        models |= dict(zip(table.loc[drawing, "item"], table.loc[drawing, "bytes"], strict=True))
+        parts.append(table[~drawing])
         pool = sum(_bytes(pipeline, k) for k in pipeline.keys("synthetic_pool") if k.budget == key.budget)
         row = {"budget": key.budget, "item": "synthetic pool", "scope": "class", "kind": "regenerable", "bytes": pool}
         parts.append(pd.DataFrame([row]))
@@ -64,7 +67,7 @@ def _ledger(pipeline: Pipeline) -> pd.DataFrame:
     scan, catalog = pipeline.scan(), pipeline.catalog()
     pixels = int(catalog["n_train"].sum()) * scan.image_height * scan.image_width * scan.channels
     shared = [
-        {"budget": "", "item": "foundation model", "scope": "shared", "kind": "stored", "bytes": weights},
+        *({"budget": "", "item": i, "scope": "shared", "kind": "stored", "bytes": b} for i, b in models.items()),
         {"budget": "", "item": "whole train split, one byte a channel", "scope": "class", "kind": "reference",
          "bytes": pixels},
     ]  # fmt: skip
