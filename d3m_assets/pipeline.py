@@ -124,7 +124,7 @@ ASSETS: dict[str, AssetInfo] = {
         "", ("student_metrics", "reference_metrics", "whole_dataset_metrics", "foundation_metrics", "distilled_bundle",
              "synthetic_pool", "raw_dataset", "teacher_model", "pool_labels", "pool_audit"),
         "The verdict: accuracy against bytes for all methods, samples, ledger and provenance, in one HTML file.",
-        ("html",), code_version="2",
+        ("html",), code_version="3",
     ),
 }  # fmt: skip
 _MEASURED = f"{students.CODE_VERSION}.{stacking.CODE_VERSION}.{scores.CODE_VERSION}"

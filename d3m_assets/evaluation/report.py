@@ -23,6 +23,7 @@ from d3m_assets.evaluation.statistics import (
     Part,
     compare_all,
     headline,
+    headlines,
     main_parts,
     part_words,
     parts,
@@ -97,6 +98,7 @@ def render_report(
         raise StageError(f"metrics have {wrong.pop()} classes, the report {len(class_names)}; run `d3m distill`.")
     accounts = _ledger_groups(ledger)
     comparisons = compare_all(metrics)
+    verdicts = headlines(comparisons)
     names = part_words(parts(metrics))
     shown = main_parts(metrics)
     environment = Environment(
@@ -114,7 +116,8 @@ def render_report(
         n_classes=len(class_names),
         students=sorted(set(summary["n"])),
         distillations=int(summary["distillations"].max()),
-        headline=headline(comparisons),
+        headline=verdicts[0],
+        other_headlines=verdicts[1:],
         asides=[*_asides(metrics, summary), *_needed(ledger)],
         cards=[_card(summary, comparison, names) for comparison in comparisons],
         against=_against(metrics, names),
@@ -185,7 +188,7 @@ def accuracy_plot(summary: pd.DataFrame) -> str:
             axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("stored bytes of a class (logarithmic)", color=_INK)
         axes.set_ylabel("accuracy on real images, %", color=_INK)
-        axes.set_ylim(top=min(101.0, axes.get_ylim()[1]))
+        axes.set_ylim(bottom=max(_bottom(summary), axes.get_ylim()[0]), top=min(101.0, axes.get_ylim()[1]))
         axes.grid(axis="y", color=_FAINT, linewidth=0.8)
         axes.tick_params(colors=_INK, length=0)
         axes.spines[:].set_visible(False)
@@ -265,13 +268,14 @@ def _asides(metrics: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
     asides = []
     if against_names := compare_all(metrics, reference=CLASS_NAMES):
         asides.append("Is learning worth more than naming the class? " + headline(against_names))
-    names = part_words(main_parts(metrics))
-    for part, words in names.items():
+    reached, images = [], 0
+    for part, words in part_words(main_parts(metrics)).items():
         own = part.of(summary)
         for row in own[own["method"] == WHOLE_TRAIN].to_dict("records"):
-            images, accuracy = row["n_train_images"], percent(row["mean"])
-            kind = f" ({words[0].lower()}{words[1:]})" if words else ""
-            asides.append(f"The whole train split, {images:,} images{kind}, reaches {accuracy} %.")
+            images, kind = row["n_train_images"], f" ({words[0].lower()}{words[1:]})" if words else ""
+            reached.append(f"{percent(row['mean'])} %{kind}")
+    if reached:
+        asides.append(f"The whole train split, {images:,} images, reaches {', '.join(reached)}.")
     return asides
 
 
@@ -313,27 +317,60 @@ def _against(metrics: pd.DataFrame, names: Mapping[Part, str]) -> list[dict[str,
     others = rivals(metrics)
     if others in ([], [RANDOM_REAL]):
         return []
-    return _compared([c for reference in others for c in compare_all(metrics, reference=reference)], names)
+    return _compared([(r, "", compare_all(metrics, reference=r)) for r in others], names, metrics)
 
 
 def _variants(metrics: pd.DataFrame, names: Mapping[Part, str]) -> list[dict[str, Any]]:
     """Differences of rows that change one thing to the rows that they change it of."""
     pairs = [(method, reference) for method, reference in VARIANTS.items() if method in set(metrics["method"])]
-    return _compared([c for m, r in pairs for c in compare_all(metrics, method=m, reference=r)], names)
+    return _compared([(m, r, compare_all(metrics, method=m, reference=r)) for m, r in pairs], names, metrics)
 
 
-def _compared(comparisons: list[Comparison], names: Mapping[Part, str]) -> list[dict[str, Any]]:
-    order = {part: i for i, part in enumerate(names)}
-    return [
-        {"part": names[c.part], "method": c.method, "reference": c.reference, "budget": c.budget,
-         "difference": _difference(c), "sign": _SIGNS[c.outcome], "outcome": c.outcome, "n": c.n}
-        for c in sorted(comparisons, key=lambda c: order[c.part])
-    ]  # fmt: skip
+def _compared(
+    rows: Sequence[tuple[str, str, Sequence[Comparison]]], names: Mapping[Part, str], metrics: pd.DataFrame
+) -> list[dict[str, Any]]:
+    """A table for each part: a row for each name (and what it is against), a column for each budget."""
+    every = [c for _, _, comparisons in rows for c in comparisons]
+    order = list(dict.fromkeys(metrics.sort_values("bytes_per_class", kind="stable")["budget"]))
+    tables = []
+    for part in [part for part in names if part in {c.part for c in every}]:
+        budgets = [b for b in order if b in {c.budget for c in every if c.part == part}]
+        shown = []
+        for name, against, comparisons in rows:
+            cells = {c.budget: _cell(c) for c in comparisons if c.part == part}
+            if cells:
+                shown.append({"name": name, "against": against, "cells": [cells.get(b) for b in budgets]})
+        seeds = sorted({c.n for c in every if c.part == part})
+        tables.append({"title": names[part], "budgets": budgets, "rows": shown, "n": seeds})
+    return tables
 
 
-def _plot(own: pd.DataFrame, title: str) -> dict[str, str]:
+def _cell(comparison: Comparison) -> dict[str, str]:
+    """Sign, difference and interval of a comparison, in points."""
+    difference, low, high = (
+        f"{100 * v:+.1f}".replace("-", "−") for v in (comparison.difference, comparison.low, comparison.high)
+    )
+    interval = "" if math.isnan(comparison.low) else f"{low} to {high}"
+    return {"sign": _SIGNS[comparison.outcome], "difference": difference, "interval": interval}
+
+
+def _plot(own: pd.DataFrame, title: str) -> dict[str, Any]:
     rows = own[~own["method"].isin(list(VARIANTS))]
-    return {"title": title, "svg": accuracy_plot(rows), "alt": _plot_alt(rows)}
+    bottom = _bottom(rows)
+    below = rows[rows["mean"] * 100 < bottom]
+    told = [
+        " at ".join(w for w in (r["method"], r["budget"]) if w) + f" {percent(r['mean'])} %"
+        for r in below.to_dict("records")
+    ]
+    return {"title": title, "svg": accuracy_plot(rows), "alt": _plot_alt(rows), "below": told}
+
+
+def _bottom(summary: pd.DataFrame) -> float:
+    """Lowest accuracy, in per cent, that a plot has room for: a method far below the others must not flatten them."""
+    compared = summary[summary["method"].isin([D3M, RANDOM_REAL, CLASS_NAMES, WHOLE_TRAIN])]
+    rows = compared if len(compared) else summary
+    low = (rows["mean"] - rows["half_width"].fillna(0)).min() * 100
+    return max(0.0, float(low) - 5)
 
 
 def _plot_alt(summary: pd.DataFrame) -> str:

@@ -226,14 +226,19 @@ def rivals(metrics: pd.DataFrame, *, method: str = D3M) -> list[str]:
 
 def headline(comparisons: list[Comparison]) -> str:
     """Say in words how a method does against one reference over its budgets, one sentence a part of the table."""
+    return " ".join(headlines(comparisons))
+
+
+def headlines(comparisons: list[Comparison]) -> list[str]:
+    """The sentences of :func:`headline`, one for each part of the table."""
     if not comparisons:
-        return "Nothing to compare yet."
+        return ["Nothing to compare yet."]
     found = list(dict.fromkeys(c.part for c in comparisons))
     sentences = [_sentence([c for c in comparisons if c.part == part]) for part in found]
     words = part_words(found)
     if len(found) == 1 and not words[found[0]]:
-        return f"{sentences[0][0].upper()}{sentences[0][1:]}."
-    return " ".join(f"{words[part]}: {s}." for part, s in zip(found, sentences, strict=True))
+        return [f"{sentences[0][0].upper()}{sentences[0][1:]}."]
+    return [f"{words[part]}: {s}." for part, s in zip(found, sentences, strict=True)]
 
 
 def _sentence(comparisons: list[Comparison]) -> str:

@@ -194,14 +194,31 @@ def test_soft_labels_have_rows_plots_and_totals_of_their_own(metrics, ledger):
     assert page.text.count("Hard labels") >= 4  # headline, cards, table, plot
     assert len([a for tag, a in page.tags if tag == "figure" and a.get("role") == "img"]) == 2
     against = page.text[page.text.index("Against each baseline") : page.text.index("Every training set")]
-    assert against.count("herding ipc-1") == 1  # no soft rows of it, so nothing to compare there
-    assert against.count("random real images ipc-1") == 2
+    assert against.count("herding") == 1  # no soft rows of it, so nothing to compare there
+    assert against.count("random real images ▲ +19.3 +17.9 to +20.8 ▼ −4.3") == 2
     assert "with everything shared and teacher stored 4,005,120" in page.text
     assert page.text.index("need the teacher itself, 5,000 B") < page.text.index("Against each baseline")
     assert "with everything shared stored 4,000,120" in page.text
     assert "temperature 2.5" in page.text
     alone = Page(_render(metrics, ledger, {})).text
     assert "Against each baseline" not in alone and "Hard labels" not in alone
+
+
+def test_every_part_has_a_sentence_and_the_first_is_the_headline(metrics, ledger):
+    soft = metrics[metrics["budget"] != ""].assign(labels="soft teacher")
+    page = render_report(pd.concat([metrics, soft]), ledger, {}, {}, class_names=NAMES)
+    verdict = "better than random real images at ipc-1; worse at ipc-5."
+    assert re.search(f"<h1>Hard labels: {verdict}</h1>", page)
+    assert re.search(f"<li>Soft labels from the teacher: {verdict}</li>", page)
+
+
+def test_a_method_far_below_does_not_flatten_the_plot_and_is_told(metrics, ledger):
+    low = student_rows("collages of real patches", "ipc-1", [0.05, 0.06, 0.07])
+    page = _render(pd.concat([metrics, low], ignore_index=True), ledger, {})
+    assert "Below the plot: collages of real patches at ipc-1 6.0 %." in Page(page).text
+    svg = page[page.index("<svg") : page.index("</svg>")]
+    assert ">80<" in svg and ">20<" not in svg
+    assert "Below the plot" not in _render(metrics, ledger, {})
 
 
 def test_plot_tells_many_methods_apart(metrics):
@@ -380,8 +397,8 @@ def test_variants_are_compared_with_what_they_change_and_are_no_rivals(metrics, 
     )
     text = Page(_render(pd.concat([metrics, variants], ignore_index=True), ledger, {})).text
     assert "What one change brings" in text
-    assert re.search(r"D3M, fresh samples D3M ipc-5 \+3\.7 points .*?▲ better", text)
-    assert re.search(r"D3M, equal IPC random real images ipc-5 −27\.3 points .*?▼ worse", text)
+    assert re.search(r"D3M, fresh samples against D3M ▲ \+3\.7 \+\S+ to \+\S+ ", text)
+    assert re.search(r"D3M, equal IPC against random real images ▼ −27\.3 −\S+ to −\S+ ", text)
     assert "Against each baseline" not in text
 
 
