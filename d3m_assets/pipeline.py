@@ -345,6 +345,10 @@ class Pipeline:
         scan = self.scan()
         return bytes_per_class(budget, scan.image_height, scan.image_width, scan.channels)
 
+    def holds_a_real_image(self, budget: str) -> bool:
+        """Whether a budget allows a class at least one image of this dataset."""
+        return self.budget_bytes(budget) >= self.budget_bytes("ipc-1")
+
     @property
     def largest_budget(self) -> str:
         """The budget of most bytes; fresh samples are drawn for it alone, since a student sees thousands of them."""
@@ -434,11 +438,7 @@ class Pipeline:
             return "no row of the table needs a teacher; evaluation.labels and evaluation.baselines have rows that do"
         if key.asset == "repeated_pools" and self.settings.distillations == 1:
             return "one distillation is enough by the settings; evaluation.distillations asks for more"
-        if (
-            key.asset == "reference_metrics"
-            and key.budget
-            and self.budget_bytes(key.budget) < self.budget_bytes("ipc-1")
-        ):
+        if key.asset == "reference_metrics" and key.budget and not self.holds_a_real_image(key.budget):
             return f"the budget {key.budget} holds no real image, so there is nothing real of equal bytes"
         return ""
 
@@ -507,7 +507,7 @@ class Pipeline:
         if asset in ("whole_dataset_metrics", "reference_metrics", "student_metrics", "foundation_metrics"):
             shape = {"image": [self.scan().image_height, self.scan().image_width, self.scan().channels]}
             budget = {"bytes_per_class": self.budget_bytes(key.budget)} if key.budget else {}
-            rows = self._soft_labels(asset) | self._variants(asset)
+            rows = self._soft_labels(asset) | self._variants(key)
             rows |= self._baselines() if asset == "reference_metrics" else {}
             return students | shape | budget | rows | (drawing if asset == "foundation_metrics" else {})
         if asset == "teacher_model":
@@ -532,7 +532,8 @@ class Pipeline:
         if asset == "class_prompts":
             return prompts.to_json()
         if asset == "pool_labels":
-            return {"temperature": s.evaluation.temperature, "stored_classes": self.stored_classes,
+            seen = [self.scan().image_height, self.scan().image_width, self.scan().channels, s.students.image_size]
+            return {"seen as": seen, "temperature": s.evaluation.temperature, "stored_classes": self.stored_classes,
                     "distillations": s.distillations, "device": self._device_kind}  # fmt: skip
         if asset == "synthetic_pool":
             return drawing | {"channels": self.scan().channels}
@@ -569,29 +570,29 @@ class Pipeline:
                 found["pool_labels"] = self.settings.generation.images_per_class
         return found
 
-    def _variants(self, asset: str) -> dict[str, Any]:
+    def _variants(self, key: ArtefactKey) -> dict[str, Any]:
         """What decides about further networks, distillations and variants of rows; nothing while there are none."""
-        chosen = self.settings.evaluation
+        chosen, students, asset = self.settings.evaluation, self.settings.students, key.asset
         found: dict[str, Any] = {}
-        if others := [a for a in chosen.architectures if a != self.settings.students.architecture]:
-            found["architectures"] = others
+        if others := [a for a in chosen.architectures if a != students.architecture]:
+            excluded = {"recipe", "seeds"}
+            found["architectures"] = [students.of(a).model_dump(mode="json", exclude=excluded) for a in others]
         if self.settings.distillations > 1 and asset in ("student_metrics", "foundation_metrics"):
             found["distillations"] = self.settings.distillations
-        rows: Sequence[str] = {
-            "student_metrics": chosen.variants,
+        by_asset: dict[str, list[str]] = {
+            "student_metrics": [v for v in chosen.variants if v != "fresh" or key.budget == self.largest_budget],
             "foundation_metrics": [v for v in chosen.variants if v == "equal-ipc"],
             "reference_metrics": [v for v in chosen.variants if v == "unaugmented"],
-        }.get(asset, ())
+        }
+        rows = by_asset.get(asset, [])
         if rows:
-            found["variants"] = list(rows)
+            found["variants"] = rows
         if "equal-ipc" in rows:
-            found["images allowed"] = {b: self.budget_bytes(b) for b in self.settings.budgets}
+            budgets = [key.budget] if key.budget else self.settings.budgets
+            found["images allowed"] = {b: self.budget_bytes(b) for b in budgets}
+            found["images drawn"] = self.settings.generation.images_per_class
         if "fresh" in rows:
-            found["fresh"] = {
-                "generation": self._drawing,
-                "seed": self.settings.seed,
-                "at": self.largest_budget,
-            }
+            found["fresh"] = {"generation": self._drawing, "seed": self.settings.seed}
         return found
 
     def _baselines(self) -> dict[str, Any]:

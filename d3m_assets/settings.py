@@ -412,8 +412,8 @@ class EvaluationSettings(_Section):
     )
     distillations: Positive | None = Field(
         default=None,
-        description="Distillations, each from its own seed, that the students' seeds take in turn; none: one, with which "
-        "intervals do not see how much a distillation varies, or in the full table one for each seed.",
+        description="Distillations, each from a seed of its own: one for all students, with which intervals do not see how "
+        "much a distillation varies, or one for each student; none: one, and in the full table one for each.",
     )
     labels: Labels = Field(
         default=("hard",),
@@ -540,11 +540,11 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _enough_students(self) -> Settings:
-        """A distillation that no student is trained on would be made for nothing."""
-        if self.distillations > len(self.students.seeds):
+        """Students that share one of several distillations are not independent, as intervals take them to be."""
+        if self.distillations not in (1, len(self.students.seeds)):
             raise ValueError(
-                f"evaluation.distillations is {self.distillations}, but students.seeds has only "
-                f"{len(self.students.seeds)}; each distillation needs a student"
+                f"evaluation.distillations is {self.distillations}, but students.seeds has {len(self.students.seeds)}; "
+                "give 1, which all students share, or one for each student"
             )
         return self
 

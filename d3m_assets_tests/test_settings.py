@@ -225,3 +225,12 @@ def test_whole_vectors_have_a_learning_rate_of_their_own():
     # What was made before there was a choice is still up to date.
     assert "directional" not in InversionSettings().learning()
     assert InversionSettings(directional=False).learning()["directional"] is False
+
+
+def test_distillations_are_one_for_all_students_or_one_for_each():
+    assert load_settings(**{"evaluation.distillations": 4}).distillations == 4
+    assert load_settings(**{"evaluation.table": "full", "students.seeds": (5, 6)}).distillations == 2
+    assert load_settings(**{"evaluation.table": "full", "evaluation.distillations": 1}).distillations == 1
+    for count in (2, 9):
+        with pytest.raises(SettingsError, match=f"distillations is {count}, but students.seeds has 4; give 1"):
+            load_settings(**{"evaluation.distillations": count})

@@ -44,7 +44,8 @@ def encode(foundation: Foundation, images: np.ndarray) -> np.ndarray:
     for part in torch.from_numpy(images).permute(0, 3, 1, 2).split(50):  # as floats they are four times as large
         pixels = (part.float() / 127.5 - 1).expand(-1, 3, -1, -1)
         parts.append(foundation.encode_images(pixels).half().cpu())
-    return torch.cat(parts).numpy()
+    # In C order, in which the cache's hash is taken: convolutions may leave channels last.
+    return np.ascontiguousarray(torch.cat(parts).numpy())
 
 
 @dataclass(frozen=True)

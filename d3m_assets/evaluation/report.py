@@ -33,7 +33,8 @@ from d3m_assets.evaluation.statistics import (
 )
 
 LEDGER_COLUMNS = ("budget", "item", "scope", "kind", "bytes")
-_KINDS = {"stored", "regenerable", "for soft labels", "reference"}
+_FOR_SOME_ROWS = ("for soft labels", "for rejection")
+_KINDS = {"stored", "regenerable", *_FOR_SOME_ROWS, "reference"}
 MAX_CLASSES = 20
 """Classes shown in pictures and in the table by class; a thousand of them would make a file nobody opens."""
 MAX_COLUMNS = 12
@@ -71,8 +72,8 @@ def render_report(
         metrics: Student rows of every method and budget
             (:func:`d3m_assets.evaluation.metrics.student_metrics`).
         ledger: Bytes, one row an item: ``budget`` (empty for all), ``item`` (words), ``scope`` ("class" or
-            "shared"), ``kind`` ("stored", "regenerable", "for soft labels" where only rows with soft labels need
-            it or, for comparison only, "reference"), ``bytes`` (int, all classes together).
+            "shared"), ``kind`` ("stored", "regenerable", "for soft labels" or "for rejection" where only such
+            rows need it or, for comparison only, "reference"), ``bytes`` (int, all classes together).
         samples: Example images, title to class name to uint8 ``[N, H, W, C]``; titles in the order shown, the
             first eight images of each class.
         provenance: Where it comes from, name to value; a mapping as value becomes a group of its own.
@@ -137,7 +138,7 @@ def render_report(
         label_scores=_label_scores(summary, comparisons),
         augmentation_scores=_augmentation_scores(summary),
         ledger=accounts,
-        soft_labels="for soft labels" in set(ledger["kind"]),
+        soft_labels=bool(set(_FOR_SOME_ROWS) & set(ledger["kind"])),
         recipe=_groups(_recipes(metrics)),
         provenance=_groups(provenance),
     )
@@ -280,10 +281,10 @@ def _asides(metrics: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
 
 
 def _needed(ledger: pd.DataFrame) -> list[str]:
-    """What rows with soft labels need that all classes share, and that the bytes of a class therefore do not show."""
-    shared = ledger[(ledger["kind"] == "for soft labels") & (ledger["scope"] == "shared")]
+    """What some rows need that all classes share, and that the bytes of a class therefore do not show."""
+    shared = ledger[ledger["kind"].isin(_FOR_SOME_ROWS) & (ledger["scope"] == "shared")]
     return [
-        f"Soft labels from the {item} also need the {item} itself, {byte_size(size)} beside the bytes of the classes."
+        f"Rows that ask the {item} also need the {item} itself, {byte_size(size)} beside the bytes of the classes."
         for item, size in zip(shared["item"], shared["bytes"], strict=True)
     ]
 
@@ -553,7 +554,7 @@ def _augmentation_scores(summary: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _ledger_groups(ledger: pd.DataFrame) -> list[dict[str, Any]]:
     totals = {row["budget"]: row for row in ledger_totals(ledger).to_dict("records")}
-    soft = ledger[ledger["kind"] == "for soft labels"]
+    soft = ledger[ledger["kind"].isin(_FOR_SOME_ROWS)]
     for budget, total in totals.items():
         needed = soft[soft["budget"].isin([budget, ""])]
         total["soft"] = [

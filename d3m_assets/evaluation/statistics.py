@@ -92,7 +92,9 @@ def summarise(metrics: pd.DataFrame) -> pd.DataFrame:
         mean, variance, n = _moments(students)
         half = _t_quantile(n - 1) * math.sqrt(variance / n) if n > 1 else math.nan
         first = students.iloc[0]
-        same = {c: first[c] for c in _COMMON}
+        # Where every student has a training set of its own, their sizes may differ.
+        same = {c: students[c].mean() if c != "n_train_images" else round(students[c].mean()) for c in _COMMON}
+        same |= {c: first[c] for c in ("steps", "n_evaluated")}
         drawn = students["distillation"].nunique()
         rows.append(
             {
@@ -266,7 +268,7 @@ def check_equal_recipe(metrics: pd.DataFrame) -> None:
         _check_equal(own)
 
 
-_OF_A_PART = ("labels", "architecture", "width", "learning_rate", "augmentation", "augmentation_limits")
+_OF_A_PART = ("labels", "architecture", "width", "learning_rate", "augmentation", "augmentation_limits", "cutmix")
 
 
 def _without_part(recipe: str) -> str:

@@ -105,30 +105,42 @@ def inverted_embeddings(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iter
     cache.trim()
     states = home / "cache" / "inversion"
     remove_old_states(states)
-    for key, result in _inverted(pipeline, {k: tasks[k] for k in ordered}, cache, states):
+    for key, result in _inverted(
+        pipeline, {k: tasks[k] for k in ordered}, cache, states, seed=settings.seed, stage="inverted_embeddings"
+    ):
         if isinstance(result, D3MError):
             yield Made(key, error=result)
             continue
         yield _embeddings(key, tasks[key], result)
-        # By now it is stored, unless the store refused.
-        stored = pipeline.store.manifest(key)
-        if result.state and stored and stored.fingerprint == pipeline.spec(key).fingerprint:
-            result.state.unlink(missing_ok=True)
+        _remove_states(pipeline, key, [result.state] if result.state else [])
+
+
+def _remove_states(pipeline: Pipeline, key: ArtefactKey, states: Sequence[Path]) -> None:
+    """Remove states of a finished inversion whose artefact was handed to the store, unless the store refused it."""
+    stored = pipeline.store.manifest(key)
+    if stored and stored.fingerprint == pipeline.spec(key).fingerprint:
+        for state in states:
+            state.unlink(missing_ok=True)
 
 
 def _inverted(
-    pipeline: Pipeline, tasks: Mapping[ArtefactKey, InversionTask], cache: LatentCache, states: Path
+    pipeline: Pipeline,
+    tasks: Mapping[ArtefactKey, InversionTask],
+    cache: LatentCache,
+    states: Path,
+    *,
+    seed: int,
+    stage: str,
 ) -> Iterator[tuple[ArtefactKey, InvertedClass | D3MError]]:
     """Invert classes: on a processor few at a time in every worker, on a GPU in one batch that is kept full.
 
     Several GPUs share the classes; nothing of one class is needed for another, so they do not talk to each other.
     """
     settings, model, keys = pipeline.settings.inversion, model_of(pipeline), list(tasks)
-    seed = pipeline.settings.seed
     if len(pipeline.devices) == 1 and not pipeline.on_cpu:
 
         def report(event: ProgressEvent) -> None:
-            pipeline.progress(ProgressEvent("inverted_embeddings", event.done, event.total, event.detail))
+            pipeline.progress(ProgressEvent(stage, event.done, event.total, event.detail))
 
         report(ProgressEvent("", 0, len(tasks) * settings.steps, "loading the foundation model"))
         left = dict(enumerate(keys))
@@ -150,7 +162,7 @@ def _inverted(
     groups = [keys[i : i + size] for i in range(0, len(keys), size)]
     items = [(model, [tasks[k] for k in group], settings, seed, cache, states) for group in groups]
     names = [", ".join(where(k) for k in group[:5]) for group in groups]
-    for index, found in share_out(pipeline, "inverted_embeddings", _inversion_work, items, names):
+    for index, found in share_out(pipeline, stage, _inversion_work, items, names):
         if isinstance(found, D3MError):
             yield from ((key, found) for key in groups[index])
         else:
@@ -290,80 +302,71 @@ def distillation_seed(pipeline: Pipeline, distillation: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def _repeated_work(item: tuple[Any, ...], progress: Progress) -> list[tuple[int, Any]]:
-    """Invert classes and draw their pools: a whole distillation, of which only these are kept."""
-    model, autoencoder, tasks, settings, seed, cache, generation, channels, imported = item
-    foundation, decoder = loaded_foundation(*model), loaded_autoencoder(autoencoder, model)
-    found: list[tuple[int, Any]] = []
-    learned: Iterator[tuple[int, Any]] = iter([(0, imported)])
-    if imported is None:
-        learned = invert(
-            foundation, tasks, settings, seed, progress, cache=cache, **_batch(foundation.device, settings)
-        )
-    for position, result in learned:
-        if isinstance(result, D3MError):
-            found.append((position, result))
-            continue
-        task, vectors = tasks[position], np.asarray(result.vectors if imported is None else result)
-        images, samples = generate(
-            foundation, task.prompts, generation, seed, count=generation.images_per_class, vectors=vectors, plan=task.plan,
-            channels=channels, autoencoder=decoder,
-        )  # fmt: skip
-        found.append((position, (vectors, images, samples)))
-    return found
-
-
 def repeated_pools(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
-    """Distil again under other seeds; a class and budget is yielded when its last repetition is drawn."""
-    s = pipeline.settings
-    cache = LatentCache(s.home.absolute() / "cache" / "latents", int(s.latent_cache_gib * 2**30))
+    """Distil again under other seeds; a class and budget is yielded when its last repetition is drawn.
+
+    First all vectors are learned, which are small; then images are drawn, class by class. A stopped run goes on from the
+    states of the inversion, as that of ``inverted_embeddings`` does.
+    """
+    s, home = pipeline.settings, pipeline.settings.home.absolute()
+    cache, states = (
+        LatentCache(home / "cache" / "latents", int(s.latent_cache_gib * 2**30)),
+        home / "cache" / "inversion",
+    )
+    repetitions = range(1, s.distillations)
     tasks: dict[ArtefactKey, InversionTask] = {}
-    given: dict[ArtefactKey, np.ndarray] = {}
+    vectors: dict[ArtefactKey, dict[int, np.ndarray]] = {key: {} for key in keys}
+    unfinished: dict[ArtefactKey, list[Path]] = {key: [] for key in keys}
+    failed: dict[ArtefactKey, D3MError] = {}
     for key in keys:
         try:
-            tasks[key] = _inversion_task(pipeline, key)
             if imported := pipeline.imported_embeddings(required(key.class_key)):
-                given[key] = _imported_vectors(pipeline, key, imported)
+                given = _imported_vectors(pipeline, key, imported)
+                vectors[key] = dict.fromkeys(repetitions, given)
+            else:
+                tasks[key] = _inversion_task(pipeline, key)
         except D3MError as error:
-            tasks.pop(key, None)
-            yield Made(key, error=error)
-    size = _group(pipeline)
-    ordered = sorted(tasks.keys() - given.keys(), key=lambda k: (-tasks[k].plan.prompts, str(k)))
-    repetitions, shares = range(1, s.distillations), [[key] for key in given]
-    shares = [ordered[i : i + size] for i in range(0, len(ordered), size)] + shares
-    groups = [(r, share) for share in shares for r in repetitions]
-    items = [
-        (model_of(pipeline), pipeline.tiny_autoencoder, [tasks[k] for k in group], s.inversion,
-         distillation_seed(pipeline, r), cache, s.generation, pipeline.scan().channels, given.get(group[0]))
-        for r, group in groups
-    ]  # fmt: skip
-    names = [f"{', '.join(where(k) for k in group[:5])}, distillation {r}" for r, group in groups]
-    made: dict[ArtefactKey, dict[int, Any]] = {key: {} for key in tasks}
-    for index, found in share_out(pipeline, "repeated_pools", _repeated_work, items, names):
-        r, group = groups[index]
-        results = dict(enumerate([found] * len(group))) if isinstance(found, D3MError) else dict(found)
-        for position, result in results.items():
-            key = group[position]
-            made[key][r] = result
-            if len(made[key]) == len(repetitions):
-                yield _repeated(key, tasks[key], made.pop(key))
+            failed[key] = error
+    ordered = {k: tasks[k] for k in sorted(tasks, key=lambda k: -tasks[k].plan.prompts)}
+    for r in repetitions if ordered else ():
+        seed, stage = distillation_seed(pipeline, r), f"repeated_pools: vectors {r}"
+        for key, result in _inverted(pipeline, ordered, cache, states, seed=seed, stage=stage):
+            if isinstance(result, D3MError):
+                failed[key] = result
+                continue
+            vectors[key][r] = np.stack(list(result.vectors))
+            unfinished[key] += [result.state] if result.state else []
+    yield from (Made(key, error=error) for key, error in failed.items())
+    wanted = [(key, r) for key in keys if key not in failed for r in repetitions]
+    items = [_repeated_drawing(pipeline, key, r, vectors[key][r]) for key, r in wanted]
+    names = [f"{where(key)}, distillation {r}" for key, r in wanted]
+    drawn: dict[ArtefactKey, dict[int, Any]] = {key: {} for key, _ in wanted}
+    for index, result in share_out(pipeline, "repeated_pools", drawing_work, items, names):
+        key, r = wanted[index]
+        drawn[key][r] = result
+        if len(drawn[key]) == len(repetitions):
+            yield _repeated(pipeline, key, vectors[key], drawn.pop(key))
+            _remove_states(pipeline, key, unfinished[key])
 
 
-def _repeated(key: ArtefactKey, task: InversionTask, drawn: Mapping[int, Any]) -> Made:
+def _repeated_drawing(pipeline: Pipeline, key: ArtefactKey, distillation: int, vectors: np.ndarray) -> tuple[Any, ...]:
+    prompts, seed = stored_prompts(pipeline, required(key.class_key)), distillation_seed(pipeline, distillation)
+    return drawing_item(pipeline, prompts, vectors, _plan_of(pipeline, key), seed=seed)
+
+
+def _repeated(
+    pipeline: Pipeline, key: ArtefactKey, vectors: Mapping[int, np.ndarray], drawn: Mapping[int, Any]
+) -> Made:
     from safetensors.numpy import save
 
     for result in drawn.values():
         if isinstance(result, D3MError):
             return Made(key, error=result)
-    tables = [
-        pool_table(task.prompts, images, samples).assign(distillation=r)
-        for r, (_, images, samples) in sorted(drawn.items())
-    ]
-    vectors = {f"distillation-{r}": np.stack(list(learned)) for r, (learned, _, _) in sorted(drawn.items())}
+    prompts = stored_prompts(pipeline, required(key.class_key))
+    tables = [pool_table(prompts, *drawn[r]).assign(distillation=r) for r in sorted(drawn)]
     table = pd.concat(tables, ignore_index=True)
-    return Made(
-        key, {"pools.parquet": to_parquet(table), "embeddings.safetensors": save(vectors)}, {"images": len(table)}
-    )
+    learned = save({f"distillation-{r}": vectors[r] for r in sorted(drawn)})
+    return Made(key, {"pools.parquet": to_parquet(table), "embeddings.safetensors": learned}, {"images": len(table)})
 
 
 def stored_vectors(pipeline: Pipeline, class_key: str, budget: str, distillation: int = 0) -> np.ndarray:

@@ -119,17 +119,19 @@ def metrics(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
             continue
         metrics = pd.concat(parts, ignore_index=True)
         accuracy = {
-            _metric_name(str(method), part, pipeline.settings.students): float(students["accuracy"].mean())
+            _metric_name(str(method), "" if key.budget else str(budget), part, pipeline.settings.students): float(
+                students["accuracy"].mean()
+            )
             for part in parts_of(metrics)
-            for method, students in part.of(metrics).groupby("method")
+            for (method, budget), students in part.of(metrics).groupby(["method", "budget"])
         }
         counts = {"students": len(metrics), "test images": tested[key]}
         yield Made(key, {"metrics.parquet": to_parquet(metrics), **files[key]}, {**accuracy, **counts})
 
 
-def _metric_name(method: str, part: Part, students: StudentSettings) -> str:
+def _metric_name(method: str, budget: str, part: Part, students: StudentSettings) -> str:
     """What Dagster plots the accuracy of a method under, over all runs; so other rows of a table do not change it."""
-    told = [f"accuracy {method}"]
+    told = [f"accuracy {method}", *([budget] if budget else [])]
     told += [] if part.labels == "hard" else [part.labels]
     told += [] if part.architecture == students.architecture else [part.architecture]
     told += [] if part.augmentation == students.augmentation else ["no augmentation"]

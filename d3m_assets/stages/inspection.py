@@ -23,7 +23,7 @@ from d3m_assets.store import ArtefactKey
 
 SAMPLES_SHOWN = 30
 """Images on a contact sheet."""
-_SUMMARY = ["method", "labels", "architecture", "augmentation", "mean", "half_width", "n", "n_train_images"]
+_SUMMARY = ["method", "budget", "labels", "architecture", "augmentation", "mean", "half_width", "n", "n_train_images"]
 
 
 def describe(pipeline: Pipeline, key: ArtefactKey) -> dict[str, Any]:

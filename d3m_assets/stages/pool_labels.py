@@ -19,22 +19,25 @@ if TYPE_CHECKING:
 
 
 def pool_labels(pipeline: Pipeline, key: ArtefactKey) -> Made:
-    """Ask the teacher about the images of a class at a budget, of every distillation.
+    """Ask the teacher about the images of a class at a budget, of every distillation, at the size students see them in.
 
     ``labels.parquet`` has a row an image, in the order of the pools: class_id, class_name, distillation, index,
     teacher_probability (of the image's own class), teacher_class (the likeliest), accepted (whether that is its own), and
     the soft label as it is charged: probabilities (fp16) and the ids of the classes that they are of.
     """
     from d3m_assets.evaluation.labels import to_store
+    from d3m_assets.evaluation.students import fit_images, student_image_size
     from d3m_assets.evaluation.teacher import agreement, probabilities
 
     catalog, chosen = pipeline.catalog(), pipeline.settings.evaluation
     position = list(catalog["class_key"]).index(key.class_key)
     teacher = loaded_teacher(stored_teacher(pipeline), pipeline.device)
-    tables = []
+    scan, tables = pipeline.scan(), []
+    side = student_image_size(pipeline.settings.students, scan.image_height, scan.image_width)
     for distillation in range(pipeline.settings.distillations):
         pool = pool_of(pipeline, required(key.class_key), required(key.budget), distillation)
-        images = pool_images(pool)
+        # As students see them, and as the images of all other rows are labelled.
+        images = fit_images(pool_images(pool), side, pipeline.scan().channels)
         sure, judged = agreement(teacher, images, np.full(len(images), position), chosen.temperature)
         kept, positions = to_store(probabilities(teacher, images, chosen.temperature), pipeline.stored_classes)
         ids = catalog["class_id"].to_numpy()

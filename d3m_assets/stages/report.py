@@ -71,9 +71,11 @@ def _ledger(pipeline: Pipeline) -> pd.DataFrame:
         {"budget": "", "item": "whole train split, one byte a channel", "scope": "class", "kind": "reference",
          "bytes": pixels},
     ]  # fmt: skip
-    if "soft teacher" in kinds:  # at training time it labels every batch, so it has to be there
+    # At training time it labels every batch, or says which images to leave out: so it has to be there.
+    asked = "for soft labels" if "soft teacher" in kinds else "for rejection"
+    if "soft teacher" in kinds or "rejection" in pipeline.settings.evaluation.variants:
         size = int(stored_teacher(pipeline).facts["bytes"])
-        shared.append({"budget": "", "item": "teacher", "scope": "shared", "kind": "for soft labels", "bytes": size})
+        shared.append({"budget": "", "item": "teacher", "scope": "shared", "kind": asked, "bytes": size})
     return pd.concat([*parts, pd.DataFrame(shared)], ignore_index=True)[["budget", "item", "scope", "kind", "bytes"]]
 
 
@@ -117,7 +119,7 @@ def _provenance(pipeline: Pipeline) -> dict[str, Any]:
     return {
         "dataset": s.dataset, "dataset fingerprint": pipeline.scan().fingerprint,
         "foundation model": s.foundation, "foundation fingerprint": pipeline.foundation_files.fingerprint,
-        "test split read by": [
+        "measured on the test split": [
             f"{key} ({manifest.metrics['test images']} images)"
             for asset in METRIC_ASSETS for key in pipeline.keys(asset) if (manifest := pipeline.store.manifest(key))
         ],
@@ -126,7 +128,8 @@ def _provenance(pipeline: Pipeline) -> dict[str, Any]:
         "generation": s.generation.model_dump(mode="json"), "students": s.students.model_dump(mode="json"),
         "evaluation": s.evaluation.model_dump(mode="json"), **teacher,
         "versions": {p: _version(p) for p in packages} | {"Python": platform.python_version()},
-        "commit": _commit(), "hardware": _hardware(pipeline), "made": _made(pipeline), "command": "d3m distill",
+        "made": _made(pipeline), "report written at commit": _commit(), "report written on": _hardware(pipeline),
+        "command": "d3m distill, with the settings above",
     }  # fmt: skip
 
 

@@ -71,11 +71,11 @@ def rows_of(
 
 
 def unaugmented(rows: Sequence[Row]) -> list[Row]:
-    """The same rows with hard labels and the first network, but without augmentation."""
+    """The same rows with hard labels and the first network, but without augmentation; none where they have none anyway."""
     return [
         replace(row, settings=(row.settings[0].model_copy(update={"augmentation": "none", "cutmix": 0.0}),))
         for row in rows
-        if row.labels == "hard"
+        if row.labels == "hard" and row.settings[0].augmentation != "none"
     ]
 
 
@@ -83,17 +83,23 @@ def at_equal_ipc(
     pipeline: Pipeline, method: str, budget: str, pools: Callable[[LabelKind], Sequence[LabelledImages]],
     payload: float = float("nan"),
 ) -> list[Row]:  # fmt: skip
-    """A method that draws images, trained on as many of them as real images are allowed at a budget."""
+    """A method that draws images, trained on as many of them as there are random real images at a budget.
+
+    None where a budget holds no real image, or where fewer images are drawn than it holds.
+    """
+    if not pipeline.holds_a_real_image(budget):
+        return []
 
     def few(kind: LabelKind) -> Callable[[int], LabelledImages]:
-        count = real_images_allowed(pipeline, budget, kind)
-        return of_distillations(pipeline, [first_images(pool, count) for pool in pools(kind)])
+        counts = np.minimum(real_images_allowed(pipeline, budget, kind), pipeline.catalog()["n_train"].to_numpy())
+        return of_distillations(pipeline, [first_images(pool, counts) for pool in pools(kind)])
 
     def charged(kind: LabelKind) -> float:
         return payload + real_images_allowed(pipeline, budget, kind) * stored_label_bytes(pipeline, kind)
 
     rows = rows_of(pipeline, method, few, charged, distilled=True, variant=True)
-    return [replace(row, budget=budget) for row in rows]
+    drawn = pipeline.settings.generation.images_per_class
+    return [replace(row, budget=budget) for row in rows if real_images_allowed(pipeline, budget, row.labels) <= drawn]
 
 
 def of_distillations(pipeline: Pipeline, sets: Sequence[LabelledImages]) -> Callable[[int], LabelledImages]:
@@ -105,13 +111,18 @@ def _of_its_distillation(pipeline: Pipeline, sets: Sequence[LabelledImages], see
     return sets[distillation_of(pipeline, seed)]
 
 
-def first_images(pool: LabelledImages, count: int) -> LabelledImages:
-    """The first ``count`` images of every class, or all where there are fewer."""
+def first_images(pool: LabelledImages, counts: np.ndarray) -> LabelledImages:
+    """The first images of every class.
+
+    Args:
+        pool: Labels are positions 0 to K-1.
+        counts: Most images of each class, integer ``[K]``.
+    """
     position = np.zeros(len(pool), np.int64)
     for label in np.unique(pool.labels):
         own = np.flatnonzero(pool.labels == label)
         position[own] = np.arange(len(own))
-    return pool.chosen(position < count)
+    return pool.chosen(position < counts[pool.labels])
 
 
 def distillation_of(pipeline: Pipeline, seed: int) -> int:

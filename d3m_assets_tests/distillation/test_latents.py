@@ -101,3 +101,17 @@ def test_an_image_that_cannot_be_read_is_named(foundation, files, tmp_path):
     (tmp_path / "3.png").write_bytes(b"")
     with pytest.raises(DatasetError, match=r"3\.png"):
         LatentCache(tmp_path / "cache", 10**6).get(foundation, files)
+
+
+def test_latents_of_colour_images_are_kept_too(foundation, tmp_path, characters, monkeypatch, caplog):
+    paths = []
+    for i, image in enumerate(characters("5", 3)):
+        path = tmp_path / f"{i}.png"
+        Image.fromarray(np.stack([image[..., 0], 255 - image[..., 0], image[..., 0] // 2], -1)).save(path)
+        paths.append(path)
+    prints = [hashlib.sha256(p.read_bytes()).hexdigest() for p in paths]
+    files, cache = ImageFiles(tuple(map(str, paths)), tuple(prints), 3), LatentCache(tmp_path / "cache", 10**6)
+    first = cache.get(foundation, files)
+    monkeypatch.setattr(foundation, "encode_images", None)
+    assert np.array_equal(cache.get(foundation, files), first)
+    assert "damaged" not in caplog.text

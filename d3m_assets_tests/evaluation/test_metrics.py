@@ -70,3 +70,30 @@ def test_reads_of_the_test_split_are_recorded(test_digits, caplog):
     with pytest.raises(DatasetError, match="which row"):
         test_split(lambda: unmarked, reader=" ")
     assert len(test_split_reads()) == before + 1
+
+
+@pytest.mark.parametrize("architecture", ["convnet-3", "resnet-18"])
+def test_a_gpu_trains_the_students_of_a_row_together_each_on_its_own_images(
+    architecture, quick, train_digits, test_digits
+):
+    """The device cpu:0 stands for a GPU: it takes the same path."""
+    changes = {"seeds": (3, 1, 2), "steps": 30, "architecture": architecture, "learning_rate": 5e-3}
+    settings = quick.model_copy(update=changes)
+    kept = {3: (0, 1, 2), 1: (3, 4, 5, 6), 2: (7, 8)}  # students of other digits: a swap would show
+    sets = {}
+    for seed, digits in kept.items():
+        chosen = np.flatnonzero(np.isin(train_digits.labels, digits))[: 40 + 10 * seed]
+        sets[seed] = LabelledImages(train_digits.images[chosen], train_digits.labels[chosen])
+    together, alone = (
+        student_metrics(
+            "D3M", sets.__getitem__, _first(test_digits, 200), settings, n_classes=10, distillation=lambda seed: 10 * seed,
+            device=device,
+        )
+        for device in ("cpu:0", "cpu")
+    )  # fmt: skip
+    assert together["seed"].tolist() == [3, 1, 2]
+    assert together["distillation"].tolist() == [30, 10, 20]
+    assert together["n_train_images"].tolist() == [len(sets[s]) for s in (3, 1, 2)]
+    np.testing.assert_allclose(together["accuracy"], alone["accuracy"], atol=0.02)
+    for seed, counts in zip(together["seed"], together["confusion"], strict=True):
+        assert {taken for _, taken, _ in counts} <= set(kept[seed])

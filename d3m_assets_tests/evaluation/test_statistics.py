@@ -192,3 +192,11 @@ def test_table_for_the_terminal():
     soft = format_table(summarise(pd.concat([_metrics(OURS), _soft("soft teacher")]))).splitlines()
     assert soft[0].startswith("labels")
     assert soft[4].split()[:3] == ["soft", "teacher", "D3M"]
+
+
+def test_training_sets_of_different_sizes_are_told_by_their_mean():
+    rows = student_rows("D3M, off-class rejected", "ipc-1", [0.9, 0.91, 0.92])
+    rows["n_train_images"], rows["images_per_class"] = [90, 95, 97], [9.0, 9.5, 9.7]
+    found = summarise(rows).iloc[0]
+    assert found["n_train_images"] == 94
+    assert found["images_per_class"] == pytest.approx(9.4)

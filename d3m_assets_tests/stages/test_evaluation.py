@@ -265,7 +265,14 @@ def test_the_report_says_what_read_the_test_split(finished):
     assert "student_metrics [ipc-1] (18 images)" in page
     assert "pool_audit [ipc-1] (" not in page
     # And what a reader needs to repeat it.
-    for name in ("commit", "hardware", "made", "versions", "foundation fingerprint", "dataset fingerprint"):
+    for name in (
+        "report written at commit",
+        "report written on",
+        "made",
+        "versions",
+        "foundation fingerprint",
+        "dataset fingerprint",
+    ):
         assert f">{name}<" in page, name
 
 

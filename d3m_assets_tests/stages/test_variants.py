@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from d3m_assets.evaluation.metrics import VARIANTS
 from d3m_assets.evaluation.statistics import summarise
@@ -104,7 +105,7 @@ def test_equal_ipc_with_stored_labels_charges_only_the_labels_of_those_images(so
 def test_fresh_samples_begin_with_the_pool_and_none_comes_twice(full):
     pipeline = open_pipeline(full, full / "images", **FULL)
     for r in (0, 1):
-        fresh, pool = fresh_images(pipeline, "ipc-1", r), synthetic_images(pipeline, "ipc-1", r)
+        fresh, pool = fresh_images(pipeline, "ipc-1", r), synthetic_images(pipeline, "ipc-1", r).fitted(16, 1)
         steps, batch = pipeline.settings.students.steps, pipeline.settings.students.batch_size
         assert np.bincount(fresh.labels).tolist() == [-(-steps * batch // 3)] * 3
         for label in range(3):
@@ -139,6 +140,127 @@ def test_what_is_asked_for_redoes_only_what_it_changes(full):
     chosen = {f"evaluation.{k}": v for k, v in (("architectures", "convnet-3,resnet-18"), ("distillations", 2),
                                                 ("variants", "equal-ipc,rejection,unaugmented,fresh"))}  # fmt: skip
     assert pending(**{"evaluation.table": "quick"} | chosen) == set()
+
+
+@pytest.mark.parametrize("changes", [
+    {"students.recipe": "hard-label"}, {"students.augmentation": "none"},
+    {"students.augmentation": "none", "students.cutmix": 0.5}, {"budgets": ("128B", "ipc-3")},
+    {"generation.images_per_class": 2}, {"students.seeds": (0,)},
+])  # fmt: skip
+def test_the_full_table_with_other_recipes_and_budgets_has_a_report(soft, tmp_path, changes):
+    shutil.copytree(soft, tmp_path, dirs_exist_ok=True)
+    small = {"evaluation.architectures": "convnet-3", "evaluation.labels": "hard", "inversion.steps": 2}
+    if changes.get("budgets"):  # a budget below one image of 12 x 12 pixels
+        for path in (tmp_path / "images").rglob("*.png"):
+            Image.open(path).resize((12, 12)).save(path)
+    pipeline = open_pipeline(tmp_path, tmp_path / "images", **FULL | small | changes)
+    run(pipeline)
+    rows = _metrics(pipeline)
+    plain = rows[rows["augmentation"] == "none"]
+    assert set(plain["method"]) >= ({"D3M", "random real images"} if "students.recipe" in changes else set())
+    equal = set(rows.loc[rows["method"] == "D3M, equal IPC", "budget"])
+    if "budgets" in changes:
+        assert equal == {"ipc-3"}
+    elif "generation.images_per_class" in changes:
+        assert equal == {"ipc-1"}  # of two images a class, three cannot be taken
+    else:
+        assert equal == {"ipc-1", "ipc-3"}
+
+
+def test_equal_ipc_takes_no_more_of_a_small_class_than_it_has_real_images(soft, tmp_path):
+    shutil.copytree(soft, tmp_path, dirs_exist_ok=True)
+    pipeline = open_pipeline(tmp_path, tmp_path / "images", **SOFT)
+    few = [i for i in pipeline.scan().classes["7"].images if i.split == "train"][2:]
+    for image in few:
+        Path(image.uri).unlink()
+    changes = {"evaluation.labels": "hard", "evaluation.variants": "equal-ipc", "validation_fraction": 0.3}
+    pipeline = open_pipeline(tmp_path, tmp_path / "images", **changes)
+    run(pipeline)
+    rows = _metrics(pipeline)
+    counts = {
+        method: set(rows.loc[(rows["method"] == method) & (rows["budget"] == "ipc-3"), "n_train_images"])
+        for method in ("D3M, equal IPC", "class-name prompts, equal IPC", "random real images")
+    }
+    assert (
+        counts["D3M, equal IPC"]
+        == counts["class-name prompts, equal IPC"]
+        == counts["random real images"]
+        == {3 + 3 + 2}
+    )
+
+
+def test_what_another_network_is_trained_by_is_in_the_fingerprint(full):
+    key = ArtefactKey("whole_dataset_metrics")
+
+    def fingerprint(**changes):
+        given = FULL | {"evaluation.architectures": "vit-small"} | changes
+        return open_pipeline(full, full / "images", **given).spec(key).fingerprint
+
+    # Said or not, it is the rate of the first network; but of the other one only when it is said.
+    assert fingerprint() != fingerprint(**{"students.learning_rate": 5e-3})
+
+
+def test_a_budget_more_leaves_the_students_of_the_others_alone(full):
+    def pending(*budgets):
+        plan = open_pipeline(full, full / "images", **FULL | {"budgets": budgets}).plan()
+        return {(e.key.asset, e.key.budget) for e in plan.pending()}
+
+    assert ("student_metrics", "ipc-1") not in pending("ipc-1", "ipc-2", "ipc-3")
+    assert ("student_metrics", "ipc-2") in pending("ipc-1", "ipc-2", "ipc-3")
+
+
+def test_rejection_alone_charges_the_teacher_in_the_ledger(full):
+    from d3m_assets.stages.report import _ledger
+
+    changes = {"evaluation.labels": "hard", "evaluation.variants": "rejection"}
+    ledger = _ledger(open_pipeline(full, full / "images", **FULL | changes))
+    assert ledger.loc[ledger["item"] == "teacher", "kind"].tolist() == ["for rejection"]
+
+
+def test_a_class_that_cannot_be_drawn_again_takes_no_other_with_it(full, tmp_path, monkeypatch):
+    from d3m_assets.errors import StageError
+    from d3m_assets.stages import distillation
+
+    shutil.copytree(full, tmp_path, dirs_exist_ok=True)
+    pipeline = open_pipeline(tmp_path, tmp_path / "images", **FULL)
+    real = distillation.generate
+
+    def broken(foundation, prompts, *rest, **options):
+        if prompts.class_name == "1":
+            raise StageError("1 fails to draw")
+        return real(foundation, prompts, *rest, **options)
+
+    monkeypatch.setattr(distillation, "generate", broken)
+    outcomes = list(pipeline.materialise("repeated_pools", pipeline.keys("repeated_pools"), force=True))
+    assert {str(o.key) for o in outcomes if o.error} == {"repeated_pools [1, ipc-1]", "repeated_pools [1, ipc-3]"}
+
+
+def test_a_stopped_repetition_goes_on_from_its_vectors(full, tmp_path, monkeypatch):
+    from d3m_assets.distillation import inversion
+    from d3m_assets.stages import distillation
+
+    shutil.copytree(full, tmp_path, dirs_exist_ok=True)
+    pipeline = open_pipeline(tmp_path, tmp_path / "images", **FULL)
+    keys = pipeline.keys("repeated_pools")
+    before = {key: pipeline.store.read(key, "pools.parquet") for key in keys}
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*arguments, **options):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(distillation, "generate", killed)
+        with pytest.raises(Killed):
+            list(pipeline.materialise("repeated_pools", keys, force=True))
+    steps = []
+    real = inversion._Engine.update
+    monkeypatch.setattr(inversion._Engine, "update", lambda self, *rest: steps.append(1) or real(self, *rest))
+    assert all(o.error is None for o in pipeline.materialise("repeated_pools", keys, force=True))
+    assert steps == []
+    assert {key: pipeline.store.read(key, "pools.parquet") for key in keys} == before
+    assert not list((tmp_path / "home" / "cache" / "inversion").glob("*.safetensors"))
 
 
 def test_a_repeated_distillation_that_fails_names_its_class_and_leaves_the_others(full, tmp_path):
