@@ -8,8 +8,8 @@ Trains the same students (one for each seed, on 100 training images of each digi
 - stacked, on one thread, as the pipeline does it on a GPU,
 - one after another in as many processes as there are cores, as the pipeline does it on a processor.
 
-Prints students an hour, medians of the repeats, and how far the stacked students' logits and answers on the validation part
-are from those of students trained alone. Writes a dated JSON file.
+With ``--device cuda`` the first three are run on the GPU. Prints students an hour, medians of the repeats, and how far the
+stacked students' logits and answers on the validation part are from those of students trained alone. Writes a dated JSON file.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from benchmarks.record import surroundings, write_result
+from benchmarks.record import surroundings, synchronise, write_result
 from d3m_assets.progress import Progress
 from d3m_assets.workers import Workers, cores
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from d3m_assets.settings import StudentSettings
 
 PER_CLASS = 100
+Item: TypeAlias = "tuple[LabelledImages, StudentSettings, str]"
+"""Training images, recipe with the seeds of all students, and the device."""
 
 
 def digits() -> tuple[LabelledImages, LabelledImages]:
@@ -66,31 +68,44 @@ def usual_way() -> Iterator[None]:
         students.one_thread = threads
 
 
-def one_after_another(item: tuple[LabelledImages, StudentSettings], progress: Progress) -> list[torch.nn.Module]:
+def one_after_another(item: Item, progress: Progress) -> list[torch.nn.Module]:
     """Train the students of all seeds, each alone."""
+    import torch
+
     from d3m_assets.evaluation.students import train_student
 
-    train, settings = item
-    return [train_student(train, settings, n_classes=10, seed=seed, progress=progress) for seed in settings.seeds]
+    train, settings, device = item
+    trained = [
+        train_student(train, settings, n_classes=10, seed=seed, device=device, progress=progress)
+        for seed in settings.seeds
+    ]
+    synchronise(torch.device(device))
+    return trained
 
 
-def side_by_side(item: tuple[LabelledImages, StudentSettings], progress: Progress) -> list[torch.nn.Module]:
+def side_by_side(item: Item, progress: Progress) -> list[torch.nn.Module]:
     """Train the students of all seeds stacked."""
+    import torch
+
     from d3m_assets.evaluation.students import train_students
 
-    train, settings = item
+    train, settings, device = item
     seeds = settings.seeds
-    return train_students([train] * len(seeds), settings, n_classes=10, seeds=seeds, progress=progress)
+    trained = train_students(
+        [train] * len(seeds), settings, n_classes=10, seeds=seeds, device=device, progress=progress
+    )
+    synchronise(torch.device(device))
+    return trained
 
 
-def in_processes(workers: Workers, item: tuple[LabelledImages, StudentSettings]) -> None:
+def in_processes(workers: Workers, item: Item) -> None:
     """Train as many students in every process as there are seeds, one after another."""
     for _, result in workers.run(_trained, [item] * workers.count, lambda index, event: None):
         if isinstance(result, Exception):
             raise result
 
 
-def _trained(item: tuple[LabelledImages, StudentSettings], progress: Progress) -> int:
+def _trained(item: Item, progress: Progress) -> int:
     return len(one_after_another(item, progress))  # modules stay where they are
 
 
@@ -102,7 +117,7 @@ def differences(
 
     from d3m_assets.evaluation.architectures import as_tensor
 
-    shown = as_tensor(images.images)
+    shown = as_tensor(images.images).to(next(alone[0].parameters()).device)
     with torch.inference_mode():
         pairs = [(a(shown), b(shown)) for a, b in zip(alone, stacked, strict=True)]
     return {
@@ -121,6 +136,7 @@ def main() -> None:
     parser.add_argument("--architecture", default="convnet-3", choices=["convnet-3", "resnet-18"])
     parser.add_argument("--seeds", type=int, default=4, help="students that are trained together")
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=Path, default=None, help="result file; by default in benchmarks/results")
     given = parser.parse_args()
@@ -128,7 +144,7 @@ def main() -> None:
     settings = StudentSettings(architecture=given.architecture, steps=given.steps, seeds=tuple(range(given.seeds)))
     side = student_image_size(settings, *train.images.shape[1:3])
     train, validation = train.fitted(side, 1), validation.fitted(side, 1)
-    item, workers = (train, settings), Workers(cores())
+    item, workers = (train, settings, given.device), Workers(cores())
 
     def usual() -> object:
         with usual_way():
@@ -142,9 +158,13 @@ def main() -> None:
             given.seeds * workers.count, lambda: in_processes(workers, item)
         ),
     }  # fmt: skip
-    short = (train, settings.model_copy(update={"steps": 5}))
+    if given.device != "cpu":  # a GPU has one process
+        ways = {name: way for name, way in ways.items() if "processes" not in name}
+    short = (train, settings.model_copy(update={"steps": 5}), given.device)
     one_after_another(short, print_nothing)
-    in_processes(workers, short)  # starts them
+    side_by_side(short, print_nothing)
+    if given.device == "cpu":
+        in_processes(workers, short)  # starts them
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for repeat in range(given.repeats):
         for name, (count, work) in ways.items():
@@ -160,7 +180,7 @@ def main() -> None:
     for name, rate in medians.items():
         print(f"{name:40} {rate:8,.0f} students an hour   {rate / first:4.1f} x")
     print(f"stacked against alone: {exact}")
-    result: dict[str, Any] = surroundings("cpu") | {
+    result: dict[str, Any] = surroundings(given.device) | {
         "settings": vars(given) | {"output": str(given.output)}, "students_an_hour": rates, "medians": medians,
         "against_alone": exact,
     }  # fmt: skip

@@ -1,11 +1,13 @@
 """The benchmark's parts, run for real with tiny settings."""
 
 import json
+import sys
 
+import pandas as pd
 import pytest
 import torch
 
-from benchmarks import engine, generation, inversion, memory, models, record
+from benchmarks import choose, engine, generation, inversion, memory, models, record, students
 from benchmarks.loss import Curve, FixedLoss, classes_per_hour, common_targets
 from benchmarks.script_recipe import ScriptOptions, ScriptRun
 from d3m_assets.distillation.budgets import EmbeddingPlan
@@ -178,3 +180,44 @@ def test_the_memory_of_a_run_is_told_by_stage(tmp_path):
     assert list(found["parent_after"]) == list(memory.STAGES)
     assert found["total"] == found["parent"] + found["workers"] > 1e8
     assert "1.000" in memory.table([found])
+
+
+def test_students_are_timed_side_by_side_and_compared(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("D3M_HOME", str(tmp_path / "home"))
+    output = tmp_path / "students.json"
+    arguments = ["--steps", "4", "--seeds", "2", "--repeats", "1", "--device", "cpu", "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", ["students", *arguments])
+    students.main()
+    result = json.loads(output.read_text())
+    assert len(result["medians"]) == 4
+    assert all(rate > 0 for rate in result["medians"].values())
+    assert result["against_alone"]["largest_difference"] < 1e-3 < result["against_alone"]["largest_logit"]
+    assert "students an hour" in capsys.readouterr().out
+
+
+def test_settings_are_compared_by_distillation_with_the_first():
+    def rows(*accuracies, budgets=("ipc-1", "ipc-5")):
+        return pd.DataFrame(
+            {"position": position, "budget": budget, "distillation": k, "accuracy": a + 0.1 * position}
+            for position, budget in enumerate(budgets) for k, pair in enumerate(accuracies) for a in pair
+        )  # fmt: skip
+
+    found = {"": rows((0.5, 0.7), (0.6, 0.6)), "steps=2": rows((0.6, 0.8), (0.72, 0.72), budgets=("128B", "640B"))}
+    lines = choose.compared(found).splitlines()
+    assert lines[0] == "| setting | ipc-1 | ipc-5 |"
+    assert lines[2] == "| defaults | 60.0 ± 0.0 | 70.0 ± 0.0 |"
+    # Means of a distillation 70 and 72; differences 10 and 12: ± 12.7 standard errors of 1 point.
+    assert lines[3] == "| steps=2 | 71.0 ± 12.7 (+11.0 ± 12.7) | 81.0 ± 12.7 (+11.0 ± 12.7) |"
+
+
+def test_a_variant_is_distilled_from_several_seeds_without_the_test_split(tmp_path):
+    from d3m_assets.evaluation.metrics import test_split_reads
+
+    before = len(test_split_reads())
+    quick = (
+        "budgets=ipc-1 inversion.steps=1 generation.images_per_class=2 generation.steps=1 students.steps=2 workers=1"
+    )
+    found = choose.variant_accuracies(quick, tmp_path, 2, 1)
+    assert found[["budget", "distillation"]].to_numpy().tolist() == [["ipc-1", 0], ["ipc-1", 1]]
+    assert found["accuracy"].between(0, 1).all()
+    assert len(test_split_reads()) == before
