@@ -291,7 +291,7 @@ def _check_equal(metrics: pd.DataFrame) -> None:
 
 
 def format_table(summary: pd.DataFrame) -> str:
-    """Lay out a summary as text for a terminal; what parts the table is told where there are several parts."""
+    """Lay out a summary as text for a terminal; its parts, where there are several, are told and set apart."""
     told = {
         c: summary[c]
         for c in Part._fields
@@ -316,7 +316,13 @@ def format_table(summary: pd.DataFrame) -> str:
         [v.ljust(w) if c in left else v.rjust(w) for v, w, c in zip(line, widths, table.columns, strict=True)]
         for line in lines
     ]
-    return "\n".join("  ".join(line) for line in aligned)
+    part = summary[list(Part._fields)]
+    begins = part.ne(part.shift()).any(axis=1).tolist()
+    text = ["  ".join(line) for line in aligned]
+    for position in range(len(begins) - 1, 0, -1):
+        if begins[position]:
+            text.insert(position + 2, "")
+    return "\n".join(text)
 
 
 def percent(mean: float, half_width: float = math.nan) -> str:

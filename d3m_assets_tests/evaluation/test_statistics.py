@@ -191,7 +191,7 @@ def test_table_for_the_terminal():
     assert percent(0.5) == "50.0"
     soft = format_table(summarise(pd.concat([_metrics(OURS), _soft("soft teacher")]))).splitlines()
     assert soft[0].startswith("labels")
-    assert soft[4].split()[:3] == ["soft", "teacher", "D3M"]
+    assert soft[5].split()[:3] == ["soft", "teacher", "D3M"]
 
 
 def test_training_sets_of_different_sizes_are_told_by_their_mean():
@@ -200,3 +200,9 @@ def test_training_sets_of_different_sizes_are_told_by_their_mean():
     found = summarise(rows).iloc[0]
     assert found["n_train_images"] == 94
     assert found["images_per_class"] == pytest.approx(9.4)
+
+
+def test_parts_of_a_table_are_set_apart_in_the_terminal():
+    both = pd.concat([_metrics([0.7, 0.72, 0.75]), _soft("soft teacher")], ignore_index=True)
+    assert [len(block.splitlines()) for block in format_table(summarise(both)).split("\n\n")] == [4, 2]
+    assert "\n\n" not in format_table(summarise(_metrics([0.7, 0.72, 0.75])))
