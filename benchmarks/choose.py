@@ -11,6 +11,7 @@ other budgets are compared by their order, first with first. A table in Markdown
 
 import argparse
 import math
+import shlex
 import tempfile
 import time
 from pathlib import Path
@@ -113,8 +114,10 @@ def main() -> None:
         print(compared(found).splitlines()[-1], f"({found[variant]['seconds'].mean():.0f} s)", flush=True)
         if given.output:
             facts = surroundings("cpu")
+            counts = ["--distillations", str(given.distillations), "--students", str(given.students)]
+            command = shlex.join(["python", "-m", "benchmarks.choose", *given.variants, *counts])
             head = (
-                f"# Validation accuracy of settings, {facts['date'][:10]}\n\n`{facts['command']}`, commit "
+                f"# Validation accuracy of settings, {facts['date'][:10]}\n\n`{command}`, commit "
                 f"{facts['commit'][:7]}, {facts['hardware']['device']}, torch {facts['versions']['torch']}.\n\n"
                 f"In per cent on the validation part: mean of {given.distillations} distillations from different seeds, "
                 f"{given.students} students each, and 95 % interval over the distillations; in brackets the difference to "
