@@ -8,14 +8,13 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from d3m_assets.evaluation.metrics import VARIANTS
+from d3m_assets.evaluation.metrics import D3M, VARIANTS
 from d3m_assets.evaluation.statistics import (
     ARCHITECTURE_WORDS,
     compare_all,
     headline,
     parts,
     percent,
-    rivals,
     summarise,
 )
 from d3m_assets.pipeline import Pipeline
@@ -27,6 +26,7 @@ from d3m_assets.store import ArtefactKey
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- begin: scripts/readme.py -->", "<!-- end -->"
 TILE, PER_CLASS = 34, 2
+SIGNS = {"better": "▲", "worse": "▼", "not distinguishable": "≈", "too few students": ""}
 COMMAND = "bash scripts/distill --set evaluation.table=full --set students.seeds=0,1,2"
 
 
@@ -41,7 +41,9 @@ def table(pipeline: Pipeline) -> str:
     lines = [f"| trained on | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
     for method, rows in summary.groupby("method", sort=False):
         cells = {row.budget: percent(row.mean, row.half_width) for row in rows.itertuples()}
-        found = [cells.get(budget, cells.get("", "")) for budget in budgets]
+        compared = compare_all(metrics, reference=method) if method != D3M else []
+        signs = {c.budget: f" {SIGNS[c.outcome]}" for c in compared}
+        found = [cells.get(budget, cells.get("", "")) + signs.get(budget, "") for budget in budgets]
         lines.append(f"| {method} | {' | '.join(found)} |")
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -52,13 +54,10 @@ def table(pipeline: Pipeline) -> str:
         f"Accuracy in % on {images} real test images, hard labels, {ARCHITECTURE_WORDS[first.architecture]}, weights of the "
         f"last step, mean of {students} students and 95 % interval, each of a distillation of its own where images are "
         f"distilled or drawn; `{COMMAND}` of {report.created[:10]}, written at commit {commit.stdout.strip()}. The last rows "
-        "have no budget."
+        "have no budget. ▲ D3M is better, ▼ worse, ≈ not distinguishable (paired t-test, 95 %)."
     )
-    verdicts = [headline([c for c in compare_all(every, reference=r) if c.part == first]) for r in rivals(metrics)]
     soft = [c for c in compare_all(every) if c.part.labels != "hard" and c.part.architecture == first.architecture]
-    told = ["Hard labels, D3M is: " + " ".join(verdicts)]
-    told += [f"{headline(soft)}"] if soft else []
-    return "\n".join([*lines, "", note, "", *told])
+    return "\n".join([*lines, "", note, *(["", headline(soft)] if soft else [])])
 
 
 def picture(pipeline: Pipeline) -> None:
