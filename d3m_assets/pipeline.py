@@ -131,7 +131,7 @@ _MEASURED = f"{students.CODE_VERSION}.{stacking.CODE_VERSION}.{scores.CODE_VERSI
 _VERSIONS = {
     "inverted_embeddings": f"{inversion.CODE_VERSION}.{latents.CODE_VERSION}", "synthetic_pool": generation.CODE_VERSION,
     "repeated_pools": f"{inversion.CODE_VERSION}.{latents.CODE_VERSION}.{generation.CODE_VERSION}",
-    "distilled_bundle": bundle.CODE_VERSION, "reference_metrics": _MEASURED, "whole_dataset_metrics": _MEASURED,
+    "distilled_bundle": bundle.CODE_VERSION, "reference_metrics": _MEASURED, "whole_dataset_metrics": f"{_MEASURED}.1",
     "foundation_metrics": f"{_MEASURED}.{characters.CODE_VERSION}",
     "student_metrics": _MEASURED, "pool_audit": f"{audit.CODE_VERSION}.{_MEASURED}",
     "teacher_model": f"{teacher.CODE_VERSION}.{students.CODE_VERSION}", "pool_labels": labels.CODE_VERSION,

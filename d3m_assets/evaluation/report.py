@@ -65,6 +65,7 @@ def render_report(
     audits: Mapping[str, Mapping[str, Any]] | None = None,
     findings: Mapping[str, Sequence[Finding]] | None = None,
     agreement: Sequence[Mapping[str, Any]] = (),
+    teacher_accuracy: float | None = None,
 ) -> str:
     """Render the report of one distillation.
 
@@ -84,6 +85,7 @@ def render_report(
         findings: Budget to what the audit's thresholds say of it.
         agreement: What a teacher says of the pool, one row a budget: budget, images, off_class (count), agrees and
             probability (fractions), least and least_class (the class with which it agrees least).
+        teacher_accuracy: Of the teacher that rows ask, on the images that students are evaluated on, as a fraction.
 
     Returns:
         A complete HTML document. The same input gives the same text.
@@ -119,7 +121,7 @@ def render_report(
         distillations=int(summary["distillations"].max()),
         headline=verdicts[0],
         other_headlines=verdicts[1:],
-        asides=[*_asides(metrics, summary), *_needed(ledger)],
+        asides=[*_asides(metrics, summary), *_needed(ledger), *_teacher(teacher_accuracy)],
         cards=[_card(summary, comparison, names) for comparison in comparisons],
         against=_against(metrics, names),
         variants=_variants(metrics, names),
@@ -278,6 +280,13 @@ def _asides(metrics: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
     if reached:
         asides.append(f"The whole train split, {images:,} images, reaches {', '.join(reached)}.")
     return asides
+
+
+def _teacher(accuracy: float | None) -> list[str]:
+    """A sentence about the teacher: trained by another recipe, it is no row of the table."""
+    if accuracy is None:
+        return []
+    return [f"The teacher itself, one network trained by a recipe of its own, reaches {percent(accuracy)} %."]
 
 
 def _needed(ledger: pd.DataFrame) -> list[str]:

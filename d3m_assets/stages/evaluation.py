@@ -14,7 +14,7 @@ import pandas as pd
 from d3m_assets.errors import D3MError, StageError
 from d3m_assets.pipeline import METRIC_ASSETS, Pipeline
 from d3m_assets.progress import Progress
-from d3m_assets.stages.artefacts import Made, read_table, required, share_out, to_parquet
+from d3m_assets.stages.artefacts import Made, read_table, required, share_out, to_json, to_parquet
 from d3m_assets.stages.dataset import image_table, labelled_images, test_images
 from d3m_assets.stages.distillation import (
     distillation_seed,
@@ -41,6 +41,9 @@ from d3m_assets.stages.teacher import TeacherFiles, loaded_teacher, stored_teach
 from d3m_assets.stages.variants import variant_rows
 from d3m_assets.store import ArtefactKey
 from d3m_assets.workers import own_device
+
+TEACHER_FILE = "teacher.json"
+"""In ``whole_dataset_metrics``, where a row asks the teacher: its accuracy on the test split."""
 
 if TYPE_CHECKING:
     from d3m_assets.evaluation.labels import Labelling
@@ -71,6 +74,14 @@ def _labelling(kind: LabelKind, teacher: TeacherFiles | None, chosen: Evaluation
     )
 
 
+def _teacher_accuracy(pipeline: Pipeline, files: TeacherFiles, test: LabelledImages) -> dict[str, float]:
+    """How often the teacher is right on the test split: what soft labels know, and no row of the table."""
+    from d3m_assets.evaluation.teacher import agreement
+
+    _, judged = agreement(loaded_teacher(files, pipeline.device), test.images, test.labels)
+    return {"accuracy": float((judged == test.labels).mean()), "images": len(test)}
+
+
 def metrics(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
     """Train the students of all rows of all keys; a key is done when its last student is."""
     from d3m_assets.evaluation.statistics import parts as parts_of
@@ -90,6 +101,8 @@ def metrics(pipeline: Pipeline, keys: Sequence[ArtefactKey]) -> Iterator[Made]:
             test = test_images(pipeline, reader=str(key))
             tested[key] = len(test)
             teacher = stored_teacher(pipeline) if any(row.labels != "hard" for row in rows) else None
+            if teacher is not None and key.asset == "whole_dataset_metrics":
+                files[key][TEACHER_FILE] = to_json(_teacher_accuracy(pipeline, teacher, test))
             # All training sets of a key before any of its students: one that fails must not leave a table with fewer rows.
             made = [(row, {seed: row.training_sets(seed) for seed in every}) for row in rows]
         except D3MError as error:

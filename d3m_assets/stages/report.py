@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 from importlib.metadata import version
@@ -18,7 +19,7 @@ from d3m_assets.stages.artefacts import Made, read_table, required, to_parquet
 from d3m_assets.stages.audit import stored_audit
 from d3m_assets.stages.dataset import image_table
 from d3m_assets.stages.distillation import pool_images
-from d3m_assets.stages.evaluation import all_metrics
+from d3m_assets.stages.evaluation import TEACHER_FILE, all_metrics
 from d3m_assets.stages.pool_labels import agreement_rows
 from d3m_assets.stages.rows import stored_label_bytes
 from d3m_assets.stages.teacher import stored_teacher
@@ -38,10 +39,18 @@ def distillation_report(pipeline: Pipeline, key: ArtefactKey) -> Made:
         metrics, _ledger(pipeline), sample_grids(pipeline), _provenance(pipeline),
         class_names=list(catalog["class_name"]), dataset=pipeline.dataset_name, audits=audits,
         findings={budget: findings(summary, pipeline.settings.audit) for budget, summary in audits.items()},
-        agreement=agreement_rows(pipeline),
+        agreement=agreement_rows(pipeline), teacher_accuracy=_teacher_accuracy(pipeline),
     )  # fmt: skip
     facts = {"classes": len(catalog), "budgets": len(budgets), "students": len(metrics)}
     return Made(key, {"report.html": page.encode(), "metrics.parquet": to_parquet(metrics)}, facts)
+
+
+def _teacher_accuracy(pipeline: Pipeline) -> float | None:
+    key = ArtefactKey("whole_dataset_metrics")
+    manifest = pipeline.store.manifest(key)
+    if manifest is None or TEACHER_FILE not in manifest.files:
+        return None
+    return float(json.loads(pipeline.store.read(key, TEACHER_FILE))["accuracy"])
 
 
 def _ledger(pipeline: Pipeline) -> pd.DataFrame:

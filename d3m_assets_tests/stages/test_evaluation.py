@@ -59,6 +59,9 @@ def test_all_rows_have_all_kinds_of_labels_at_equal_bytes(soft):
         assert text in page
     weights = pipeline.store.read(ArtefactKey("teacher_model"), "teacher.safetensors")
     assert f"{len(weights):,}" in page
+    told = json.loads(pipeline.store.read(ArtefactKey("whole_dataset_metrics"), "teacher.json"))
+    assert told["images"] == 18
+    assert f"recipe of its own, reaches {100 * told['accuracy']:.1f} %" in page
     shown = pipeline.describe(ArtefactKey("teacher_model"))
     assert shown["accuracy by class"]["class"].tolist() == ["0", "1", "7"]
     assert (
