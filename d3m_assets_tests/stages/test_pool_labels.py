@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from d3m_assets.evaluation.labels import as_stored
+from d3m_assets.evaluation.students import fit_images
 from d3m_assets.evaluation.teacher import probabilities
 from d3m_assets.stages.distillation import pool_images
 from d3m_assets.stages.evaluation import synthetic_images
@@ -36,6 +37,23 @@ def test_a_row_an_image_with_what_the_teacher_says(soft, tmp_path, kept):
     assert table["soft_label"][0].dtype == np.float16
     assert outcome.manifest.metrics["off_class"] == (~table["accepted"]).sum()
     assert set(pipeline.describe(KEY)["teacher's classes"]["teacher_class"]) <= {"0", "1", "7"}
+
+
+def test_the_teacher_sees_images_as_small_as_students_do(soft, tmp_path):
+    """All other rows are labelled so; a sharper image would give the distilled row better labels."""
+    shutil.copytree(soft, tmp_path, dirs_exist_ok=True)
+    pipeline = open_pipeline(
+        tmp_path, tmp_path / "images", **SOFT | {"students.image_size": 8, "teacher.image_size": 16}
+    )
+    for asset in ("teacher_model", "pool_labels"):
+        assert all(o.error is None for o in pipeline.materialise(asset, pipeline.keys(asset)))
+    table = pd.read_parquet(BytesIO(pipeline.store.read(KEY, "labels.parquet")))
+    teacher = loaded_teacher(stored_teacher(pipeline), "cpu")
+    images = pool_images(pool_of(pipeline, "7", "ipc-1", 0))
+    assert images.shape[1] == 32
+    small, large = (probabilities(teacher, fit_images(images, side, 1))[:, 2] for side in (8, 32))
+    np.testing.assert_allclose(table["teacher_probability"], small, rtol=1e-6)
+    assert np.abs(small - large).max() > 1e-4
 
 
 def test_students_train_on_the_labels_that_are_stored(soft):
