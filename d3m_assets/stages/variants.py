@@ -71,11 +71,8 @@ def fresh_images(pipeline: Pipeline, budget: str, distillation: int) -> Labelled
     side = student_image_size(students, scan.image_height, scan.image_width)
     items, seed = [], distillation_seed(pipeline, distillation)
     for class_key in keys:
-        vectors, plan = (
-            stored_vectors(pipeline, class_key, budget, distillation),
-            pipeline.embedding_plan(class_key, budget),
-        )
-        prompts = stored_prompts(pipeline, class_key)
+        vectors = stored_vectors(pipeline, class_key, budget, distillation)
+        prompts, plan = stored_prompts(pipeline, class_key), pipeline.embedding_plan(class_key, budget)
         items.append((drawing_item(pipeline, prompts, vectors, plan, seed=seed, count=count), side, scan.channels))
     names = [where(ArtefactKey("synthetic_pool", class_key, budget)) for class_key in keys]
     drawn: list[Any] = [None] * len(keys)
