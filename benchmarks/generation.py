@@ -13,8 +13,8 @@ from d3m_assets.distillation.generation import generate
 from d3m_assets.distillation.prompts import ClassPrompts
 
 if TYPE_CHECKING:
+    from d3m_assets.distillation.settings import GenerationSettings
     from d3m_assets.foundation.loading import Foundation
-    from d3m_assets.settings import GenerationSettings
 
 PLAIN_STEPS = 50
 """Steps of the plain loop: diffusers' own default."""

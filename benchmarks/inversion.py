@@ -23,8 +23,8 @@ from d3m_assets.errors import D3MError, StageError
 from d3m_assets.progress import ProgressEvent
 
 if TYPE_CHECKING:
+    from d3m_assets.distillation.settings import InversionSettings
     from d3m_assets.foundation.loading import Foundation
-    from d3m_assets.settings import InversionSettings
 
 Say = Callable[[str], None]
 SHARE = 0.9

@@ -31,8 +31,8 @@ from d3m_assets.workers import Workers, cores
 if TYPE_CHECKING:
     import torch
 
+    from d3m_assets.evaluation.settings import StudentSettings
     from d3m_assets.evaluation.students import LabelledImages
-    from d3m_assets.settings import StudentSettings
 
 PER_CLASS = 100
 Item: TypeAlias = "tuple[LabelledImages, StudentSettings, str]"
@@ -129,8 +129,8 @@ def differences(
 
 def main() -> None:
     """Measure and print."""
+    from d3m_assets.evaluation.settings import StudentSettings
     from d3m_assets.evaluation.students import student_image_size
-    from d3m_assets.settings import StudentSettings
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architecture", default="convnet-3", choices=["convnet-3", "resnet-18"])

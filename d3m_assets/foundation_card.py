@@ -16,11 +16,12 @@ from d3m_assets.datasets.images import contact_sheet
 from d3m_assets.distillation.generation import generate
 from d3m_assets.distillation.prompts import ClassPrompts
 from d3m_assets.errors import FoundationError
+from d3m_assets.evaluation.settings import StudentSettings
 from d3m_assets.foundation.characters import ATTRIBUTES, CHARACTERS, FONTS, HELD_OUT_FONTS, Rendered, render
 from d3m_assets.foundation.loading import Foundation, FoundationFiles, load_foundation
 from d3m_assets.pipeline import Pipeline
 from d3m_assets.progress import Progress, ProgressEvent, silent
-from d3m_assets.settings import Settings, StudentSettings
+from d3m_assets.settings import Settings
 
 if TYPE_CHECKING:
     from d3m_assets.evaluation.students import LabelledImages

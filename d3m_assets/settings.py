@@ -8,46 +8,25 @@ call :func:`load_settings`; everything else is handed the parts of :class:`Setti
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any
 
 import pydantic_settings
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from d3m_assets.distillation.settings import GenerationSettings, InversionSettings, PromptSettings
 from d3m_assets.errors import SettingsError
+from d3m_assets.evaluation.settings import AuditSettings, EvaluationSettings, StudentSettings, TeacherSettings
+from d3m_assets.setting_types import Positive, Section, as_list, distinct
 
 ENVIRONMENT_PREFIX = "D3M_"
 FILE_VARIABLE = "D3M_SETTINGS"
 FILE_NAME = "d3m.toml"
-
-
-def _listed(value: Any) -> Any:
-    """Accept ``"a, b"``, ``'["a", "b"]'`` and a single number where a list is wanted."""
-    if isinstance(value, str):
-        if not value.strip():
-            return []
-        return json.loads(value) if value.lstrip().startswith("[") else [v.strip() for v in value.split(",")]
-    return [value] if isinstance(value, int) else value
-
-
-def _one_or_json(value: Any) -> Any:
-    """Like :func:`_listed`, but a comma is part of the text."""
-    if isinstance(value, str):
-        return json.loads(value) if value.lstrip().startswith("[") else [value]
-    return value
-
-
-def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    folded = [v.casefold() if isinstance(v, str) else v for v in values]
-    if twice := sorted({str(v) for v in folded if folded.count(v) > 1}):
-        raise ValueError(f"{', '.join(twice)} given twice")
-    return values
 
 
 def _budget_names(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -56,18 +35,6 @@ def _budget_names(values: tuple[str, ...]) -> tuple[str, ...]:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", value):
             raise ValueError(f'"{value}" is not a budget; write for example ipc-10, 640B or 4KiB')
     return values
-
-
-def _template(value: str) -> str:
-    if value.count("{}") != 1 or set("{}") & set(value.replace("{}", "")):
-        raise ValueError(f'"{value}" needs the place of the class, {{}}, exactly once and no other brace')
-    return value
-
-
-def _in_order(value: tuple[float, float]) -> tuple[float, float]:
-    if value[0] >= value[1]:
-        raise ValueError("an interval begins below its end; write for example 0.2, 0.8")
-    return value
 
 
 def _device(value: str) -> str:
@@ -82,377 +49,17 @@ def _cron(value: str) -> str:
     return value.strip()
 
 
-Positive = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Interval = Annotated[tuple[Share, Share], NoDecode, BeforeValidator(_listed), AfterValidator(_in_order)]
 Budgets = Annotated[
     tuple[str, ...],
     NoDecode,
-    BeforeValidator(_listed),
+    BeforeValidator(as_list),
     Field(min_length=1),
     AfterValidator(_budget_names),
-    AfterValidator(_distinct),
-]
-Templates = Annotated[
-    tuple[Annotated[str, AfterValidator(_template)], ...],
-    NoDecode,
-    BeforeValidator(_one_or_json),
-    Field(min_length=1),
-    AfterValidator(_distinct),
-]
-Seeds = Annotated[
-    tuple[Annotated[int, Field(ge=0, lt=2**63)], ...],
-    NoDecode,
-    BeforeValidator(_listed),
-    Field(min_length=1),
-    AfterValidator(_distinct),
+    AfterValidator(distinct),
 ]
 
 
-LabelKind = Literal["hard", "soft stored", "soft teacher"]
-LABEL_KINDS: tuple[LabelKind, ...] = get_args(LabelKind)
-"""What students are trained on: the class, probabilities kept with each sample, or a teacher asked at every step."""
-
-Baseline = Literal["random", "herding", "k-center", "k-means", "el2n", "collages", "latent-means"]
-BASELINES: tuple[Baseline, ...] = get_args(Baseline)
-"""Training sets of equal bytes made from real images; :mod:`d3m_assets.evaluation.selection` says how."""
-
-
-def _with_random(names: tuple[Baseline, ...]) -> tuple[Baseline, ...]:
-    if "random" not in names:
-        raise ValueError("random real images are what every result is compared with; add random")
-    return tuple(name for name in BASELINES if name in names)
-
-
-Baselines = Annotated[
-    tuple[Baseline, ...],
-    NoDecode,
-    BeforeValidator(_listed),
-    AfterValidator(_distinct),
-    AfterValidator(_with_random),
-]
-
-Variant = Literal["equal-ipc", "rejection", "unaugmented", "fresh"]
-VARIANTS: tuple[Variant, ...] = get_args(Variant)
-"""Rows beside the distilled one that change one thing about it; :mod:`d3m_assets.stages.variants` says what."""
-
-Architecture = Literal["convnet-3", "resnet-18", "vit-small"]
-
-Variants = Annotated[
-    tuple[Variant, ...],
-    NoDecode,
-    BeforeValidator(_listed),
-    AfterValidator(_distinct),
-    AfterValidator(lambda names: tuple(name for name in VARIANTS if name in names)),
-]
-
-Architectures = Annotated[tuple[Architecture, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_distinct)]
-
-Labels = Annotated[
-    tuple[LabelKind, ...],
-    NoDecode,
-    BeforeValidator(_listed),
-    Field(min_length=1),
-    AfterValidator(_distinct),
-    # In one order, so that what is asked for is the same artefact however it is written.
-    AfterValidator(lambda kinds: tuple(kind for kind in LABEL_KINDS if kind in kinds)),
-]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class PromptSettings(_Section):
-    """How a class is put into words."""
-
-    templates: Templates = Field(
-        default=("a photo of a {}",),
-        description="Prompts with {} for the class. In the environment: one template, or a JSON list.",
-    )
-    initializer: str | None = Field(
-        default=None,
-        min_length=1,
-        description="Words whose embeddings the inversion starts from, dealt out in turn to the vectors of a prompt; none: "
-        "the class name, for all of them.",
-    )
-    keep_class_name: bool = Field(
-        default=True,
-        description="Whether the class name stays in the prompt, behind the learned vectors.",
-    )
-
-
-class InversionSettings(_Section):
-    """How the embeddings of a class are fitted to its images."""
-
-    steps: Positive = Field(default=150, description="Optimiser steps.")
-    samples_per_step: Positive = Field(
-        default=16, description="Noised training images of each class in one step, at least 4 for each prompt."
-    )
-    directional: bool = Field(
-        default=True,
-        description="Whether only directions are learned and stored, at the norm of the token table; no: AdamW on whole "
-        "vectors, whose norms are stored with them.",
-    )
-    learning_rate: float = Field(
-        default=0.15,
-        gt=0,
-        description="Highest rate of the cosine schedule: the angle, in radians, that one step turns a vector by. Without "
-        "directional: the change of each number in one step, unless given 2e-3.",
-    )
-    vectors_per_prompt: Positive | None = Field(
-        default=None, description="Embedding vectors of one prompt; none: chosen by the budget planner."
-    )
-    storage_type: Literal["auto", "int8", "fp16"] = Field(
-        default="auto", description="Number format of stored vectors; auto: chosen by the budget planner."
-    )
-    classes_per_batch: Positive | None = Field(
-        default=None,
-        description="Most classes inverted together; none: 1 on a CPU, on a GPU as many as fit into its memory.",
-    )
-    check_every: Positive = Field(default=10, description="Steps between two looks at the loss on fixed inputs.")
-    patience: Positive | None = Field(
-        default=None, description="Looks without progress after which a class is finished early; none: all its steps."
-    )
-    flip: bool = Field(default=False, description="Also learn from mirrored images; wrong for digits and letters.")
-    timestep_power: float = Field(
-        default=1.0, gt=0, description="Timesteps are drawn as T u^power, u uniform: below 1 the noisy ones more often."
-    )
-    snr_gamma: float | None = Field(default=None, gt=0, description="Cap of min-SNR loss weights; none: no weights.")
-    max_prompts: Annotated[int, Field(ge=1, le=676)] = Field(
-        default=32, description="Most prompts of a class; beyond it a budget buys more vectors in each."
-    )
-
-    @model_validator(mode="after")
-    def _rate_of_its_kind(self) -> InversionSettings:
-        """An angle is no step of a number: without a rate that was given, each way of learning has its own."""
-        if not self.directional and "learning_rate" not in self.model_fields_set:
-            self.__dict__["learning_rate"] = 2e-3
-        return self
-
-    def learning(self) -> dict[str, Any]:
-        """What decides about vectors, as JSON values; how many classes share a batch does not."""
-        left_out = {"classes_per_batch"} | ({"directional"} if self.directional else set())
-        return self.model_dump(mode="json", exclude=left_out)
-
-
-class GenerationSettings(_Section):
-    """How the synthetic pool is drawn from the embeddings."""
-
-    images_per_class: Positive = Field(default=100, description="Images regenerated for each class and budget.")
-    steps: Positive = Field(default=10, description="Denoising steps of one image.")
-    guidance_scale: float = Field(default=2.0, ge=0, description="Classifier-free guidance; 1 switches it off.")
-    batch_size: Positive = Field(
-        default=50, description="Images denoised together; part of an image's address, since it decides how sums round."
-    )
-    scheduler: Literal["dpmsolver++", "unipc", "ddim", "lcm"] = Field(
-        default="dpmsolver++", description="Sampler of the diffusion model; lcm only for models distilled for it."
-    )
-    guidance_interval: Interval = Field(
-        default=(0.0, 1.0),
-        description="Part of the noise schedule in which guidance is on, 0 clean and 1 pure noise; outside it, each step "
-        "costs half.",
-    )
-    decode_batch_size: Positive | None = Field(
-        default=None, description="Images the autoencoder decodes together; none: all of a batch on a CPU, 8 on a GPU."
-    )
-    tiny_autoencoder: Path | None = Field(
-        default=None,
-        description="Folder of a diffusers AutoencoderTiny (TAESD) that decodes in place of the model's own autoencoder.",
-    )
-
-    def drawing(self) -> dict[str, Any]:
-        """What decides about images, as JSON values; the tiny autoencoder is known by its content, not by its place."""
-        return self.model_dump(mode="json", exclude={"tiny_autoencoder"})
-
-
-RECIPES: dict[str, dict[str, Any]] = {
-    "quick": {
-        "steps": 300, "batch_size": 32, "learning_rate": 5e-3, "weight_decay": 5e-4, "optimiser": "adamw",
-        "schedule": "cosine", "augmentation": "affine", "cutmix": 0.0,
-    },
-    "hard-label": {
-        "steps": 4000, "batch_size": 64, "learning_rate": 0.01, "weight_decay": 5e-4, "optimiser": "sgd",
-        "schedule": "steps", "augmentation": "crop", "cutmix": 1.0,
-    },
-    "soft-label": {
-        "steps": 600, "batch_size": 50, "learning_rate": 1e-3, "weight_decay": 0.01, "optimiser": "adamw",
-        "schedule": "cosine", "augmentation": "crop", "cutmix": 1.0,
-    },
-}  # fmt: skip
-"""Recipes of students by name; a setting that is given wins over its recipe.
-
-``hard-label`` is that of Minimax (CVPR 2024, after IDC, ICML 2022) and ``soft-label`` that of RDED (CVPR 2024), both for
-ten images a class of ten classes: 2000 epochs of 2 batches, and 300 epochs of 2. They count epochs, but a table here
-shares its steps, so that no training set is trained on for longer than another: for other sizes set ``students.steps``.
-Left out on purpose: mirroring, which is a setting of its own since it is wrong for characters; changes of colour; the
-best test epoch; RDED's cosine that stops at half the learning rate (ours goes to zero) and its shuffling of patches,
-which fits only images made of patches.
-"""
-
-_WIDTHS = {"convnet-3": 32, "resnet-18": 64, "vit-small": 192}
-
-
-class StudentSettings(_Section):
-    """How the classifiers are trained that measure what a training set is worth; one recipe for every row."""
-
-    architecture: Architecture = Field(default="convnet-3", description="Network of the student.")
-    recipe: Literal["quick", "hard-label", "soft-label"] = Field(
-        default="quick",
-        description="What the settings below are unless given: quick, or the field's for hard or for soft labels.",
-    )
-    width: Positive = Field(
-        default=32,
-        description="Channels; unless given 32 for convnet-3, 64 for resnet-18 (16 in the quick recipe), 192 for vit-small.",
-    )
-    steps: Positive = Field(default=300, description="Optimiser steps, the same for every training set.")
-    batch_size: Positive = Field(default=32, description="Images in one step.")
-    learning_rate: float = Field(
-        default=5e-3, gt=0, description="Highest learning rate of the schedule; quick has 1e-3 for vit-small."
-    )
-    weight_decay: float = Field(default=5e-4, ge=0, description="Weight decay: decoupled for adamw, L2 for sgd.")
-    optimiser: Literal["adamw", "sgd"] = Field(default="adamw", description="AdamW, or SGD with momentum 0.9.")
-    schedule: Literal["cosine", "steps"] = Field(
-        default="cosine", description="Learning rate: a cosine to zero, or a fifth after 2/3 and again after 5/6."
-    )
-    augmentation: Literal["affine", "crop", "none"] = Field(
-        default="affine",
-        description="Random turn, stretch, shear and shift; a random crop of half to all of the area; or neither.",
-    )
-    cutmix: float = Field(
-        default=0.0, ge=0, le=1, description="Share of batches in which a box of each image is another image's."
-    )
-    image_size: Annotated[int, Field(ge=8)] | None = Field(
-        default=None, description="Side of the square input in pixels; none: derived from the dataset."
-    )
-    flip: bool = Field(default=False, description="Mirror images at random; wrong for digits and letters.")
-    seeds: Seeds = Field(
-        default=(0, 1, 2, 3), description="One student is trained for each seed; intervals need three."
-    )
-
-    @model_validator(mode="after")
-    def _filled(self) -> StudentSettings:
-        """Give what was not set the values of recipe and architecture; what counts as set stays as it is."""
-        found = RECIPES[self.recipe] | {"width": _WIDTHS[self.architecture]}
-        if (self.recipe, self.architecture) == ("quick", "vit-small"):
-            found["learning_rate"] = 1e-3  # at 5e-3 it stays at chance
-        if (self.recipe, self.architecture) == ("quick", "resnet-18"):
-            found["width"] = 16  # 64 takes a processor core over a minute for 300 steps on images of 16 px
-        self.__dict__.update({k: v for k, v in found.items() if k not in self.model_fields_set})
-        return self
-
-    def of(self, architecture: Architecture) -> StudentSettings:
-        """The same settings for another network, whose width is the usual one."""
-        if architecture == self.architecture:
-            return self
-        given = self.model_dump(include=self.model_fields_set - {"width"})
-        return StudentSettings(**given | {"architecture": architecture})
-
-
-class AuditSettings(_Section):
-    """How a synthetic pool is searched for faults, and from where on they are told."""
-
-    steps: Positive = Field(
-        default=200,
-        description="Optimiser steps of the ConvNet-3, trained on the train split, whose features are compared.",
-    )
-    quantile: float = Field(
-        default=0.01, gt=0, lt=1, description="Share of real images that the distance thresholds call too close."
-    )
-    neighbours: Annotated[int, Field(ge=2)] = Field(
-        default=5, description="Nearest real images that vote on a class, and that a copy is compared with."
-    )
-    memorised_warning: Share = Field(default=0.02, description="Share of a class's images that may be copies.")
-    memorised_error: Share = Field(default=0.1, description="The same, beyond which it is an error.")
-    near_duplicate_warning: Share = Field(
-        default=0.2, description="Share of a class's images that may be near duplicates of others."
-    )
-    near_duplicate_error: Share = Field(default=0.6, description="The same, beyond which it is an error.")
-    off_class_warning: Share = Field(
-        default=0.25, description="Share of a class's images that may look like another class."
-    )
-    off_class_error: Share = Field(default=0.6, description="The same, beyond which it is an error.")
-    spread_warning: Share = Field(
-        default=0.4, description="Least spread of a class, as a share of the real class's spread."
-    )
-    spread_error: Share = Field(default=0.1, description="The same, below which it is an error.")
-
-
-TABLES: dict[str, dict[str, Any]] = {
-    "quick": {"baselines": ("random",), "labels": ("hard",), "architectures": (), "variants": ()},
-    "full": {
-        "baselines": BASELINES, "labels": ("hard", "soft teacher"), "architectures": ("convnet-3", "resnet-18"),
-        "variants": VARIANTS,
-    },
-}  # fmt: skip
-"""Tables by name; a setting that is given wins over its table."""
-
-
-class EvaluationSettings(_Section):
-    """Which rows the table has."""
-
-    table: Literal["quick", "full"] = Field(
-        default="quick",
-        description="What the settings below are unless given: quick, or full with all baselines and variants, two networks, "
-        "hard and soft labels, and a distillation for every student.",
-    )
-    baselines: Baselines = Field(
-        default=("random",),
-        description="Training sets of equal bytes beside the distilled one: random, herding, k-center, k-means, el2n, "
-        "collages, latent-means. All but random and latent-means need a teacher.",
-    )
-    architectures: Architectures = Field(
-        default=(),
-        description="Networks to train beside students.architecture, each on every row: convnet-3, resnet-18, vit-small.",
-    )
-    variants: Variants = Field(
-        default=(),
-        description="Rows that change one thing about the distilled one: equal-ipc (as many images as are compared with), "
-        "rejection (of images that a teacher gives another class), unaugmented, fresh (no image twice, at the largest budget).",
-    )
-    distillations: Positive | None = Field(
-        default=None,
-        description="Distillations, each from a seed of its own: one for all students, with which intervals do not see how "
-        "much a distillation varies, or one for each student; none: one, and in the full table one for each.",
-    )
-    labels: Labels = Field(
-        default=("hard",),
-        description="Labels to train students on, each kind beside the same baselines: hard, soft stored, soft teacher.",
-    )
-    temperature: float | None = Field(
-        default=None, gt=0, description="What the teacher's logits are divided by for soft labels; none: as calibrated."
-    )
-    stored_classes: Positive | None = Field(
-        default=None, description="Highest probabilities that a stored soft label keeps; none: those of all classes."
-    )
-
-    @model_validator(mode="after")
-    def _filled(self) -> EvaluationSettings:
-        """Give what was not set the values of the table; what counts as set stays as it is."""
-        found = TABLES[self.table]
-        self.__dict__.update({k: v for k, v in found.items() if k not in self.model_fields_set})
-        return self
-
-
-class TeacherSettings(_Section):
-    """Where the classifier of the real data comes from that gives soft labels and features."""
-
-    checkpoint: Path | None = Field(
-        default=None,
-        description="Folder of a transformers image classifier (config.json, *.safetensors) to use; none: one is trained.",
-    )
-    width: Positive = Field(default=64, description="Channels of each convolution of a trained teacher.")
-    steps: Positive = Field(default=600, description="Optimiser steps.")
-    batch_size: Positive = Field(default=64, description="Images in one step.")
-    learning_rate: float = Field(default=3e-3, gt=0, description="Highest learning rate of the cosine schedule.")
-    weight_decay: float = Field(default=5e-4, ge=0, description="Decoupled weight decay.")
-    image_size: Annotated[int, Field(ge=8)] | None = Field(
-        default=None, description="Side of the square input in pixels; none: derived from the dataset."
-    )
-    flip: bool = Field(default=False, description="Mirror images at random; wrong for digits and letters.")
-
-
-class AutomationSettings(_Section):
+class AutomationSettings(Section):
     """What Dagster starts by itself."""
 
     enabled: bool = Field(default=False, description="Whether schedules and sensors are running when first loaded.")

@@ -10,9 +10,9 @@ from PIL import Image
 
 from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.errors import BudgetError, D3MError, DatasetError, StageError
+from d3m_assets.evaluation.settings import RECIPES
 from d3m_assets.foundation.tiny_autoencoder import TinyAutoencoder
 from d3m_assets.pipeline import ASSETS, Pipeline
-from d3m_assets.settings import RECIPES
 from d3m_assets.store import ArtefactKey
 from d3m_assets_tests.foundation.small_pipelines import write_tiny_autoencoder
 from d3m_assets_tests.small_runs import QUICK, open_pipeline, run

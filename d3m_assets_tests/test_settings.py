@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from d3m_assets.errors import SettingsError
-from d3m_assets.settings import RECIPES, Settings, StudentSettings, load_settings, setting_names
+from d3m_assets.evaluation.settings import RECIPES, StudentSettings
+from d3m_assets.settings import Settings, load_settings, setting_names
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +32,7 @@ def test_arguments_beat_environment_beats_file_beats_defaults(monkeypatch):
 
 
 def test_section_given_as_model_replaces_only_what_it_sets(monkeypatch):
-    from d3m_assets.settings import InversionSettings
+    from d3m_assets.distillation.settings import InversionSettings
 
     monkeypatch.setenv("D3M_INVERSION__STEPS", "20")
     inversion = load_settings(inversion=InversionSettings(learning_rate=0.5)).inversion
@@ -217,7 +218,7 @@ def test_every_setting_is_described():
 
 
 def test_whole_vectors_have_a_learning_rate_of_their_own():
-    from d3m_assets.settings import InversionSettings
+    from d3m_assets.distillation.settings import InversionSettings
 
     assert InversionSettings().learning_rate == 0.15
     assert InversionSettings(directional=False).learning_rate == 2e-3

@@ -18,8 +18,8 @@ import numpy as np
 
 from d3m_assets.distillation.budgets import EmbeddingPlan
 from d3m_assets.distillation.prompts import ClassPrompts, placeholder_token
+from d3m_assets.distillation.settings import GenerationSettings
 from d3m_assets.errors import BundleError
-from d3m_assets.settings import GenerationSettings
 from d3m_assets.workers import one_thread
 
 if TYPE_CHECKING:

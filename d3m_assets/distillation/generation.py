@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import torch
     from diffusers import AutoencoderTiny
 
+    from d3m_assets.distillation.settings import GenerationSettings
     from d3m_assets.foundation.loading import Foundation, TextStates
-    from d3m_assets.settings import GenerationSettings
 
 CODE_VERSION = "1"
 """Raised whenever a change here changes an image."""

@@ -38,9 +38,9 @@ from d3m_assets.progress import Progress, ProgressEvent, silent
 if TYPE_CHECKING:
     import torch
 
+    from d3m_assets.distillation.settings import InversionSettings
     from d3m_assets.distillation.text import LearnedRows
     from d3m_assets.foundation.loading import Foundation, TextStates
-    from d3m_assets.settings import InversionSettings
 
 CODE_VERSION = "2"
 """Raised whenever a change here changes the embeddings of a class."""

@@ -16,7 +16,7 @@ from d3m_assets.workers import one_thread
 if TYPE_CHECKING:
     import torch
 
-    from d3m_assets.settings import StudentSettings
+    from d3m_assets.evaluation.settings import StudentSettings
 
 
 def build_student(settings: StudentSettings, n_classes: int, channels: int, image_size: int) -> torch.nn.Module:

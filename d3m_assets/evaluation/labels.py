@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from d3m_assets.errors import TeacherError
+from d3m_assets.evaluation.settings import LabelKind
 from d3m_assets.evaluation.students import LabelledImages
 from d3m_assets.evaluation.teacher import Teacher, labeller, probabilities
-from d3m_assets.settings import LabelKind
 
 if TYPE_CHECKING:
     import torch

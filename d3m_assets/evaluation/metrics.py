@@ -26,7 +26,7 @@ from d3m_assets.evaluation.students import (
 from d3m_assets.progress import Progress, ProgressEvent, silent
 
 if TYPE_CHECKING:
-    from d3m_assets.settings import Baseline, StudentSettings
+    from d3m_assets.evaluation.settings import Baseline, StudentSettings
 
 D3M = "D3M"
 D3M_FRESH = "D3M, fresh samples"

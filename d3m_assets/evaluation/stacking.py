@@ -17,7 +17,7 @@ from d3m_assets.errors import StageError
 if TYPE_CHECKING:
     import torch
 
-    from d3m_assets.settings import StudentSettings
+    from d3m_assets.evaluation.settings import StudentSettings
 
 CODE_VERSION = "1"
 """Raised whenever a change here changes how the sums of stacked networks round."""

@@ -17,7 +17,7 @@ import pandas as pd
 
 from d3m_assets.errors import StageError
 from d3m_assets.evaluation.metrics import D3M, METHODS, RANDOM_REAL, VARIANTS
-from d3m_assets.settings import LABEL_KINDS, LabelKind
+from d3m_assets.evaluation.settings import LABEL_KINDS, LabelKind
 
 CONFIDENCE = 0.95
 LABEL_WORDS: dict[str, str] = {

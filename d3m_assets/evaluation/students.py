@@ -2,7 +2,7 @@
 
 Every row of a table is trained by the one recipe below: the same network, number of steps, batch size,
 augmentation and optimiser, whether the training set holds ten images or a million; the weights of the last
-step are the result. The networks are in ``architectures.py``, the recipes by name in ``RECIPES`` of the settings.
+step are the result. The networks are in ``architectures.py``, the recipes by name in ``settings.RECIPES``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from d3m_assets.workers import one_thread
 if TYPE_CHECKING:
     import torch
 
-    from d3m_assets.settings import StudentSettings
+    from d3m_assets.evaluation.settings import StudentSettings
 
 Split = Literal["train", "validation", "test", "synthetic"]
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from d3m_assets.errors import TeacherError
+from d3m_assets.evaluation.settings import StudentSettings
 from d3m_assets.evaluation.students import (
     AUGMENTATION,
     LabelledImages,
@@ -29,13 +30,12 @@ from d3m_assets.evaluation.students import (
     train_student,
 )
 from d3m_assets.progress import Progress, silent
-from d3m_assets.settings import StudentSettings
 from d3m_assets.workers import one_thread
 
 if TYPE_CHECKING:
     import torch
 
-    from d3m_assets.settings import TeacherSettings
+    from d3m_assets.evaluation.settings import TeacherSettings
 
 CODE_VERSION = "1"
 """Raised whenever a change here changes a teacher, its labels or its features."""

@@ -79,8 +79,8 @@ def stored_audit(pipeline: Pipeline, key: ArtefactKey) -> dict[str, Any]:
 
 def feature_network(pipeline: Pipeline, train: LabelledImages) -> tuple[torch.nn.Module, int]:
     """The network whose features are compared, and the side in px of its input: a ConvNet-3 trained on the train split."""
+    from d3m_assets.evaluation.settings import StudentSettings
     from d3m_assets.evaluation.students import student_image_size, train_student
-    from d3m_assets.settings import StudentSettings
 
     students = pipeline.settings.students
     settings = StudentSettings(steps=pipeline.settings.audit.steps, image_size=students.image_size, flip=students.flip)

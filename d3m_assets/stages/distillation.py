@@ -44,7 +44,7 @@ from d3m_assets.store import ArtefactKey
 if TYPE_CHECKING:
     import torch
 
-    from d3m_assets.settings import InversionSettings
+    from d3m_assets.distillation.settings import InversionSettings
 
 
 def foundation_model(pipeline: Pipeline, key: ArtefactKey) -> Made:

@@ -47,9 +47,9 @@ TEACHER_FILE = "teacher.json"
 
 if TYPE_CHECKING:
     from d3m_assets.evaluation.labels import Labelling
+    from d3m_assets.evaluation.settings import Baseline, EvaluationSettings, LabelKind, StudentSettings
     from d3m_assets.evaluation.statistics import Part
     from d3m_assets.evaluation.students import LabelledImages
-    from d3m_assets.settings import Baseline, EvaluationSettings, LabelKind, StudentSettings
 
 
 def _student_work(item: tuple[Any, ...], progress: Progress) -> pd.DataFrame:

@@ -13,8 +13,8 @@ from d3m_assets.datasets.images import load_images
 from d3m_assets.distillation.latents import ImageFiles, LatentCache
 from d3m_assets.evaluation.baselines import random_real
 from d3m_assets.evaluation.selection import CHOICES, Described, collages, crops, el2n, latent_means, select_real
+from d3m_assets.evaluation.settings import Baseline
 from d3m_assets.pipeline import Pipeline
-from d3m_assets.settings import Baseline
 from d3m_assets.stages.artefacts import loaded_foundation, model_of
 from d3m_assets.stages.dataset import image_table, labelled_images
 from d3m_assets.stages.teacher import loaded_teacher, stored_teacher

@@ -12,8 +12,8 @@ import numpy as np
 from d3m_assets.pipeline import Pipeline
 
 if TYPE_CHECKING:
+    from d3m_assets.evaluation.settings import LabelKind, StudentSettings
     from d3m_assets.evaluation.students import LabelledImages
-    from d3m_assets.settings import LabelKind, StudentSettings
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from d3m_assets.stages.rows import Row, at_equal_ipc, of_distillations, rows_of,
 from d3m_assets.store import ArtefactKey
 
 if TYPE_CHECKING:
+    from d3m_assets.evaluation.settings import LabelKind
     from d3m_assets.evaluation.students import LabelledImages
-    from d3m_assets.settings import LabelKind
 
 
 def variant_rows(

@@ -13,11 +13,12 @@ from benchmarks.script_recipe import ScriptOptions, ScriptRun
 from d3m_assets.distillation.budgets import EmbeddingPlan
 from d3m_assets.distillation.inversion import invert
 from d3m_assets.distillation.inversion_state import InversionTask
+from d3m_assets.distillation.settings import InversionSettings
 from d3m_assets.distillation.text import learned_ids
 from d3m_assets.distillation.vectors import from_stored
 from d3m_assets.errors import FoundationError, StageError
 from d3m_assets.foundation.loading import FoundationFiles, load_foundation
-from d3m_assets.settings import InversionSettings, load_settings
+from d3m_assets.settings import load_settings
 from d3m_assets_tests.foundation.small_pipelines import write_pipeline
 
 

@@ -10,11 +10,11 @@ from d3m_assets.distillation.generation import generate, noise_seed, prompt_stat
 from d3m_assets.distillation.inversion import invert
 from d3m_assets.distillation.inversion_state import InversionTask, InvertedClass
 from d3m_assets.distillation.random_streams import random_stream
+from d3m_assets.distillation.settings import GenerationSettings, InversionSettings
 from d3m_assets.distillation.text import empty_prompt, encode, tokenize
 from d3m_assets.distillation.token_export import export_tokens
 from d3m_assets.distillation.vectors import from_stored
 from d3m_assets.foundation.loading import FoundationFiles, load_foundation
-from d3m_assets.settings import GenerationSettings, InversionSettings
 from d3m_assets_tests.distillation.test_bundle import recipe
 from d3m_assets_tests.foundation.small_pipelines import KINDS, write_pipeline
 

@@ -7,8 +7,8 @@ from PIL import Image
 from d3m_assets.distillation.budgets import EmbeddingPlan
 from d3m_assets.distillation.bundle import Bundle, DistilledClass, Recipe, regenerate
 from d3m_assets.distillation.generation import generate
+from d3m_assets.distillation.settings import GenerationSettings
 from d3m_assets.errors import BundleError
-from d3m_assets.settings import GenerationSettings
 
 
 def recipe(**changes):

@@ -4,8 +4,8 @@ import torch
 
 from d3m_assets.distillation.budgets import EmbeddingPlan
 from d3m_assets.distillation.generation import generate
+from d3m_assets.distillation.settings import GenerationSettings
 from d3m_assets.errors import StageError
-from d3m_assets.settings import GenerationSettings
 
 DRAWING = GenerationSettings(steps=4, batch_size=4)
 PLAN = EmbeddingPlan(prompts=2, vectors=1, storage_type="int8", width=64)

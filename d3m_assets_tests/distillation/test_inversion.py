@@ -7,10 +7,10 @@ from d3m_assets.distillation.budgets import EmbeddingPlan, plan_embeddings
 from d3m_assets.distillation.inversion import _Engine, cluster, invert
 from d3m_assets.distillation.inversion_state import InversionTask, InvertedClass
 from d3m_assets.distillation.latents import ImageFiles, LatentCache
+from d3m_assets.distillation.settings import InversionSettings
 from d3m_assets.distillation.text import encode, extended_tables, learned_ids
 from d3m_assets.distillation.vectors import from_stored, to_stored
 from d3m_assets.errors import StageError
-from d3m_assets.settings import InversionSettings
 
 QUICK = InversionSettings(steps=6, samples_per_step=4)
 

@@ -6,7 +6,7 @@ from d3m_assets.distillation.budgets import plan_embeddings
 from d3m_assets.distillation.inversion import invert
 from d3m_assets.distillation.inversion_state import InversionTask, InvertedClass
 from d3m_assets.distillation.packing import CudaMemory, Packing, StepMemory, samples_that_fit
-from d3m_assets.settings import InversionSettings
+from d3m_assets.distillation.settings import InversionSettings
 from d3m_assets.stages.distillation import _batch
 
 QUICK = InversionSettings(steps=6, samples_per_step=4)

@@ -8,8 +8,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from d3m_assets.evaluation.metrics import recipe
+from d3m_assets.evaluation.settings import StudentSettings
 from d3m_assets.evaluation.students import LabelledImages
-from d3m_assets.settings import StudentSettings
 
 
 @cache

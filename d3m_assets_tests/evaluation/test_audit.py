@@ -8,8 +8,8 @@ from d3m_assets.errors import StageError
 from d3m_assets.evaluation import audit
 from d3m_assets.evaluation.architectures import last_features
 from d3m_assets.evaluation.audit import Finding, ImageSet, audit_pool, findings, nearest_images, spread_ratios
+from d3m_assets.evaluation.settings import AuditSettings, StudentSettings
 from d3m_assets.evaluation.students import LabelledImages, train_student
-from d3m_assets.settings import AuditSettings, StudentSettings
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_a_collapsed_class_has_no_spread_and_repeats_itself(examine, digits_part
 def drawn_from_names(foundation):
     from d3m_assets.distillation.generation import generate
     from d3m_assets.distillation.prompts import ClassPrompts
-    from d3m_assets.settings import GenerationSettings
+    from d3m_assets.distillation.settings import GenerationSettings
 
     settings, images = GenerationSettings(steps=4, batch_size=8), []
     for k in range(10):

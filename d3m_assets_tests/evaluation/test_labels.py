@@ -8,9 +8,9 @@ import torch
 from d3m_assets.errors import DatasetError, TeacherError
 from d3m_assets.evaluation.labels import Labelling, as_stored, label_bytes
 from d3m_assets.evaluation.metrics import student_metrics
+from d3m_assets.evaluation.settings import TeacherSettings
 from d3m_assets.evaluation.students import LabelledImages, concatenate, evaluate, train_student
 from d3m_assets.evaluation.teacher import load_teacher, train_teacher
-from d3m_assets.settings import TeacherSettings
 from d3m_assets_tests.evaluation.conftest import _digits
 
 NAMES = tuple("0123456789")

@@ -9,9 +9,9 @@ from torch import nn
 
 from d3m_assets.errors import DatasetError, StageError
 from d3m_assets.evaluation.architectures import as_tensor, build_student
+from d3m_assets.evaluation.settings import StudentSettings
 from d3m_assets.evaluation.stacking import stacked, unstack
 from d3m_assets.evaluation.students import LabelledImages, evaluate, train_student, train_students
-from d3m_assets.settings import StudentSettings
 
 ARCHITECTURES = [("convnet-3", 8), ("resnet-18", 8)]
 

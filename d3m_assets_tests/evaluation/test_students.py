@@ -4,6 +4,7 @@ import torch
 
 from d3m_assets.errors import DatasetError
 from d3m_assets.evaluation import students
+from d3m_assets.evaluation.settings import StudentSettings
 from d3m_assets.evaluation.students import (
     AUGMENTATION,
     Augmentation,
@@ -15,7 +16,6 @@ from d3m_assets.evaluation.students import (
     student_image_size,
     train_student,
 )
-from d3m_assets.settings import StudentSettings
 
 
 def _weights(module):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from d3m_assets.errors import TeacherError
+from d3m_assets.evaluation.settings import TeacherSettings
 from d3m_assets.evaluation.students import LabelledImages
 from d3m_assets.evaluation.teacher import (
     Checkpoint,
@@ -19,7 +20,6 @@ from d3m_assets.evaluation.teacher import (
     train_teacher,
     use_checkpoint,
 )
-from d3m_assets.settings import TeacherSettings
 from d3m_assets.workers import one_thread
 from d3m_assets_tests.evaluation.conftest import _digits
 

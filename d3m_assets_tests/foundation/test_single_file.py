@@ -7,9 +7,10 @@ from safetensors.torch import load_file, save_file
 
 from d3m_assets.distillation.generation import generate
 from d3m_assets.distillation.prompts import ClassPrompts
+from d3m_assets.distillation.settings import GenerationSettings
 from d3m_assets.errors import FoundationError
 from d3m_assets.foundation.loading import find_foundation, load_foundation
-from d3m_assets.settings import GenerationSettings, Settings
+from d3m_assets.settings import Settings
 from d3m_assets_tests.foundation.single_files import write_single_file
 from d3m_assets_tests.foundation.small_pipelines import KINDS, write_pipeline
 

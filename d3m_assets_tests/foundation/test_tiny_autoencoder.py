@@ -7,10 +7,10 @@ import torch
 from d3m_assets.distillation.generation import _scheduler, generate, noise_seed
 from d3m_assets.distillation.prompts import ClassPrompts
 from d3m_assets.distillation.random_streams import random_stream
+from d3m_assets.distillation.settings import GenerationSettings
 from d3m_assets.errors import FoundationError
 from d3m_assets.foundation.loading import FoundationFiles, load_foundation
 from d3m_assets.foundation.tiny_autoencoder import find_tiny_autoencoder, load_tiny_autoencoder
-from d3m_assets.settings import GenerationSettings
 from d3m_assets_tests.foundation.small_pipelines import write_pipeline, write_tiny_autoencoder
 
 PROMPTS = ClassPrompts.of(0, "6", "6", templates=("a photo of a {}",), initializer=None, keep_class_name=True)

@@ -1,0 +1,129 @@
+"""Settings sections ``prompts``, ``inversion`` and ``generation``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_settings import NoDecode
+
+from d3m_assets.setting_types import Interval, Positive, Section, as_list_of_texts, distinct
+
+
+def _template(value: str) -> str:
+    if value.count("{}") != 1 or set("{}") & set(value.replace("{}", "")):
+        raise ValueError(f'"{value}" needs the place of the class, {{}}, exactly once and no other brace')
+    return value
+
+
+Templates = Annotated[
+    tuple[Annotated[str, AfterValidator(_template)], ...],
+    NoDecode,
+    BeforeValidator(as_list_of_texts),
+    Field(min_length=1),
+    AfterValidator(distinct),
+]
+
+
+class PromptSettings(Section):
+    """How a class is put into words."""
+
+    templates: Templates = Field(
+        default=("a photo of a {}",),
+        description="Prompts with {} for the class. In the environment: one template, or a JSON list.",
+    )
+    initializer: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Words whose embeddings the inversion starts from, dealt out in turn to the vectors of a prompt; none: "
+        "the class name, for all of them.",
+    )
+    keep_class_name: bool = Field(
+        default=True,
+        description="Whether the class name stays in the prompt, behind the learned vectors.",
+    )
+
+
+class InversionSettings(Section):
+    """How the embeddings of a class are fitted to its images."""
+
+    steps: Positive = Field(default=150, description="Optimiser steps.")
+    samples_per_step: Positive = Field(
+        default=16, description="Noised training images of each class in one step, at least 4 for each prompt."
+    )
+    directional: bool = Field(
+        default=True,
+        description="Whether only directions are learned and stored, at the norm of the token table; no: AdamW on whole "
+        "vectors, whose norms are stored with them.",
+    )
+    learning_rate: float = Field(
+        default=0.15,
+        gt=0,
+        description="Highest rate of the cosine schedule: the angle, in radians, that one step turns a vector by. Without "
+        "directional: the change of each number in one step, unless given 2e-3.",
+    )
+    vectors_per_prompt: Positive | None = Field(
+        default=None, description="Embedding vectors of one prompt; none: chosen by the budget planner."
+    )
+    storage_type: Literal["auto", "int8", "fp16"] = Field(
+        default="auto", description="Number format of stored vectors; auto: chosen by the budget planner."
+    )
+    classes_per_batch: Positive | None = Field(
+        default=None,
+        description="Most classes inverted together; none: 1 on a CPU, on a GPU as many as fit into its memory.",
+    )
+    check_every: Positive = Field(default=10, description="Steps between two looks at the loss on fixed inputs.")
+    patience: Positive | None = Field(
+        default=None, description="Looks without progress after which a class is finished early; none: all its steps."
+    )
+    flip: bool = Field(default=False, description="Also learn from mirrored images; wrong for digits and letters.")
+    timestep_power: float = Field(
+        default=1.0, gt=0, description="Timesteps are drawn as T u^power, u uniform: below 1 the noisy ones more often."
+    )
+    snr_gamma: float | None = Field(default=None, gt=0, description="Cap of min-SNR loss weights; none: no weights.")
+    max_prompts: Annotated[int, Field(ge=1, le=676)] = Field(
+        default=32, description="Most prompts of a class; beyond it a budget buys more vectors in each."
+    )
+
+    @model_validator(mode="after")
+    def _rate_of_its_kind(self) -> InversionSettings:
+        """An angle is no step of a number: without a rate that was given, each way of learning has its own."""
+        if not self.directional and "learning_rate" not in self.model_fields_set:
+            self.__dict__["learning_rate"] = 2e-3
+        return self
+
+    def learning(self) -> dict[str, Any]:
+        """What decides about vectors, as JSON values; how many classes share a batch does not."""
+        left_out = {"classes_per_batch"} | ({"directional"} if self.directional else set())
+        return self.model_dump(mode="json", exclude=left_out)
+
+
+class GenerationSettings(Section):
+    """How the synthetic pool is drawn from the embeddings."""
+
+    images_per_class: Positive = Field(default=100, description="Images regenerated for each class and budget.")
+    steps: Positive = Field(default=10, description="Denoising steps of one image.")
+    guidance_scale: float = Field(default=2.0, ge=0, description="Classifier-free guidance; 1 switches it off.")
+    batch_size: Positive = Field(
+        default=50, description="Images denoised together; part of an image's address, since it decides how sums round."
+    )
+    scheduler: Literal["dpmsolver++", "unipc", "ddim", "lcm"] = Field(
+        default="dpmsolver++", description="Sampler of the diffusion model; lcm only for models distilled for it."
+    )
+    guidance_interval: Interval = Field(
+        default=(0.0, 1.0),
+        description="Part of the noise schedule in which guidance is on, 0 clean and 1 pure noise; outside it, each step "
+        "costs half.",
+    )
+    decode_batch_size: Positive | None = Field(
+        default=None, description="Images the autoencoder decodes together; none: all of a batch on a CPU, 8 on a GPU."
+    )
+    tiny_autoencoder: Path | None = Field(
+        default=None,
+        description="Folder of a diffusers AutoencoderTiny (TAESD) that decodes in place of the model's own autoencoder.",
+    )
+
+    def drawing(self) -> dict[str, Any]:
+        """What decides about images, as JSON values; the tiny autoencoder is known by its content, not by its place."""
+        return self.model_dump(mode="json", exclude={"tiny_autoencoder"})
