@@ -20,9 +20,9 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.record import surroundings
+from d3m_assets.datasets.labelled_images import LabelledImages
 from d3m_assets.evaluation.baselines import affordable_images, random_real
 from d3m_assets.evaluation.metrics import student_metrics
-from d3m_assets.evaluation.students import LabelledImages
 from d3m_assets.pipeline import Pipeline
 from d3m_assets.settings import load_settings
 from d3m_assets.stages.dataset import image_table, labelled_images

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d3m_assets.errors import FoundationError
-from d3m_assets.foundation.loading import Foundation, FoundationFiles, TextEncoder, embedded_path, load_foundation
+from d3m_assets.foundation.files import FoundationFiles, embedded_path
+from d3m_assets.foundation.loading import Foundation, TextEncoder, load_foundation
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +80,7 @@ def build_tokenizer(pad_token: str | None = None) -> CLIPTokenizer:
     """The embedded model's tokenizer with CLIP's length and number of tokens; the added ones never occur in a text."""
     from transformers import CLIPTokenizer
 
-    from d3m_assets.foundation.models import build_tokenizer as small_tokenizer
+    from d3m_assets.foundation.embedded.models import build_tokenizer as small_tokenizer
 
     model = json.loads(small_tokenizer().backend_tokenizer.to_str())["model"]
     words = sorted(model["vocab"], key=model["vocab"].__getitem__)

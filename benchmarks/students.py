@@ -31,8 +31,8 @@ from d3m_assets.workers import Workers, cores
 if TYPE_CHECKING:
     import torch
 
+    from d3m_assets.datasets.labelled_images import LabelledImages
     from d3m_assets.evaluation.settings import StudentSettings
-    from d3m_assets.evaluation.students import LabelledImages
 
 PER_CLASS = 100
 Item: TypeAlias = "tuple[LabelledImages, StudentSettings, str]"
@@ -143,7 +143,7 @@ def main() -> None:
     train, validation = digits()
     settings = StudentSettings(architecture=given.architecture, steps=given.steps, seeds=tuple(range(given.seeds)))
     side = student_image_size(settings, *train.images.shape[1:3])
-    train, validation = train.fitted(side, 1), validation.fitted(side, 1)
+    train, validation = train.resized(side, 1), validation.resized(side, 1)
     item, workers = (train, settings, given.device), Workers(cores())
 
     def usual() -> object:

@@ -19,7 +19,7 @@ from d3m_assets.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from d3m_assets.distillation.bundle import Bundle
-    from d3m_assets.foundation.loading import FoundationFiles
+    from d3m_assets.foundation.files import FoundationFiles
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -210,7 +210,12 @@ def _bundle(path: Path, foundation: str | None, others: list[str] | None) -> tup
 
     loaded = Bundle.load(path)
     settings = _settings(None, foundation, None, None, None, others)
-    files = find_foundation(settings)
+    files = find_foundation(
+        settings.foundation,
+        config=settings.foundation_config,
+        revision=settings.foundation_revision,
+        digests=settings.home / "cache" / "digests.json",
+    )
     # Before the weights are loaded: the wrong model should be refused at once.
     loaded.check_foundation(files.fingerprint, files.name)
     return loaded, files, settings
@@ -310,7 +315,7 @@ def foundation_train(
     ] = False,
 ) -> None:
     """Train the embedded text-to-image model on drawn characters; stopped and started again, it goes on."""
-    from d3m_assets.foundation.training import TrainingSettings, train
+    from d3m_assets.foundation.embedded.training import TrainingSettings, train
 
     given: dict[str, Any] = {
         "steps": steps, "vae_steps": vae_steps, "images": images, "batch": batch, "processes": processes, "seed": seed,

@@ -17,14 +17,15 @@ from d3m_assets.distillation.generation import generate
 from d3m_assets.distillation.prompts import ClassPrompts
 from d3m_assets.errors import FoundationError
 from d3m_assets.evaluation.settings import StudentSettings
-from d3m_assets.foundation.characters import ATTRIBUTES, CHARACTERS, FONTS, HELD_OUT_FONTS, Rendered, render
-from d3m_assets.foundation.loading import Foundation, FoundationFiles, load_foundation
+from d3m_assets.foundation.embedded.characters import ATTRIBUTES, CHARACTERS, FONTS, HELD_OUT_FONTS, Rendered, render
+from d3m_assets.foundation.files import FoundationFiles
+from d3m_assets.foundation.loading import Foundation, load_foundation
 from d3m_assets.pipeline import Pipeline
 from d3m_assets.progress import Progress, ProgressEvent, silent
 from d3m_assets.settings import Settings
 
 if TYPE_CHECKING:
-    from d3m_assets.evaluation.students import LabelledImages
+    from d3m_assets.datasets.labelled_images import LabelledImages
 
 NAMES = "0123456789abcdefghijklmnopqrstuvwxyz"
 GUIDANCE = (1.0, 2.0, 4.0)
@@ -35,7 +36,7 @@ _SEED = 500_000_000
 
 
 def _by_name(rendered: Rendered) -> LabelledImages:
-    from d3m_assets.evaluation.students import LabelledImages
+    from d3m_assets.datasets.labelled_images import LabelledImages
 
     names = np.array([NAMES.index(c.lower()) for c in CHARACTERS])
     return LabelledImages(rendered.images[..., None], names[rendered.characters], "synthetic")
@@ -50,7 +51,8 @@ def recognition(foundation: Foundation, settings: Settings, progress: Progress =
     Returns:
         Fractions by name: "renders", "renders, held-out fonts", and "guidance g, digits" and "guidance g, all".
     """
-    from d3m_assets.evaluation.students import LabelledImages, evaluate, train_student
+    from d3m_assets.datasets.labelled_images import LabelledImages
+    from d3m_assets.evaluation.students import evaluate, train_student
 
     train = _by_name(render(12_000, _SEED))
     recogniser = train_student(train, _RECOGNISER, n_classes=len(NAMES), seed=0, progress=progress)

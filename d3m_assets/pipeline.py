@@ -12,17 +12,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d3m_assets.datasets.catalog import class_catalog
-from d3m_assets.datasets.source import Scan, open_dataset
+from d3m_assets.datasets.opening import open_dataset
+from d3m_assets.datasets.source import Scan
 from d3m_assets.distillation import bundle, generation, inversion, latents
 from d3m_assets.distillation.budgets import EmbeddingPlan, bytes_per_class, plan_embeddings
 from d3m_assets.distillation.prompts import ClassPrompts
 from d3m_assets.errors import BudgetError, D3MError, StageError, StoreError
 from d3m_assets.evaluation import audit, labels, scores, selection, stacking, students, teacher
-from d3m_assets.foundation import characters
-from d3m_assets.foundation.loading import FoundationFiles, find_foundation
+from d3m_assets.foundation.embedded import characters
+from d3m_assets.foundation.files import FoundationFiles
+from d3m_assets.foundation.loading import find_foundation
 from d3m_assets.foundation.tiny_autoencoder import TinyAutoencoder, find_tiny_autoencoder
 from d3m_assets.progress import Progress, silent
 from d3m_assets.settings import Settings
@@ -236,7 +239,10 @@ class Pipeline:
             DatasetError: It cannot be used; the message says why.
         """
         if self._scanned is None:
-            self._scanned = open_dataset(self.settings).scan(self.progress)
+            settings = self.settings
+            self._scanned = open_dataset(
+                settings.dataset, home=settings.home, validation_fraction=settings.validation_fraction
+            ).scan(self.progress)
         return self._scanned
 
     def place(self, relative_path: str) -> str | None:
@@ -295,6 +301,11 @@ class Pipeline:
         table = self.full_catalog()
         return table[table["active"]].reset_index(drop=True)
 
+    @property
+    def _digests(self) -> Path:
+        """Cache of file digests: no tick of a sensor reads weights again that have not changed."""
+        return self.settings.home / "cache" / "digests.json"
+
     @cached_property
     def foundation_files(self) -> FoundationFiles:
         """The foundation model on disk.
@@ -302,7 +313,13 @@ class Pipeline:
         Raises:
             FoundationError: It is not usable.
         """
-        return find_foundation(self.settings)
+        settings = self.settings
+        return find_foundation(
+            settings.foundation,
+            config=settings.foundation_config,
+            revision=settings.foundation_revision,
+            digests=self._digests,
+        )
 
     @cached_property
     def tiny_autoencoder(self) -> TinyAutoencoder | None:
@@ -312,7 +329,7 @@ class Pipeline:
             FoundationError: It is not usable.
         """
         path = self.settings.generation.tiny_autoencoder
-        return None if path is None else find_tiny_autoencoder(path, self.foundation_files)
+        return None if path is None else find_tiny_autoencoder(path, self.foundation_files, self._digests)
 
     @property
     def on_cpu(self) -> bool:

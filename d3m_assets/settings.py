@@ -173,7 +173,7 @@ class Settings(BaseSettings):
     @property
     def storage_url(self) -> str:
         """Where the artefacts of this dataset are kept: a folder of its own in ``storage``, or in ``home/store``."""
-        from d3m_assets.datasets.catalog import class_key
+        from d3m_assets.datasets.names import class_key
 
         root = self.storage or str(self.home.absolute() / "store")
         return f"{root}{'' if root.endswith('/') else '/'}{class_key(self.dataset_name)}"

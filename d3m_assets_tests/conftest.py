@@ -15,7 +15,8 @@ os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
 
 @pytest.fixture(scope="session")
 def foundation():
-    from d3m_assets.foundation.loading import FoundationFiles, embedded_path, load_foundation
+    from d3m_assets.foundation.files import FoundationFiles, embedded_path
+    from d3m_assets.foundation.loading import load_foundation
 
     return load_foundation(FoundationFiles("embedded", embedded_path()), "cpu")
 
@@ -23,7 +24,7 @@ def foundation():
 @pytest.fixture(scope="session")
 def characters():
     """Drawn characters: ``characters("7", 5)`` gives uint8 [5, 32, 32, 1]."""
-    from d3m_assets.foundation.characters import render
+    from d3m_assets.foundation.embedded.characters import render
 
     def draw(character: str, count: int, seed: int = 0) -> np.ndarray:
         return render(count, 700_000_000 + seed, characters=character).images[..., None]

@@ -163,7 +163,7 @@ def test_wrong_input_is_told_in_a_sentence(tmp_path, arguments, message):
 def test_a_bundle_for_another_model_is_refused(tmp_path, image_folder):
     import shutil
 
-    from d3m_assets.foundation.loading import embedded_path
+    from d3m_assets.foundation.files import embedded_path
 
     folder, home = image_folder(), tmp_path / "home"
     d3m(home, "distill", "--dataset", folder, "--budget", "ipc-1")
@@ -182,7 +182,7 @@ def test_a_bundle_of_a_single_file_and_a_tiny_autoencoder_asks_for_both(tmp_path
     from d3m_assets.distillation.budgets import EmbeddingPlan
     from d3m_assets.distillation.bundle import Bundle, DistilledClass
     from d3m_assets.distillation.prompts import ClassPrompts
-    from d3m_assets.foundation.loading import FoundationFiles
+    from d3m_assets.foundation.files import FoundationFiles
     from d3m_assets.foundation.tiny_autoencoder import TinyAutoencoder
     from d3m_assets_tests.distillation.test_bundle import recipe
     from d3m_assets_tests.foundation.single_files import write_single_file

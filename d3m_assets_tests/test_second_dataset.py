@@ -21,7 +21,7 @@ def fonts(tmp_path_factory):
 
 
 def test_the_fonts_are_held_out_and_the_images_differ(fonts):
-    from d3m_assets.foundation.characters import FONTS, HELD_OUT_FONTS
+    from d3m_assets.foundation.embedded.characters import FONTS, HELD_OUT_FONTS
 
     assert not set(FONTS) & set(HELD_OUT_FONTS)
     files = sorted(fonts.rglob("*.png"))

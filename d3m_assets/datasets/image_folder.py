@@ -12,7 +12,6 @@ import hashlib
 import os
 import secrets
 import statistics
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,15 +22,23 @@ from typing import Any, Literal
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from d3m_assets.datasets.catalog import natural, normalised
+from d3m_assets.datasets.checks import (
+    MOST_PROBLEMS,
+    SMALLEST_SIDE,
+    listed_names,
+    printable,
+    refuse_damaged,
+    refuse_lopsided_splits,
+    refuse_shared,
+    validation_part,
+)
 from d3m_assets.datasets.images import GREY_MODES, decode_image
+from d3m_assets.datasets.names import natural, normalised
 from d3m_assets.datasets.source import ClassImages, ImageRecord, Scan, Split
 from d3m_assets.errors import DatasetError
 from d3m_assets.progress import Progress, ProgressEvent, silent
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
-SMALLEST_SIDE = 4
-MOST_PROBLEMS = 20
 LAYOUT = "Expected train/<class>/<image> and test/<class>/<image>."
 
 _INDEX_COLUMNS = ["relative_path", "bytes", "stamp", "sha256", "width", "height", "mode"]
@@ -91,7 +98,11 @@ class ImageFolder:
         fs, root = self._open()
         listed = self._list(fs, root)
         facts = self._read_all(fs, [image for images in listed.values() for image in images], progress)
-        _refuse_shared(listed, facts)
+        refuse_shared(
+            (split, name, image.relative_path, facts[image.relative_path].sha256)
+            for (split, name), images in listed.items()
+            for image in images
+        )
         classes = {}
         for name in sorted({name for _, name in listed}, key=natural):
             records = self._split(listed["train", name], facts)
@@ -144,16 +155,10 @@ class ImageFolder:
         for split in ("train", "test"):
             if not any(s == split for s, _ in tree):
                 raise DatasetError(f"{self.url} has no class folder in {split}/. {LAYOUT}")
-        for split, other in (("train", "test"), ("test", "train")):
-            lacking = sorted({n for s, n in tree if s == split} - {n for s, n in tree if s == other}, key=natural)
-            if lacking:
-                raise DatasetError(
-                    f"{self.url}: {_shown(lacking)} in {split}/ but not in {other}/. "
-                    f"Add {other}/<class>/ with images, or remove the class from {split}/."
-                )
+        refuse_lopsided_splits(self.url, {split: [n for s, n in tree if s == split] for split in ("train", "test")})
         if empty := [f"{split}/{folders[split, name]}" for (split, name), images in tree.items() if not images]:
             raise DatasetError(
-                f"{self.url}: no images in {_shown(empty)} (looked for {', '.join(sorted(SUFFIXES))}). "
+                f"{self.url}: no images in {listed_names(empty)} (looked for {', '.join(sorted(SUFFIXES))}). "
                 "Add images, or remove the class from train/ and test/."
             )
         return tree
@@ -178,24 +183,19 @@ class ImageFolder:
                         if isinstance(read, _Facts):
                             facts[image.relative_path] = read
                         else:
-                            problems.append(f"{_printable(image.uri)} {read}")
+                            problems.append(f"{printable(image.uri)} {read}")
                     done += len(piece)
-                    progress(ProgressEvent("scan", done, len(images), _printable(piece[-1].relative_path)))
+                    progress(ProgressEvent("scan", done, len(images), printable(piece[-1].relative_path)))
         finally:
             if unread or len(index) != len(facts):
                 self._save_index(images, facts)
-        if problems:
-            more = "" if len(problems) < MOST_PROBLEMS else "\nThere may be more."
-            listing = "\n".join(f"  {problem}" for problem in problems[:MOST_PROBLEMS])
-            raise DatasetError(f"images that cannot be used; replace or remove them:\n{listing}{more}")
+        refuse_damaged(problems)
         return facts
 
     def _split(self, images: Sequence[_Listed], facts: Mapping[str, _Facts]) -> list[ImageRecord]:
-        """Divide the train folder of a class by content: an image's side does not depend on the others."""
-        limit = self.validation_fraction * 2**32
-        aside = [int(facts[image.relative_path].sha256[:8], 16) < limit for image in images]
-        if all(aside):
-            aside = [False] * len(images)
+        """Divide the train folder of a class into train and validation."""
+        digests = [facts[image.relative_path].sha256 for image in images]
+        aside = validation_part(digests, self.validation_fraction)
         return [
             _record(image, facts, "validation" if out else "train") for image, out in zip(images, aside, strict=True)
         ]
@@ -341,29 +341,3 @@ def _record(image: _Listed, facts: Mapping[str, _Facts], split: Split) -> ImageR
         mode=fact.mode,
         split=split,
     )
-
-
-def _refuse_shared(listed: Mapping[tuple[str, str], Sequence[_Listed]], facts: Mapping[str, _Facts]) -> None:
-    """One content may appear again in the same class and split, and nowhere else."""
-    places: dict[str, dict[tuple[str, str], str]] = defaultdict(dict)
-    for place, images in listed.items():
-        for image in images:
-            places[facts[image.relative_path].sha256].setdefault(place, image.relative_path)
-    shared = [found for found in places.values() if len(found) > 1]
-    if not shared:
-        return
-    lines = []
-    for found in shared[:MOST_PROBLEMS]:
-        kind = "two classes" if len({name for _, name in found}) > 1 else "train and test"
-        lines.append(f"  {' = '.join(sorted(found.values()))} (in {kind})")
-    more = f"\nand {len(shared) - MOST_PROBLEMS} more" if len(shared) > MOST_PROBLEMS else ""
-    raise DatasetError("the same image stands in several places; keep it in one:\n" + "\n".join(lines) + more)
-
-
-def _printable(path: str) -> str:
-    return path.encode("utf-8", "backslashreplace").decode()
-
-
-def _shown(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:MOST_PROBLEMS])
-    return shown + (f" and {len(names) - MOST_PROBLEMS} more" if len(names) > MOST_PROBLEMS else "")

@@ -13,7 +13,6 @@ from d3m_assets.progress import Progress, silent
 if TYPE_CHECKING:
     import pandas as pd
 
-    from d3m_assets.settings import Settings
 
 Split = Literal["train", "validation", "test"]
 
@@ -105,23 +104,6 @@ class DatasetSource(Protocol):
             DatasetError: The dataset cannot be used as it is; the message names files or classes and says
                 what to do.
         """
-
-
-def open_dataset(settings: Settings) -> DatasetSource:
-    """The dataset that ``settings.dataset`` names; ``"digits"`` is written to ``home`` on first use.
-
-    Raises:
-        DatasetError: The digits cannot be written. Whether another dataset exists is found by ``scan``.
-    """
-    from d3m_assets.datasets.digits import ensure_digits
-    from d3m_assets.datasets.image_folder import ImageFolder
-
-    digits = settings.dataset == "digits"
-    return ImageFolder(
-        str(ensure_digits(settings.home / "digits")) if digits else settings.dataset,
-        validation_fraction=settings.validation_fraction,
-        cache=settings.home / "cache" / "datasets",
-    )
 
 
 def _digest(value: object) -> str:

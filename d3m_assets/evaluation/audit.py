@@ -17,8 +17,8 @@ from d3m_assets.errors import StageError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from d3m_assets.datasets.labelled_images import LabelledImages
     from d3m_assets.evaluation.settings import AuditSettings
-    from d3m_assets.evaluation.students import LabelledImages
 
 CODE_VERSION = "1"
 """Raised whenever a change here changes what an audit finds."""

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from d3m_assets.datasets.labelled_images import LabelledImages
 from d3m_assets.errors import TeacherError
 from d3m_assets.evaluation.settings import LabelKind
-from d3m_assets.evaluation.students import LabelledImages
 from d3m_assets.evaluation.teacher import Teacher, labeller, probabilities
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from d3m_assets.datasets.labelled_images import LabelledImages
 from d3m_assets.errors import DatasetError
 from d3m_assets.evaluation.labels import HARD, Labelling
 from d3m_assets.evaluation.scores import confusion_counts
@@ -17,7 +18,6 @@ from d3m_assets.evaluation.students import (
     AUGMENTATION,
     CODE_VERSION,
     CROP,
-    LabelledImages,
     class_accuracies,
     evaluate,
     student_image_size,
@@ -159,7 +159,7 @@ def student_metrics(
     k = n_classes or int(test.labels.max()) + 1
     height, width, channels = test.images.shape[1:]
     side = student_image_size(settings, height, width)
-    test = test.fitted(side, channels)
+    test = test.resized(side, channels)
     used = json.dumps(recipe(settings, image_size=side, channels=channels, labelling=labelling), sort_keys=True)
     total, seeds, rows = settings.steps * len(settings.seeds), settings.seeds, []
     # A processor is busy with one small student (`python -m benchmarks.students`); other devices take all of a row at once.
@@ -169,7 +169,7 @@ def student_metrics(
         given = {seed: training_sets(seed) for seed in together}
         # What is one set for several seeds is fitted and labelled once.
         distinct = {id(train): train for train in given.values()}
-        ready = {key: labelling.applied(train.fitted(side, channels)) for key, train in distinct.items()}
+        ready = {key: labelling.applied(train.resized(side, channels)) for key, train in distinct.items()}
         sets = [ready[id(given[seed])] for seed in together]
 
         def report(event: ProgressEvent, before: int = begin, count: int = len(together)) -> None:

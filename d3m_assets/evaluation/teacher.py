@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from d3m_assets.datasets.labelled_images import LabelledImages, resize_to_square
 from d3m_assets.errors import TeacherError
 from d3m_assets.evaluation.settings import StudentSettings
 from d3m_assets.evaluation.students import (
     AUGMENTATION,
-    LabelledImages,
     build_student,
     class_accuracies,
-    fit_images,
     student_image_size,
     train_student,
 )
@@ -207,7 +206,7 @@ def train_teacher(
     side = settings.image_size or student_image_size(StudentSettings(), height, width)
     recipe = settings.model_dump(mode="json", exclude={"checkpoint", "image_size"})
     network = train_student(
-        train.fitted(side, channels), StudentSettings(**recipe), n_classes=len(class_names), seed=seed, device=device,
+        train.resized(side, channels), StudentSettings(**recipe), n_classes=len(class_names), seed=seed, device=device,
         progress=progress,
     )  # fmt: skip
     weights = save({name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()})
@@ -565,7 +564,7 @@ def _logits(teacher: Teacher, images: np.ndarray) -> np.ndarray:
     parts = []
     with one_thread():
         for start in range(0, len(images), BATCH):
-            part = fit_images(images[start : start + BATCH], teacher.image_size, teacher.channels)
+            part = resize_to_square(images[start : start + BATCH], teacher.image_size, teacher.channels)
             pixels = torch.from_numpy(np.ascontiguousarray(part.transpose(0, 3, 1, 2))).float().div_(255)
             parts.append(teacher.logits(pixels).float().cpu().numpy())
     return np.concatenate(parts) if parts else np.empty((0, len(teacher.class_names)), np.float32)

@@ -1,156 +1,46 @@
-"""Finding, fingerprinting and loading the frozen text-to-image model."""
+"""Finding and loading the frozen text-to-image model."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d3m_assets.errors import FoundationError
 from d3m_assets.foundation import single_file
+from d3m_assets.foundation.files import EMBEDDED, TEXT_ENCODERS, FoundationFiles, embedded_path
 from d3m_assets.foundation.vector_layout import VectorLayout
 
 if TYPE_CHECKING:
     import torch
     from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-
-    from d3m_assets.settings import Settings
-
-TEXT_ENCODERS = {
-    "StableDiffusionPipeline": ("text_encoder",),
-    "StableDiffusionXLPipeline": ("text_encoder", "text_encoder_2"),
-}
-"""Supported pipelines, and the text encoders whose token tables textual inversion extends."""
-
-EMBEDDED = "embedded"
-_WEIGHTS = (".safetensors", ".json", ".txt")
-_COMPONENTS = ("model_index.json", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet",
-               "scheduler")  # fmt: skip
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 
-def embedded_path() -> Path:
-    """The directory of the model that ships with the package.
-
-    Raises:
-        FoundationError: It is not there: neither in an installed package nor in a clone.
-    """
-    package = Path(__file__).resolve().parents[1]
-    for path in (package / "_embedded_foundation", package.parent / "data" / "foundation"):
-        if (path / "model_index.json").is_file():
-            return path
-    raise FoundationError(
-        "the embedded foundation model is missing from this installation; reinstall d3m-assets, train it with "
-        "`d3m foundation train`, or name another model with --foundation PATH"
-    )
-
-
-@dataclass(frozen=True)
-class FoundationFiles:
-    """A text-to-image pipeline on local disk, not loaded.
-
-    Attributes:
-        name: How the user named it.
-        path: Its diffusers directory.
-        checkpoint: A single file with all weights; the directory then gives configurations and tokenizers only.
-    """
-
-    name: str
-    path: Path
-    checkpoint: Path | None = None
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256, in hex, of the names and contents of the files that determine what it draws."""
-        files = [f for part in _COMPONENTS for f in sorted([self.path / part, *(self.path / part).glob("*")])]
-        used = _WEIGHTS if self.checkpoint is None else (".json", ".txt")
-        digest = hashlib.sha256()
-        for file in files:
-            index = self.checkpoint is not None and file.name.endswith(".index.json")  # of weights that are not used
-            if file.is_file() and file.suffix in used and not index:
-                digest.update(f"{file.relative_to(self.path).as_posix()} {_file_digest(file)}\n".encode())
-        if self.checkpoint is not None:
-            digest.update(f"checkpoint {_file_digest(self.checkpoint)}\n".encode())
-        return digest.hexdigest()
-
-    @property
-    def source(self) -> Path:
-        """Where the weights are: the checkpoint or the directory."""
-        return self.checkpoint or self.path
-
-    @property
-    def weight_bytes(self) -> int:
-        """Size of the weights on disk."""
-        files = [self.checkpoint] if self.checkpoint else self.path.glob("*/*.safetensors")
-        return sum(f.stat().st_size for f in files)
-
-    def config(self, component: str) -> dict[str, Any]:
-        """The JSON configuration of one component.
-
-        Raises:
-            FoundationError: It is missing or damaged.
-        """
-        name = "scheduler_config.json" if component == "scheduler" else "config.json"
-        file = self.path / component / name
-        try:
-            return json.loads(file.read_text())
-        except (OSError, ValueError) as error:
-            raise FoundationError(f"{file} cannot be read: {error}. Is {self.name} complete?") from error
-
-    @cached_property
-    def kind(self) -> str:
-        """Class of the pipeline, one of :data:`TEXT_ENCODERS`.
-
-        Raises:
-            FoundationError: It is another, or cannot be read.
-        """
-        index = self.path / "model_index.json"
-        try:
-            found = json.loads(index.read_text())["_class_name"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise FoundationError(f"{index} is damaged: {error}. Restore the pipeline directory") from error
-        if found not in TEXT_ENCODERS:
-            raise FoundationError(f"{self.path} is a {found}; supported are: {', '.join(TEXT_ENCODERS)}")
-        return found
-
-    @property
-    def text_widths(self) -> tuple[int, ...]:
-        """Length of a token embedding of each text encoder."""
-        return tuple(int(self.config(name)["hidden_size"]) for name in TEXT_ENCODERS[self.kind])
-
-    @property
-    def text_width(self) -> int:
-        """Length of a learned vector: a token embedding for each text encoder, one behind the other."""
-        return sum(self.text_widths)
-
-    @property
-    def text_length(self) -> int:
-        """Tokens of a prompt, begin and end included."""
-        return int(self.config("text_encoder").get("max_position_embeddings", 77))
-
-    @property
-    def image_size(self) -> int:
-        """Side of the images it was trained to draw, in pixels."""
-        factor = 2 ** (len(self.config("vae")["block_out_channels"]) - 1)
-        return int(self.config("unet")["sample_size"]) * factor
-
-
-def find_foundation(settings: Settings) -> FoundationFiles:
-    """Find the pipeline that ``settings.foundation`` names.
+def find_foundation(
+    name: str, *, config: str | None = None, revision: str | None = None, digests: Path | None = None
+) -> FoundationFiles:
+    """Find a text-to-image pipeline by its name.
 
     A name that is no local path but reads ``owner/model`` is fetched from the Hugging Face hub, since the user asked
-    for it by name; nothing else reaches the network. A checkpoint in a single file takes its configurations and
-    tokenizers from ``settings.foundation_config``.
+    for it by name; nothing else reaches the network.
+
+    Args:
+        name: Setting ``foundation``: "embedded", path or hub id of a diffusers pipeline, or path of a single-file
+            checkpoint.
+        config: Setting ``foundation_config``: folder or hub id from which a single file takes its configurations and
+            tokenizers.
+        revision: Setting ``foundation_revision``: commit or tag of a hub model.
+        digests: Cache file of content digests, so that weights are not read again for the fingerprint
+            (:func:`~d3m_assets.foundation.digests.file_digests`).
 
     Raises:
         FoundationError: No such path, not a diffusers pipeline, one of a kind that is not supported, or a single file
             that is pickled, has no configurations, or does not fit them.
     """
-    name, config = settings.foundation, settings.foundation_config
     path = Path(name).expanduser()
     if name != EMBEDDED and path.is_file():
         single_file.refuse_other_formats(path)
@@ -160,16 +50,16 @@ def find_foundation(settings: Settings) -> FoundationFiles:
                 "to a diffusers folder of the model that it was made from (only its .json and .txt files are used), or to "
                 "its hub id"
             )
-        folder = _pipeline_folder(config, settings, ("*.json", "*.txt"), "foundation_config")
-        files = FoundationFiles(name, folder, path)
+        folder = _pipeline_folder(config, revision, ("*.json", "*.txt"), "foundation_config")
+        files = FoundationFiles(name, folder, path, digests)
         single_file.check(files)
         return files
     if config is not None:
         raise FoundationError(
             f"foundation_config={config} is for single-file checkpoints, but {name} is none; leave foundation_config away"
         )
-    path = _pipeline_folder(name, settings, ("*.json", "*.safetensors", "*.txt"), "foundation")
-    files = FoundationFiles(name, path)
+    path = _pipeline_folder(name, revision, ("*.json", "*.safetensors", "*.txt"), "foundation")
+    files = FoundationFiles(name, path, digests=digests)
     for part in ("vae", *TEXT_ENCODERS[files.kind], "unet"):
         if not any((path / part).glob("*.safetensors")):
             raise FoundationError(
@@ -179,12 +69,12 @@ def find_foundation(settings: Settings) -> FoundationFiles:
     return files
 
 
-def _pipeline_folder(name: str, settings: Settings, patterns: Sequence[str], setting: str) -> Path:
+def _pipeline_folder(name: str, revision: str | None, patterns: Sequence[str], setting: str) -> Path:
     """The diffusers directory that a setting names; of a hub id, files that match ``patterns`` are fetched."""
     path = embedded_path() if name == EMBEDDED else Path(name).expanduser()
     no_hub_id = name.startswith((".", "/", "~")) or name.endswith(single_file.SUFFIXES)
     if not path.exists() and name.count("/") == 1 and not no_hub_id:
-        path = _download(name, settings.foundation_revision, patterns)
+        path = _download(name, revision, patterns)
     if not path.exists():
         raise FoundationError(f"the {setting} path {name} does not exist; give a diffusers pipeline directory")
     if not (path / "model_index.json").is_file():
@@ -193,11 +83,6 @@ def _pipeline_folder(name: str, settings: Settings, patterns: Sequence[str], set
             "`pipeline.save_pretrained` wrote, or `embedded`"
         )
     return path
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _download(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
@@ -382,44 +267,21 @@ def load_foundation(files: FoundationFiles, device: str = "auto", *, compile_une
     Raises:
         FoundationError: The files cannot be loaded.
     """
-    import diffusers
     import torch
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
 
-    # Their bars and notices (torchvision is not installed, and not needed) would break through our progress display.
-    diffusers_logging.set_verbosity_error()
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    _quieten_libraries()
     where = choose_device(device)
     dtype = torch.float32 if where.type == "cpu" else torch.bfloat16
-    optional = {} if "XL" in files.kind else {"safety_checker": None, "requires_safety_checker": False}
-    kind = getattr(diffusers, files.kind)
-    try:
-        if files.checkpoint is None:
-            pipeline = kind.from_pretrained(
-                files.path, dtype=dtype, local_files_only=True, use_safetensors=True, **optional
-            )
-        else:
-            # Parts that only vet or steer images: single files have no weights of them.
-            optional |= {"feature_extractor": None, "image_encoder": None}
-            pipeline = kind.from_single_file(
-                str(files.checkpoint), config=str(files.path), dtype=dtype, local_files_only=True, **optional
-            )
-    except Exception as error:  # diffusers and transformers raise many kinds
-        configured = f" with foundation_config={files.path}" if files.checkpoint else ""
-        raise FoundationError(
-            f"{files.source} cannot be loaded as a diffusers pipeline{configured}: {error}"
-        ) from error
+    pipeline = _load_pipeline(files, dtype)
     if pipeline.unet.config.time_cond_proj_dim is not None:
         raise FoundationError(
             f"{files.source} is distilled for fixed guidance (time_cond_proj_dim): its U-Net has to be told the guidance "
             "scale, which is not supported; use the model it was distilled from, or one with an LCM-LoRA merged in"
         )
-    names = TEXT_ENCODERS[files.kind]
-    encoders = tuple(TextEncoder(getattr(pipeline, n.replace("text_encoder", "tokenizer")), getattr(pipeline, n))
-                     for n in names)  # fmt: skip
+    encoders = tuple(
+        TextEncoder(getattr(pipeline, name.replace("text_encoder", "tokenizer")), getattr(pipeline, name))
+        for name in TEXT_ENCODERS[files.kind]
+    )
     if files.checkpoint is not None:
         single_file.check_complete(files, pipeline)
     for part in (*(e.model for e in encoders), pipeline.unet, pipeline.vae):
@@ -435,3 +297,39 @@ def load_foundation(files: FoundationFiles, device: str = "auto", *, compile_une
         raise FoundationError(f"the tokenizers of {files.path} take prompts of different lengths")
     zeros = bool(getattr(pipeline.config, "force_zeros_for_empty_prompt", False))
     return Foundation(files, encoders, pipeline.unet, pipeline.vae, dict(pipeline.scheduler.config), where, zeros)
+
+
+def _quieten_libraries() -> None:
+    """Their bars and notices (torchvision is not installed, and not needed) would break through our progress display."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def _load_pipeline(files: FoundationFiles, dtype: torch.dtype) -> Any:
+    """The diffusers pipeline of the files, on the CPU, without the parts that only vet images."""
+    import diffusers
+
+    optional: dict[str, Any] = {}
+    if "XL" not in files.kind:
+        optional = {"safety_checker": None, "requires_safety_checker": False}
+    kind = getattr(diffusers, files.kind)
+    try:
+        if files.checkpoint is None:
+            return kind.from_pretrained(
+                files.path, dtype=dtype, local_files_only=True, use_safetensors=True, **optional
+            )
+        # Parts that only vet or steer images: single files have no weights of them.
+        optional |= {"feature_extractor": None, "image_encoder": None}
+        return kind.from_single_file(
+            str(files.checkpoint), config=str(files.path), dtype=dtype, local_files_only=True, **optional
+        )
+    except Exception as error:  # diffusers and transformers raise many kinds
+        configured = f" with foundation_config={files.path}" if files.checkpoint else ""
+        raise FoundationError(
+            f"{files.source} cannot be loaded as a diffusers pipeline{configured}: {error}"
+        ) from error

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from d3m_assets.errors import FoundationError
 
 if TYPE_CHECKING:
-    from d3m_assets.foundation.loading import FoundationFiles
+    from d3m_assets.foundation.files import FoundationFiles
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 """What the names of checkpoint files end in; a name that does is never a hub id."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d3m_assets.errors import FoundationError
+from d3m_assets.foundation.digests import file_digests
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny
 
-    from d3m_assets.foundation.loading import Foundation, FoundationFiles
+    from d3m_assets.foundation.files import FoundationFiles
+    from d3m_assets.foundation.loading import Foundation
 
 _CONFIG, _WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 
@@ -25,9 +27,11 @@ class TinyAutoencoder:
 
     Attributes:
         path: The folder.
+        digests: Cache of file digests (:func:`~d3m_assets.foundation.digests.file_digests`); None: none is kept.
     """
 
     path: Path
+    digests: Path | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:
@@ -38,9 +42,9 @@ class TinyAutoencoder:
     def fingerprint(self) -> str:
         """SHA-256, in hex, of its configuration and weights."""
         digest = hashlib.sha256()
-        for name in (_CONFIG, _WEIGHTS):
-            with (self.path / name).open("rb") as content:
-                digest.update(f"{name} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
+        names = (_CONFIG, _WEIGHTS)
+        for name, content in zip(names, file_digests([self.path / n for n in names], self.digests), strict=True):
+            digest.update(f"{name} {content}\n".encode())
         return digest.hexdigest()
 
     @property
@@ -49,17 +53,18 @@ class TinyAutoencoder:
         return (self.path / _WEIGHTS).stat().st_size
 
 
-def find_tiny_autoencoder(path: Path, foundation: FoundationFiles) -> TinyAutoencoder:
+def find_tiny_autoencoder(path: Path, foundation: FoundationFiles, digests: Path | None = None) -> TinyAutoencoder:
     """Find the autoencoder that ``generation.tiny_autoencoder`` names, and see that it decodes the model's latents.
 
     Args:
         path: Its folder.
         foundation: The model.
+        digests: Cache file of content digests, so that weights are not read again for the fingerprint.
 
     Raises:
         FoundationError: It is no AutoencoderTiny in safetensors, or for latents of another shape.
     """
-    files = TinyAutoencoder(path.expanduser())
+    files = TinyAutoencoder(path.expanduser(), digests)
     named = f"generation.tiny_autoencoder={path}"
     try:
         config: dict[str, Any] = json.loads((files.path / _CONFIG).read_text(encoding="utf-8"))

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pandas as pd
 
 from d3m_assets.errors import D3MError, StageError
-from d3m_assets.foundation.loading import Foundation, FoundationFiles, load_foundation
+from d3m_assets.foundation.files import FoundationFiles
+from d3m_assets.foundation.loading import Foundation, load_foundation
 from d3m_assets.foundation.tiny_autoencoder import TinyAutoencoder, load_tiny_autoencoder
 from d3m_assets.pipeline import Pipeline
 from d3m_assets.progress import ProgressEvent

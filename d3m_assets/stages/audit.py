@@ -23,8 +23,8 @@ from d3m_assets.workers import one_thread
 if TYPE_CHECKING:
     import torch
 
+    from d3m_assets.datasets.labelled_images import LabelledImages
     from d3m_assets.evaluation.audit import ImageSet
-    from d3m_assets.evaluation.students import LabelledImages
 
 
 SCORES = ("precision", "recall", "density", "coverage")
@@ -86,7 +86,7 @@ def feature_network(pipeline: Pipeline, train: LabelledImages) -> tuple[torch.nn
     settings = StudentSettings(steps=pipeline.settings.audit.steps, image_size=students.image_size, flip=students.flip)
     side = student_image_size(settings, *train.images.shape[1:3])
     network = train_student(
-        train.fitted(side, train.images.shape[3]), settings, n_classes=len(pipeline.catalog()), seed=pipeline.settings.seed,
+        train.resized(side, train.images.shape[3]), settings, n_classes=len(pipeline.catalog()), seed=pipeline.settings.seed,
         device=pipeline.device,
     )  # fmt: skip
     return network, side
@@ -98,8 +98,8 @@ def _seen(images: LabelledImages, train: LabelledImages, network: torch.nn.Modul
     from d3m_assets.evaluation.audit import ImageSet
 
     height, width, channels = train.images.shape[1:]
-    features = last_features(network, images.fitted(side, channels).images)
-    return ImageSet.of(images.fitted(min(height, width), channels), features)
+    features = last_features(network, images.resized(side, channels).images)
+    return ImageSet.of(images.resized(min(height, width), channels), features)
 
 
 def _scores(real: ImageSet, pool: ImageSet, n_classes: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from d3m_assets.stages.artefacts import Made, read_table, required, to_parquet
 from d3m_assets.store import ArtefactKey
 
 if TYPE_CHECKING:
-    from d3m_assets.evaluation.students import LabelledImages
+    from d3m_assets.datasets.labelled_images import LabelledImages
 
 
 def class_catalog(pipeline: Pipeline, key: ArtefactKey) -> Made:
@@ -70,7 +70,7 @@ def _rows(pipeline: Pipeline, split: str, class_key: str | None) -> pd.DataFrame
 
 def labelled_images(pipeline: Pipeline, rows: pd.DataFrame, split: Any) -> LabelledImages:
     """Images of some rows of ``raw_dataset``, at their stored size, labelled by position in the catalog."""
-    from d3m_assets.evaluation.students import LabelledImages
+    from d3m_assets.datasets.labelled_images import LabelledImages
 
     scan = pipeline.scan()
     images = load_images(list(rows["uri"]), size=(scan.image_height, scan.image_width), channels=scan.channels)

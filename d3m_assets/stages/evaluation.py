@@ -46,10 +46,10 @@ TEACHER_FILE = "teacher.json"
 """In ``whole_dataset_metrics``, where a row asks the teacher: its accuracy on the test split."""
 
 if TYPE_CHECKING:
+    from d3m_assets.datasets.labelled_images import LabelledImages
     from d3m_assets.evaluation.labels import Labelling
     from d3m_assets.evaluation.settings import Baseline, EvaluationSettings, LabelKind, StudentSettings
     from d3m_assets.evaluation.statistics import Part
-    from d3m_assets.evaluation.students import LabelledImages
 
 
 def _student_work(item: tuple[Any, ...], progress: Progress) -> pd.DataFrame:
@@ -214,7 +214,7 @@ def drawable(name: str) -> bool:
 
 def rendered_characters(pipeline: Pipeline, names: Sequence[str], seed: int) -> LabelledImages:
     """As many drawn characters of each class as a pool has images, without the diffusion model."""
-    from d3m_assets.foundation.characters import render
+    from d3m_assets.foundation.embedded.characters import render
 
     count = pipeline.settings.generation.images_per_class
     drawn = render(count * len(names), 9_000_000 + seed, characters="".join(names)).images[..., None]

@@ -15,7 +15,7 @@ from d3m_assets.stages.teacher import loaded_teacher, stored_teacher
 from d3m_assets.store import ArtefactKey
 
 if TYPE_CHECKING:
-    from d3m_assets.evaluation.students import LabelledImages
+    from d3m_assets.datasets.labelled_images import LabelledImages
 
 
 def pool_labels(pipeline: Pipeline, key: ArtefactKey) -> Made:
@@ -25,8 +25,9 @@ def pool_labels(pipeline: Pipeline, key: ArtefactKey) -> Made:
     teacher_probability (of the image's own class), teacher_class (the likeliest), accepted (whether that is its own), and
     the soft label as it is charged: probabilities (fp16) and the ids of the classes that they are of.
     """
+    from d3m_assets.datasets.labelled_images import resize_to_square
     from d3m_assets.evaluation.labels import to_store
-    from d3m_assets.evaluation.students import fit_images, student_image_size
+    from d3m_assets.evaluation.students import student_image_size
     from d3m_assets.evaluation.teacher import agreement, probabilities
 
     catalog, chosen = pipeline.catalog(), pipeline.settings.evaluation
@@ -37,7 +38,7 @@ def pool_labels(pipeline: Pipeline, key: ArtefactKey) -> Made:
     for distillation in range(pipeline.settings.distillations):
         pool = pool_of(pipeline, required(key.class_key), required(key.budget), distillation)
         # As students see them, and as the images of all other rows are labelled.
-        images = fit_images(pool_images(pool), side, pipeline.scan().channels)
+        images = resize_to_square(pool_images(pool), side, pipeline.scan().channels)
         sure, judged = agreement(teacher, images, np.full(len(images), position), chosen.temperature)
         kept, positions = to_store(probabilities(teacher, images, chosen.temperature), pipeline.stored_classes)
         ids = catalog["class_id"].to_numpy()
@@ -85,7 +86,7 @@ def without_off_class(pool: LabelledImages, labels: pd.DataFrame) -> LabelledIma
     for label in np.setdiff1d(pool.labels, pool.labels[kept]):
         own = np.flatnonzero(pool.labels == label)
         kept[own[np.argmax(probability[own])]] = True
-    return pool.chosen(kept)
+    return pool.subset(kept)
 
 
 def agreement_rows(pipeline: Pipeline) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from d3m_assets.stages.dataset import image_table, labelled_images
 from d3m_assets.stages.teacher import loaded_teacher, stored_teacher
 
 if TYPE_CHECKING:
-    from d3m_assets.evaluation.students import LabelledImages
+    from d3m_assets.datasets.labelled_images import LabelledImages
     from d3m_assets.evaluation.teacher import Teacher
 
 
@@ -108,7 +108,7 @@ class RealSets:
         return stored
 
     def _composed(self, made: Callable[[int], np.ndarray]) -> LabelledImages:
-        from d3m_assets.evaluation.students import LabelledImages
+        from d3m_assets.datasets.labelled_images import LabelledImages
 
         images = [made(int(class_id)) for class_id in self._pipeline.catalog()["class_id"]]
         labels = np.repeat(np.arange(len(images)), [len(i) for i in images])

@@ -12,8 +12,8 @@ import numpy as np
 from d3m_assets.pipeline import Pipeline
 
 if TYPE_CHECKING:
+    from d3m_assets.datasets.labelled_images import LabelledImages
     from d3m_assets.evaluation.settings import LabelKind, StudentSettings
-    from d3m_assets.evaluation.students import LabelledImages
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def first_images(pool: LabelledImages, counts: np.ndarray) -> LabelledImages:
     for label in np.unique(pool.labels):
         own = np.flatnonzero(pool.labels == label)
         position[own] = np.arange(len(own))
-    return pool.chosen(position < counts[pool.labels])
+    return pool.subset(position < counts[pool.labels])
 
 
 def distillation_of(pipeline: Pipeline, seed: int) -> int:
@@ -154,7 +154,7 @@ def real_images_allowed(pipeline: Pipeline, budget: str, kind: LabelKind = "hard
 
 def training_set(images: Sequence[np.ndarray]) -> LabelledImages:
     """A training set of drawn images, one array a class."""
-    from d3m_assets.evaluation.students import LabelledImages
+    from d3m_assets.datasets.labelled_images import LabelledImages
 
     labels = np.repeat(np.arange(len(images)), [len(i) for i in images])
     return LabelledImages(np.concatenate(images), labels, "synthetic")

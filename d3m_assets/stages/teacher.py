@@ -15,7 +15,7 @@ from d3m_assets.stages.dataset import image_table, labelled_images
 from d3m_assets.store import ArtefactKey
 
 if TYPE_CHECKING:
-    from d3m_assets.evaluation.students import LabelledImages
+    from d3m_assets.datasets.labelled_images import LabelledImages
     from d3m_assets.evaluation.teacher import Teacher
 
 KEY = ArtefactKey("teacher_model")

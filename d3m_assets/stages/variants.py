@@ -18,8 +18,8 @@ from d3m_assets.stages.rows import Row, at_equal_ipc, of_distillations, rows_of,
 from d3m_assets.store import ArtefactKey
 
 if TYPE_CHECKING:
+    from d3m_assets.datasets.labelled_images import LabelledImages
     from d3m_assets.evaluation.settings import LabelKind
-    from d3m_assets.evaluation.students import LabelledImages
 
 
 def variant_rows(
@@ -85,7 +85,7 @@ def fresh_images(pipeline: Pipeline, budget: str, distillation: int) -> Labelled
 
 def _fresh_work(item: tuple[Any, ...], progress: Progress) -> np.ndarray:
     """Images of a class, no larger than students see them: there are thousands."""
-    from d3m_assets.evaluation.students import fit_images
+    from d3m_assets.datasets.labelled_images import resize_to_square
 
     drawing, side, channels = item
-    return fit_images(drawing_work(drawing, progress)[0], side, channels)
+    return resize_to_square(drawing_work(drawing, progress)[0], side, channels)

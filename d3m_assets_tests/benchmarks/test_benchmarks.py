@@ -17,7 +17,8 @@ from d3m_assets.distillation.settings import InversionSettings
 from d3m_assets.distillation.text import learned_ids
 from d3m_assets.distillation.vectors import from_stored
 from d3m_assets.errors import FoundationError, StageError
-from d3m_assets.foundation.loading import FoundationFiles, load_foundation
+from d3m_assets.foundation.files import FoundationFiles
+from d3m_assets.foundation.loading import load_foundation
 from d3m_assets.settings import load_settings
 from d3m_assets_tests.foundation.small_pipelines import write_pipeline
 

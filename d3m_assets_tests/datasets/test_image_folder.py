@@ -14,9 +14,7 @@ from d3m_assets.datasets import image_folder as module
 from d3m_assets.datasets.catalog import class_catalog
 from d3m_assets.datasets.image_folder import ImageFolder
 from d3m_assets.datasets.images import load_images
-from d3m_assets.datasets.source import open_dataset
 from d3m_assets.errors import DatasetError
-from d3m_assets.settings import load_settings
 from d3m_assets_tests.datasets.conftest import png
 
 HOSTILE = [
@@ -333,14 +331,3 @@ def test_scanning_unchanged_digits_again_is_quick(digits_folder, tmp_path):
         seconds.append(time.process_time() - start)
     # Processor time: 0.12 s measured on a quiet machine, 1.5 s without the index.
     assert min(seconds[1:]) < seconds[0] / 2
-
-
-def test_open_dataset(make_folder, digits_folder, tmp_path):
-    shutil.copytree(digits_folder, tmp_path / "home/digits")
-    digits = open_dataset(load_settings(home=tmp_path / "home")).scan()
-    assert len(digits.classes) == 10
-    assert (digits.image_height, digits.image_width, digits.channels) == (8, 8, 1)
-    assert list((tmp_path / "home/cache/datasets").glob("*.parquet"))
-    root = make_folder("a", "b")
-    settings = load_settings(home=tmp_path / "home", dataset=str(root), validation_fraction=0)
-    assert counts(open_dataset(settings).scan()) == {"a": [6, 0, 2], "b": [6, 0, 2]}

@@ -21,7 +21,7 @@ def write_unseen_fonts(
     Returns:
         ``folder``.
     """
-    from d3m_assets.foundation.characters import render
+    from d3m_assets.foundation.embedded.characters import render
 
     for k, character in enumerate(characters):
         # Printed only: the held-out skeletons of the pen are kin to those of the training hand.

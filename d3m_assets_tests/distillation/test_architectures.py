@@ -14,7 +14,8 @@ from d3m_assets.distillation.settings import GenerationSettings, InversionSettin
 from d3m_assets.distillation.text import empty_prompt, encode, tokenize
 from d3m_assets.distillation.token_export import export_tokens
 from d3m_assets.distillation.vectors import from_stored
-from d3m_assets.foundation.loading import FoundationFiles, load_foundation
+from d3m_assets.foundation.files import FoundationFiles
+from d3m_assets.foundation.loading import load_foundation
 from d3m_assets_tests.distillation.test_bundle import recipe
 from d3m_assets_tests.foundation.small_pipelines import KINDS, write_pipeline
 

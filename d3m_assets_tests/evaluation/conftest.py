@@ -7,9 +7,9 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+from d3m_assets.datasets.labelled_images import LabelledImages
 from d3m_assets.evaluation.metrics import recipe
 from d3m_assets.evaluation.settings import StudentSettings
-from d3m_assets.evaluation.students import LabelledImages
 
 
 @cache

@@ -3,10 +3,11 @@ import pytest
 import torch
 from torch import nn
 
+from d3m_assets.datasets.labelled_images import LabelledImages
 from d3m_assets.errors import StageError
 from d3m_assets.evaluation.architectures import as_tensor, build_student, last_features
 from d3m_assets.evaluation.settings import StudentSettings
-from d3m_assets.evaluation.students import Augmentation, LabelledImages, evaluate, train_student
+from d3m_assets.evaluation.students import Augmentation, evaluate, train_student
 
 SMALL = {"convnet-3": 4, "resnet-18": 4, "vit-small": 8}
 
@@ -52,7 +53,7 @@ def test_resnet_18_is_that_of_the_paper_but_for_its_stem():
 @pytest.mark.parametrize(("architecture", "width", "steps"), [("resnet-18", 16, 30), ("vit-small", 64, 80)])
 def test_the_other_architectures_learn(architecture, width, steps, train_digits):
     chosen = np.flatnonzero(train_digits.labels < 2)
-    data = LabelledImages(train_digits.images[chosen], train_digits.labels[chosen]).fitted(16, 1)
+    data = LabelledImages(train_digits.images[chosen], train_digits.labels[chosen]).resized(16, 1)
     settings = StudentSettings(architecture=architecture, width=width, steps=steps)
     first = train_student(data, settings, n_classes=2, seed=0, augmentation=Augmentation(0, 0, 0, 0))
     assert (evaluate(first, data) == data.labels).mean() > 0.9

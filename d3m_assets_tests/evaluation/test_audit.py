@@ -4,18 +4,19 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
+from d3m_assets.datasets.labelled_images import LabelledImages
 from d3m_assets.errors import StageError
 from d3m_assets.evaluation import audit
 from d3m_assets.evaluation.architectures import last_features
 from d3m_assets.evaluation.audit import Finding, ImageSet, audit_pool, findings, nearest_images, spread_ratios
 from d3m_assets.evaluation.settings import AuditSettings, StudentSettings
-from d3m_assets.evaluation.students import LabelledImages, train_student
+from d3m_assets.evaluation.students import train_student
 
 
 @pytest.fixture(scope="module")
 def network(digits_parts):
     train, _, _ = digits_parts
-    return train_student(train.fitted(16, 1), StudentSettings(width=16, steps=150), n_classes=10, seed=0)
+    return train_student(train.resized(16, 1), StudentSettings(width=16, steps=150), n_classes=10, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def examine(digits_parts, network):
 
     def look(pool, features=True, **options):
         def points(images):
-            return ImageSet.of(images, last_features(network, images.fitted(16, 1).images) if features else None)
+            return ImageSet.of(images, last_features(network, images.resized(16, 1).images) if features else None)
 
         return audit_pool(points(pool), points(train), points(held_out), n_classes=10, **options)
 
@@ -122,7 +123,7 @@ def drawn_from_names(foundation):
             k, str(k), str(k), templates=("a photo of a {}",), initializer=None, keep_class_name=True
         )
         images.append(generate(foundation, prompts, settings, 0, count=8, channels=1)[0])
-    return LabelledImages(np.concatenate(images), np.repeat(np.arange(10), 8), "synthetic").fitted(8, 1)
+    return LabelledImages(np.concatenate(images), np.repeat(np.arange(10), 8), "synthetic").resized(8, 1)
 
 
 @pytest.mark.parametrize("features", [True, False])

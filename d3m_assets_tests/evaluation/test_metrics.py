@@ -4,10 +4,10 @@ import logging
 import numpy as np
 import pytest
 
+from d3m_assets.datasets.labelled_images import LabelledImages
 from d3m_assets.errors import DatasetError
 from d3m_assets.evaluation.metrics import student_metrics, test_split, test_split_reads
 from d3m_assets.evaluation.scores import confusion_matrix
-from d3m_assets.evaluation.students import LabelledImages
 
 
 def _first(data, n):
@@ -46,7 +46,7 @@ def test_one_row_a_student(quick, train_digits, test_digits):
 def test_generated_colour_images_are_brought_to_the_test_images_form(quick, train_digits, test_digits):
     """32 px RGB from a generator beside 8 px grey originals: both reach the student alike."""
     fast = quick.model_copy(update={"seeds": (0,), "steps": 20})
-    generated = _first(train_digits, 50).fitted(32, 3)
+    generated = _first(train_digits, 50).resized(32, 3)
     test = _first(test_digits, 40)
     row = student_metrics("D3M", lambda seed: generated, test, fast, n_classes=10)
     assert json.loads(row["recipe"][0])["channels"] == 1

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from d3m_assets.datasets.labelled_images import LabelledImages
 from d3m_assets.errors import DatasetError, StageError
 from d3m_assets.evaluation.architectures import as_tensor, build_student
 from d3m_assets.evaluation.settings import StudentSettings
 from d3m_assets.evaluation.stacking import stacked, unstack
-from d3m_assets.evaluation.students import LabelledImages, evaluate, train_student, train_students
+from d3m_assets.evaluation.students import evaluate, train_student, train_students
 
 ARCHITECTURES = [("convnet-3", 8), ("resnet-18", 8)]
 
@@ -51,11 +52,11 @@ def test_a_stack_gives_the_logits_and_gradients_of_its_networks(architecture, wi
 @pytest.mark.parametrize(("architecture", "width"), ARCHITECTURES)
 @pytest.mark.parametrize("changes", [{}, {"augmentation": "crop", "cutmix": 1.0, "optimiser": "sgd"}])
 def test_students_trained_together_are_those_trained_alone(architecture, width, changes, train_digits):
-    sets = [LabelledImages(train_digits.images[i::7], train_digits.labels[i::7]).fitted(16, 1) for i in range(3)]
+    sets = [LabelledImages(train_digits.images[i::7], train_digits.labels[i::7]).resized(16, 1) for i in range(3)]
     rate = 5e-3 if architecture == "convnet-3" else 1e-3
     settings = StudentSettings(architecture=architecture, width=width, steps=12, learning_rate=rate, **changes)
     together = train_students(sets, settings, n_classes=10, seeds=[4, 2, 9])
-    shown = as_tensor(train_digits.fitted(16, 1).images[:200])
+    shown = as_tensor(train_digits.resized(16, 1).images[:200])
     for train, seed, student in zip(sets, [4, 2, 9], together, strict=True):
         alone = train_student(train, settings, n_classes=10, seed=seed)
         with torch.inference_mode():
@@ -67,7 +68,7 @@ def test_students_trained_together_are_those_trained_alone(architecture, width, 
 
 
 def test_a_stack_asks_the_teacher_about_each_students_own_images(train_digits, quick):
-    sets = [LabelledImages(train_digits.images[:60], np.full(60, k)).fitted(16, 1) for k in (0, 1)]
+    sets = [LabelledImages(train_digits.images[:60], np.full(60, k)).resized(16, 1) for k in (0, 1)]
 
     def dark_or_bright(batch):
         """Class 2 for the first student's batch, which is told from the second's by its position."""
@@ -81,7 +82,7 @@ def test_a_stack_asks_the_teacher_about_each_students_own_images(train_digits, q
 
 
 def test_attention_is_not_stacked_and_its_students_are_bit_equal_to_those_alone(train_digits):
-    data = LabelledImages(train_digits.images[:40], train_digits.labels[:40]).fitted(16, 1)
+    data = LabelledImages(train_digits.images[:40], train_digits.labels[:40]).resized(16, 1)
     settings = StudentSettings(architecture="vit-small", width=16, steps=3)
     events = []
     together = train_students([data, data], settings, n_classes=10, seeds=[0, 1], progress=events.append)
@@ -94,6 +95,6 @@ def test_attention_is_not_stacked_and_its_students_are_bit_equal_to_those_alone(
 def test_what_cannot_be_stacked_is_refused(train_digits, quick):
     with pytest.raises(StageError, match="LayerNorm cannot be stacked; train them one after another"):
         stacked([nn.Sequential(nn.Conv2d(1, 2, 3), nn.LayerNorm(4))] * 2)
-    small, large = train_digits.fitted(16, 1), train_digits.fitted(24, 1)
+    small, large = train_digits.resized(16, 1), train_digits.resized(24, 1)
     with pytest.raises(DatasetError, match="one size"):
         train_students([small, large], quick, n_classes=10, seeds=[0, 1])

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from d3m_assets.datasets.labelled_images import LabelledImages
 from d3m_assets.errors import TeacherError
 from d3m_assets.evaluation.settings import TeacherSettings
-from d3m_assets.evaluation.students import LabelledImages
 from d3m_assets.evaluation.teacher import (
     Checkpoint,
     agreement,
@@ -135,7 +135,7 @@ def test_features_give_the_logits_through_the_head(trained, digits):
 
 def test_the_labeller_labels_batches_of_any_size_and_colour(trained, digits):
     teacher = load_teacher(trained[1], trained[0], NAMES)
-    small = LabelledImages(digits[1].images[:30], digits[1].labels[:30], "validation").fitted(16, 1)
+    small = LabelledImages(digits[1].images[:30], digits[1].labels[:30], "validation").resized(16, 1)
     batch = torch.from_numpy(small.images.transpose(0, 3, 1, 2)).float() / 255
     soft = labeller(teacher)(batch)
     np.testing.assert_allclose(soft.numpy(), probabilities(teacher, small.images), atol=1e-5)

@@ -24,7 +24,7 @@ def write_pipeline(kind: str, folder: Path, *, legacy_end: bool = False) -> Path
     )
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    from d3m_assets.foundation.models import build_tokenizer
+    from d3m_assets.foundation.embedded.models import build_tokenizer
 
     torch.manual_seed(0)
     tokenizer = build_tokenizer()

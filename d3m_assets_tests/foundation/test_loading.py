@@ -4,8 +4,8 @@ import shutil
 import pytest
 
 from d3m_assets.errors import FoundationError
-from d3m_assets.foundation.loading import choose_device, embedded_path, find_foundation, load_foundation
-from d3m_assets.settings import Settings
+from d3m_assets.foundation.files import embedded_path
+from d3m_assets.foundation.loading import choose_device, find_foundation, load_foundation
 from d3m_assets_tests.foundation.small_pipelines import write_pipeline
 
 
@@ -16,7 +16,7 @@ def copy(tmp_path):
 
 
 def find(path):
-    return find_foundation(Settings(foundation=str(path)))
+    return find_foundation(str(path))
 
 
 def test_the_embedded_model_is_a_stock_pipeline():

@@ -10,7 +10,6 @@ from d3m_assets.distillation.prompts import ClassPrompts
 from d3m_assets.distillation.settings import GenerationSettings
 from d3m_assets.errors import FoundationError
 from d3m_assets.foundation.loading import find_foundation, load_foundation
-from d3m_assets.settings import Settings
 from d3m_assets_tests.foundation.single_files import write_single_file
 from d3m_assets_tests.foundation.small_pipelines import KINDS, write_pipeline
 
@@ -42,7 +41,7 @@ def no_network(monkeypatch):
 
 
 def find(path, config=None):
-    return find_foundation(Settings(foundation=str(path), foundation_config=None if config is None else str(config)))
+    return find_foundation(str(path), config=None if config is None else str(config))
 
 
 def draw(foundation):

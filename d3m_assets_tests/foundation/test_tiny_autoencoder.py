@@ -9,7 +9,8 @@ from d3m_assets.distillation.prompts import ClassPrompts
 from d3m_assets.distillation.random_streams import random_stream
 from d3m_assets.distillation.settings import GenerationSettings
 from d3m_assets.errors import FoundationError
-from d3m_assets.foundation.loading import FoundationFiles, load_foundation
+from d3m_assets.foundation.files import FoundationFiles
+from d3m_assets.foundation.loading import load_foundation
 from d3m_assets.foundation.tiny_autoencoder import find_tiny_autoencoder, load_tiny_autoencoder
 from d3m_assets_tests.foundation.small_pipelines import write_pipeline, write_tiny_autoencoder
 

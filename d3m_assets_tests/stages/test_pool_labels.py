@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from d3m_assets.datasets.labelled_images import resize_to_square
 from d3m_assets.evaluation.labels import as_stored
-from d3m_assets.evaluation.students import fit_images
 from d3m_assets.evaluation.teacher import probabilities
 from d3m_assets.stages.distillation import pool_images
 from d3m_assets.stages.evaluation import synthetic_images
@@ -51,7 +51,7 @@ def test_the_teacher_sees_images_as_small_as_students_do(soft, tmp_path):
     teacher = loaded_teacher(stored_teacher(pipeline), "cpu")
     images = pool_images(pool_of(pipeline, "7", "ipc-1", 0))
     assert images.shape[1] == 32
-    small, large = (probabilities(teacher, fit_images(images, side, 1))[:, 2] for side in (8, 32))
+    small, large = (probabilities(teacher, resize_to_square(images, side, 1))[:, 2] for side in (8, 32))
     np.testing.assert_allclose(table["teacher_probability"], small, rtol=1e-6)
     assert np.abs(small - large).max() > 1e-4
 

@@ -105,7 +105,7 @@ def test_equal_ipc_with_stored_labels_charges_only_the_labels_of_those_images(so
 def test_fresh_samples_begin_with_the_pool_and_none_comes_twice(full):
     pipeline = open_pipeline(full, full / "images", **FULL)
     for r in (0, 1):
-        fresh, pool = fresh_images(pipeline, "ipc-1", r), synthetic_images(pipeline, "ipc-1", r).fitted(16, 1)
+        fresh, pool = fresh_images(pipeline, "ipc-1", r), synthetic_images(pipeline, "ipc-1", r).resized(16, 1)
         steps, batch = pipeline.settings.students.steps, pipeline.settings.students.batch_size
         assert np.bincount(fresh.labels).tolist() == [-(-steps * batch // 3)] * 3
         for label in range(3):

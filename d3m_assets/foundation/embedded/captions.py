@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from d3m_assets.foundation.characters import ATTRIBUTES, TEMPLATES, Rendered, caption, caption_words
-from d3m_assets.foundation.models import TEXT_LENGTH
+from d3m_assets.foundation.embedded.characters import ATTRIBUTES, TEMPLATES, Rendered, caption, caption_words
+from d3m_assets.foundation.embedded.models import TEXT_LENGTH
 
 if TYPE_CHECKING:
     import torch

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from d3m_assets.foundation.skeletons import pen_skeletons
+from d3m_assets.foundation.embedded.skeletons import pen_skeletons
 
 if TYPE_CHECKING:
     import torch

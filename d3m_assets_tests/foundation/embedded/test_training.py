@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from d3m_assets.errors import SettingsError
-from d3m_assets.foundation.training import TrainingSettings, train
-from d3m_assets.foundation.training import _build as build
+from d3m_assets.foundation.embedded.training import TrainingSettings, train
+from d3m_assets.foundation.embedded.training import _build as build
 from d3m_assets_tests.test_workers import alive
 
 TINY = TrainingSettings(processes=1, vae_steps=3, vae_batch=4, images=12, steps=4, batch=4)
@@ -86,7 +86,7 @@ def test_training_can_go_on_from_a_pipeline(copy):
 
 def test_workers_do_not_outlive_a_killed_training(tmp_path):
     program = (
-        "from pathlib import Path\nfrom d3m_assets.foundation.training import TrainingSettings, train\n"
+        "from pathlib import Path\nfrom d3m_assets.foundation.embedded.training import TrainingSettings, train\n"
         "if __name__ == '__main__':\n"
         "    settings = TrainingSettings(processes=1, vae_steps=100_000, vae_batch=2, images=4, steps=1, batch=2)\n"
         f"    train(settings, Path({str(tmp_path / 'work')!r}), Path({str(tmp_path / 'model')!r}), "

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from d3m_assets.foundation.characters import IMAGE_SIZE, caption_words
+from d3m_assets.foundation.embedded.characters import IMAGE_SIZE, caption_words
 
 if TYPE_CHECKING:
     import torch

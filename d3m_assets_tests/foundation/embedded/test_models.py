@@ -1,5 +1,5 @@
-from d3m_assets.foundation.characters import caption_words
-from d3m_assets.foundation.models import build_tokenizer
+from d3m_assets.foundation.embedded.characters import caption_words
+from d3m_assets.foundation.embedded.models import build_tokenizer
 
 
 def test_every_caption_word_is_one_token_and_any_text_is_tokens():

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from d3m_assets.foundation.captions import CaptionBatch, ImageSets
-from d3m_assets.foundation.characters import Rendered, render
-from d3m_assets.foundation.models import (
+from d3m_assets.foundation.embedded.captions import CaptionBatch, ImageSets
+from d3m_assets.foundation.embedded.characters import Rendered, render
+from d3m_assets.foundation.embedded.models import (
     NOISE,
     TEXT_WIDTH,
     build_autoencoder,

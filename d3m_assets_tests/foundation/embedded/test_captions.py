@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from d3m_assets.foundation.captions import CaptionBatch, ImageSets
-from d3m_assets.foundation.characters import render
-from d3m_assets.foundation.models import build_tokenizer
+from d3m_assets.foundation.embedded.captions import CaptionBatch, ImageSets
+from d3m_assets.foundation.embedded.characters import render
+from d3m_assets.foundation.embedded.models import build_tokenizer
 
 
 @pytest.mark.parametrize("image_share", [0.0, 0.5, 1.0])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from d3m_assets.foundation.characters import (
+from d3m_assets.foundation.embedded.characters import (
     ATTRIBUTES,
     CHARACTERS,
     FONTS,
@@ -11,7 +11,7 @@ from d3m_assets.foundation.characters import (
     caption_words,
     render,
 )
-from d3m_assets.foundation.skeletons import SEGMENTS, pen_skeletons, segments
+from d3m_assets.foundation.embedded.skeletons import SEGMENTS, pen_skeletons, segments
 
 
 def test_equal_seeds_draw_equal_images():
