@@ -140,7 +140,7 @@ def _copy_report(pipeline: Any) -> Path:
 
 
 def _show_metrics(pipeline: Any) -> None:
-    from d3m_assets.evaluation.metrics import VARIANTS
+    from d3m_assets.evaluation.methods import VARIANTS
     from d3m_assets.evaluation.statistics import compare_all, format_table, headline, rivals, summarise
     from d3m_assets.stages.evaluation import all_metrics
 
@@ -231,7 +231,7 @@ def regenerate(
 ) -> None:
     """Write an image folder from a bundle: all it needs is this package and the foundation model."""
     _offline()
-    from d3m_assets.distillation.bundle import regenerate as write_images
+    from d3m_assets.exports.images import regenerate as write_images
     from d3m_assets.foundation.loading import load_foundation
     from d3m_assets.foundation.tiny_autoencoder import find_tiny_autoencoder
 
@@ -261,7 +261,7 @@ def export(
 ) -> None:
     """Write a bundle's learned tokens as textual-inversion files for other programs."""
     _offline()
-    from d3m_assets.distillation.token_export import export_tokens
+    from d3m_assets.exports.tokens import export_tokens
     from d3m_assets.foundation.loading import load_foundation
 
     loaded, files, _ = _bundle(bundle, foundation, settings_)

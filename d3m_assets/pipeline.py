@@ -35,7 +35,7 @@ from d3m_assets.workers import Workers, cores
 if TYPE_CHECKING:
     import pandas as pd
 
-    from d3m_assets.distillation.token_import import ImportedEmbeddings
+    from d3m_assets.exports.token_import import ImportedEmbeddings
 
 
 @dataclass(frozen=True)
@@ -404,7 +404,7 @@ class Pipeline:
         if self.settings.imported_embeddings is None:
             return None
         if self._imports is None:
-            from d3m_assets.distillation.token_import import find_embeddings
+            from d3m_assets.exports.token_import import find_embeddings
 
             names = [str(name) for name in self.catalog()["class_name"]]
             folder = self.settings.imported_embeddings.expanduser()

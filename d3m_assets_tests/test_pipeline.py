@@ -65,8 +65,8 @@ def test_a_changed_setting_names_itself_and_redoes_only_what_it_matters_to(finis
 
 
 def test_a_tiny_autoencoder_redraws_the_pools_and_goes_with_the_bundle(copy):
-    from d3m_assets.distillation.bundle import regenerate
     from d3m_assets.errors import BundleError
+    from d3m_assets.exports.images import regenerate
     from d3m_assets.foundation.loading import load_foundation
 
     tiny = write_tiny_autoencoder(copy / "taesd", levels=3)

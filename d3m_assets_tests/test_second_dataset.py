@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from d3m_assets.evaluation.metrics import BASELINES
+from d3m_assets.evaluation.methods import BASELINES
 from d3m_assets_tests.datasets.unseen_fonts import write_unseen_fonts
 from d3m_assets_tests.test_cli import d3m, store_of
 

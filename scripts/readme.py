@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from d3m_assets.evaluation.metrics import D3M, VARIANTS
+from d3m_assets.evaluation.methods import D3M, VARIANTS
 from d3m_assets.evaluation.statistics import (
     ARCHITECTURE_WORDS,
     compare_all,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +19,10 @@ from d3m_assets.distillation.budgets import EmbeddingPlan
 from d3m_assets.distillation.prompts import ClassPrompts, placeholder_token
 from d3m_assets.distillation.settings import GenerationSettings
 from d3m_assets.errors import BundleError
-from d3m_assets.workers import one_thread
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from d3m_assets.foundation.loading import Foundation
     from d3m_assets.foundation.tiny_autoencoder import TinyAutoencoder
 
 FORMAT = "d3m-bundle-1"
@@ -274,58 +271,3 @@ def _ordered(data: bytes) -> bytes:
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + data[8 + size :]
-
-
-def regenerate(
-    bundle: Bundle,
-    foundation: Foundation,
-    output: Path,
-    *,
-    per_class: int,
-    on_class: Callable[[str, int, int], None] = lambda name, done, total: None,
-    class_names: Sequence[str] | None = None,
-    autoencoder: TinyAutoencoder | None = None,
-) -> int:
-    """Write an image folder ``output/<class>/00000.png`` from a bundle.
-
-    Args:
-        bundle: The distilled dataset.
-        foundation: The model it was made for.
-        output: The folder; must be empty or not exist, so that nothing of the user's is lost or mixed in.
-        per_class: Images of each class.
-        on_class: Told of every finished class: name, how many are done, how many there are.
-        class_names: Only these classes; all when None.
-        autoencoder: The tiny autoencoder of the recipe, where it has one.
-
-    Returns:
-        The number of images written.
-
-    Raises:
-        BundleError: Another foundation model or autoencoder, a folder with files in it, or a class the bundle does not have.
-    """
-    from d3m_assets.datasets.images import encode_png
-    from d3m_assets.distillation.generation import generate
-    from d3m_assets.foundation.tiny_autoencoder import load_tiny_autoencoder
-
-    bundle.check_foundation(foundation.files.fingerprint, foundation.files.name)
-    bundle.check_autoencoder(autoencoder)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise BundleError(f"{output} exists and is not empty; name another folder with --output, or empty it")
-    known = {c.prompts.class_name for c in bundle.classes}
-    if missing := sorted(set(class_names or ()) - known):
-        raise BundleError(f"the bundle has no class {', '.join(missing)}; it has {', '.join(sorted(known))}")
-    wanted = [c for c in bundle.classes if class_names is None or c.prompts.class_name in class_names]
-    settings, recipe = bundle.generation_settings(), bundle.recipe
-    decoder = None if autoencoder is None else load_tiny_autoencoder(autoencoder, foundation)
-    for done, c in enumerate(wanted, start=1):
-        with one_thread():  # as the pool was drawn: the number of threads decides how sums round
-            images, _ = generate(
-                foundation, c.prompts, settings, recipe.seed, count=per_class, vectors=c.vectors, plan=c.plan,
-                channels=recipe.channels, autoencoder=decoder,
-            )  # fmt: skip
-        folder = output / c.prompts.class_name
-        folder.mkdir(parents=True)
-        for k, image in enumerate(images):
-            (folder / f"{k:05d}.png").write_bytes(encode_png(image))
-        on_class(c.prompts.class_name, done, len(wanted))
-    return per_class * len(wanted)

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from d3m_assets.errors import StageError
-from d3m_assets.evaluation.metrics import D3M, METHODS, RANDOM_REAL, VARIANTS
+from d3m_assets.evaluation.methods import D3M, METHODS, RANDOM_REAL, VARIANTS
 from d3m_assets.evaluation.settings import LABEL_KINDS, LabelKind
 
 CONFIDENCE = 0.95

@@ -22,9 +22,9 @@ from d3m_assets.distillation.inversion_state import InversionTask, InvertedClass
 from d3m_assets.distillation.latents import ImageFiles, LatentCache
 from d3m_assets.distillation.packing import MOST_CLASSES, UNMEASURED_CLASSES, CudaMemory
 from d3m_assets.distillation.prompts import ClassPrompts, placeholder_token
-from d3m_assets.distillation.token_import import ImportedEmbeddings
 from d3m_assets.distillation.vectors import to_stored
 from d3m_assets.errors import D3MError
+from d3m_assets.exports.token_import import ImportedEmbeddings
 from d3m_assets.pipeline import Pipeline
 from d3m_assets.progress import Progress, ProgressEvent
 from d3m_assets.stages.artefacts import (

@@ -152,7 +152,7 @@ def _metric_name(method: str, budget: str, part: Part, students: StudentSettings
 
 
 def _reference_rows(real: RealSets, pipeline: Pipeline, key: ArtefactKey) -> tuple[list[Row], dict[str, bytes]]:
-    from d3m_assets.evaluation.metrics import BASELINES
+    from d3m_assets.evaluation.methods import BASELINES
 
     budget, chosen = required(key.budget), pipeline.settings.evaluation
     sizes = real.table.groupby("class_id").size()
@@ -176,14 +176,14 @@ def _reference_rows(real: RealSets, pipeline: Pipeline, key: ArtefactKey) -> tup
 
 
 def _whole_dataset_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[Row], dict[str, bytes]]:
-    from d3m_assets.evaluation.metrics import WHOLE_TRAIN
+    from d3m_assets.evaluation.methods import WHOLE_TRAIN
 
     train = labelled_images(pipeline, image_table(pipeline, "train"), "train")
     return rows_of(pipeline, WHOLE_TRAIN, lambda kind: lambda seed: train), {}
 
 
 def _foundation_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[Row], dict[str, bytes]]:
-    from d3m_assets.evaluation.metrics import CLASS_NAMES, CLASS_NAMES_EQUAL_IPC, RENDERED
+    from d3m_assets.evaluation.methods import CLASS_NAMES, CLASS_NAMES_EQUAL_IPC, RENDERED
 
     prompts = [stored_prompts(pipeline, c) for c in pipeline.catalog()["class_key"]]
     repeats = range(pipeline.settings.distillations)
@@ -224,7 +224,7 @@ def rendered_characters(pipeline: Pipeline, names: Sequence[str], seed: int) -> 
 
 
 def _student_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[Row], dict[str, bytes]]:
-    from d3m_assets.evaluation.metrics import D3M
+    from d3m_assets.evaluation.methods import D3M
 
     budget, chosen = required(key.budget), pipeline.settings.evaluation
     plans = [pipeline.embedding_plan(class_key, budget) for class_key in pipeline.catalog()["class_key"]]

@@ -95,7 +95,8 @@ def _bytes(pipeline: Pipeline, key: ArtefactKey) -> int:
 
 def sample_grids(pipeline: Pipeline) -> dict[str, dict[str, np.ndarray]]:
     """First images of every class: real, drawn from the class name, and distilled at every budget."""
-    from d3m_assets.evaluation.report import IMAGES_PER_SAMPLE, MAX_CLASSES
+    from d3m_assets.evaluation.report.samples import IMAGES_PER_SAMPLE
+    from d3m_assets.evaluation.report.tables import MAX_CLASSES
 
     catalog = pipeline.catalog().head(MAX_CLASSES)
     scan, grids = pipeline.scan(), {}

@@ -35,7 +35,7 @@ def variant_rows(
         payload: Mean bytes of the vectors of a class.
         rows: The rows of the distilled data itself.
     """
-    from d3m_assets.evaluation.metrics import D3M_EQUAL_IPC, D3M_FRESH, D3M_REJECTION
+    from d3m_assets.evaluation.methods import D3M_EQUAL_IPC, D3M_FRESH, D3M_REJECTION
 
     chosen, found = pipeline.settings.evaluation.variants, []
     if "equal-ipc" in chosen:

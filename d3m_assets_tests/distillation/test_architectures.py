@@ -12,8 +12,8 @@ from d3m_assets.distillation.inversion_state import InversionTask, InvertedClass
 from d3m_assets.distillation.random_streams import random_stream
 from d3m_assets.distillation.settings import GenerationSettings, InversionSettings
 from d3m_assets.distillation.text import empty_prompt, encode, tokenize
-from d3m_assets.distillation.token_export import export_tokens
 from d3m_assets.distillation.vectors import from_stored
+from d3m_assets.exports.tokens import export_tokens
 from d3m_assets.foundation.files import FoundationFiles
 from d3m_assets.foundation.loading import load_foundation
 from d3m_assets_tests.distillation.test_bundle import recipe

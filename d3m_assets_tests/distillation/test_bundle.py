@@ -2,11 +2,9 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from d3m_assets.distillation.budgets import EmbeddingPlan
-from d3m_assets.distillation.bundle import Bundle, DistilledClass, Recipe, regenerate
-from d3m_assets.distillation.generation import generate
+from d3m_assets.distillation.bundle import Bundle, DistilledClass, Recipe
 from d3m_assets.distillation.settings import GenerationSettings
 from d3m_assets.errors import BundleError
 
@@ -102,41 +100,6 @@ def test_ledger_adds_up(words):
     assert ledger["foundation model"] == 1000
 
 
-def test_regenerate_writes_what_generate_draws(foundation, words, tmp_path):
-    made = bundle(words, foundation_fingerprint=foundation.files.fingerprint)
-    seen = []
-    count = regenerate(
-        Bundle.from_bytes(made.to_bytes()),
-        foundation,
-        tmp_path / "out",
-        per_class=3,
-        on_class=lambda *a: seen.append(a),
-    )
-    assert count == 6
-    assert seen == [("3", 1, 2), ("7", 2, 2)]
-    c = made.classes[1]
-    drawn, _ = generate(
-        foundation, c.prompts, made.generation_settings(), 0, count=3, vectors=c.vectors, plan=c.plan, channels=1
-    )
-    for k in range(3):
-        with Image.open(tmp_path / "out" / "7" / f"{k:05d}.png") as image:
-            assert np.array_equal(np.asarray(image), drawn[k, :, :, 0])
-
-
-def test_regenerate_refuses_another_model_and_a_used_folder(foundation, words, tmp_path):
-    with pytest.raises(BundleError, match="embedded.*another model"):
-        regenerate(bundle(words), foundation, tmp_path / "out", per_class=1)
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "thesis.txt").write_text("keep")
-    right = bundle(words, foundation_fingerprint=foundation.files.fingerprint)
-    with pytest.raises(BundleError, match="not empty"):
-        regenerate(right, foundation, mine, per_class=1)
-    with pytest.raises(BundleError, match="no class 9"):
-        regenerate(right, foundation, tmp_path / "out", per_class=1, class_names=["9"])
-    assert (mine / "thesis.txt").read_text() == "keep"
-
-
 @pytest.mark.parametrize("name", ["../../x", "/abs", "..", "a/b", ""])
 def test_a_class_name_that_leaves_the_folder_is_refused(words, name):
     with pytest.raises(BundleError, match="cannot name a folder"):
@@ -153,8 +116,8 @@ def test_an_impossible_recipe_is_a_bundle_error(words, changes):
 def test_norms_go_with_the_bundle_and_out_of_it_again(words, kind, tmp_path):
     from safetensors.numpy import load_file
 
-    from d3m_assets.distillation.token_export import export_tokens
     from d3m_assets.distillation.vectors import to_stored
+    from d3m_assets.exports.tokens import export_tokens
     from d3m_assets.foundation.vector_layout import VectorLayout
 
     layout, plan = VectorLayout((64,), (1.0,)), EmbeddingPlan(2, 3, kind, 64, norms=1)

@@ -182,7 +182,7 @@ BASELINES = "random,herding,k-center,k-means,el2n,collages,latent-means"
 
 def test_every_baseline_beside_every_kind_of_labels(soft, tmp_path):
 
-    from d3m_assets.evaluation.metrics import BASELINES as METHODS_OF
+    from d3m_assets.evaluation.methods import BASELINES as METHODS_OF
     from d3m_assets.evaluation.statistics import compare_all, rivals
 
     shutil.copytree(soft, tmp_path, dirs_exist_ok=True)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from d3m_assets.evaluation.metrics import VARIANTS
+from d3m_assets.evaluation.methods import VARIANTS
 from d3m_assets.evaluation.statistics import summarise
 from d3m_assets.stages.distillation import pool_images, stored_vectors
 from d3m_assets.stages.evaluation import synthetic_images

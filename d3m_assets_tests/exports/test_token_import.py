@@ -4,10 +4,10 @@ from safetensors.numpy import save_file
 
 from d3m_assets.distillation.budgets import EmbeddingPlan
 from d3m_assets.distillation.bundle import Bundle, DistilledClass
-from d3m_assets.distillation.token_export import export_tokens
-from d3m_assets.distillation.token_import import find_embeddings
 from d3m_assets.distillation.vectors import to_stored
 from d3m_assets.errors import BundleError
+from d3m_assets.exports.token_import import find_embeddings
+from d3m_assets.exports.tokens import export_tokens
 from d3m_assets.foundation.vector_layout import VectorLayout
 from d3m_assets_tests.distillation.test_bundle import recipe
 

@@ -3,7 +3,6 @@ import io
 import json
 import re
 from html.parser import HTMLParser
-from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -12,21 +11,14 @@ from PIL import Image
 from scipy import stats
 
 from d3m_assets.errors import StageError
-from d3m_assets.evaluation import report
 from d3m_assets.evaluation.audit import Finding
-from d3m_assets.evaluation.report import (
-    MAX_CLASSES,
-    MAX_CONFUSIONS,
-    accuracy_plot,
-    byte_size,
-    ledger_totals,
-    render_report,
-)
+from d3m_assets.evaluation.report import render_report
+from d3m_assets.evaluation.report.tables import MAX_CLASSES, MAX_CONFUSIONS
 from d3m_assets.evaluation.scores import label_robust_score
-from d3m_assets.evaluation.statistics import compare_all, summarise
+from d3m_assets.evaluation.statistics import compare_all
 from d3m_assets_tests.evaluation.conftest import student_rows
+from d3m_assets_tests.evaluation.report.conftest import NAMES
 
-NAMES = ["<b>猫</b>", "dog & bone"]
 VOID = {"meta", "img", "br", "link"}
 
 
@@ -54,44 +46,6 @@ class Page(HTMLParser):
     @property
     def text(self):
         return re.sub(r"\s+", " ", " ".join(self.words))
-
-
-@pytest.fixture
-def metrics():
-    return pd.concat(
-        [
-            student_rows("D3M", "ipc-1", [0.90, 0.91, 0.93], bytes_per_class=60, images=200),
-            student_rows("D3M", "ipc-5", [0.93, 0.94, 0.95], bytes_per_class=300, images=200),
-            student_rows("random real images", "ipc-1", [0.70, 0.72, 0.74], images=2),
-            student_rows("random real images", "ipc-5", [0.98, 0.98, 0.99], bytes_per_class=320),
-            student_rows("class-name prompts", "", [0.80, 0.81, 0.82], bytes_per_class=0, images=200),
-            student_rows("whole train split", "", [0.99, 0.99, 1.0], bytes_per_class=8000, images=1000),
-        ],
-        ignore_index=True,
-    )
-
-
-@pytest.fixture
-def ledger():
-    return pd.DataFrame(
-        [
-            ("ipc-1", "embeddings", "class", "stored", 120),
-            ("ipc-1", "pool", "class", "regenerable", 99_999),
-            ("ipc-5", "embeddings", "class", "stored", 600),
-            ("", "foundation model", "shared", "stored", 4_000_000),
-            ("", "whole train split", "class", "reference", 83_008),
-        ],
-        columns=["budget", "item", "scope", "kind", "bytes"],
-    )
-
-
-@pytest.fixture
-def samples():
-    draw = np.random.default_rng(0)
-    return {
-        "real": {name: draw.integers(0, 256, (12, 8, 8, 1), dtype=np.uint8) for name in NAMES},
-        "distilled, ipc-1": {NAMES[0]: draw.integers(0, 256, (2, 100, 100, 3), dtype=np.uint8)},
-    }
 
 
 def _render(metrics, ledger, samples, names=NAMES):
@@ -221,28 +175,6 @@ def test_a_method_far_below_does_not_flatten_the_plot_and_is_told(metrics, ledge
     assert "Below the plot" not in _render(metrics, ledger, {})
 
 
-def test_plot_tells_many_methods_apart(metrics):
-    others = [student_rows(f"method {i}", "ipc-1", [0.5, 0.5, 0.5]) for i in range(6)]
-    svg = accuracy_plot(summarise(pd.concat([metrics, *others])))
-    assert all(f"method {i}" in svg for i in range(6))
-
-
-def test_plot_is_an_svg_with_text_in_the_colours_of_the_page(metrics):
-    svg = accuracy_plot(summarise(metrics))
-    root = ElementTree.fromstring(svg)
-    text = " ".join("".join(e.itertext()) for e in root.iter("{http://www.w3.org/2000/svg}text"))
-    for words in ("D3M", "random real images", "class-name prompts", "whole train split", "60 B", "ipc-5"):
-        assert words in text
-    assert "var(--ours)" in svg and "var(--theirs)" in svg
-    assert not re.search(r"#0[1-4]0[1-4]0[1-4]", svg)
-
-
-def test_ledger_totals_with_and_without_shared_parts(ledger):
-    totals = ledger_totals(ledger).set_index("budget")
-    assert totals.loc["ipc-1"].to_dict() == {"classes": 120, "everything": 4_000_120}
-    assert totals.loc["ipc-5"].to_dict() == {"classes": 600, "everything": 4_000_600}
-
-
 def test_unfit_input_is_refused(metrics, ledger, samples):
     with pytest.raises(StageError, match="metrics have 2 classes, the report 3"):
         _render(metrics, ledger, samples, [*NAMES, "third"])
@@ -250,21 +182,6 @@ def test_unfit_input_is_refused(metrics, ledger, samples):
         _render(metrics, ledger.drop(columns="scope"), samples)
     with pytest.raises(StageError, match="kind 'stroed'"):
         _render(metrics, ledger.replace({"kind": {"stored": "stroed"}}), samples)
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (64, "64 B"),
-        (8300.8, "8,300.8 B"),
-        (83_008, "83.0 kB"),
-        (4_240_000, "4.2 MB"),
-        (2e9, "2.0 GB"),
-        (np.nan, ""),
-    ],
-)
-def test_byte_size(count, text):
-    assert byte_size(count) == text
 
 
 @pytest.fixture
@@ -325,14 +242,6 @@ def test_the_label_robust_score_shows_its_ingredients(metrics, ledger):
     )  # fmt: skip
     assert f"ipc-1 {score.score:.3f} +19.3 8.0 hard" in text
     assert "label-robust" not in Page(_render(metrics[metrics["method"] != "whole train split"], ledger, {})).text
-
-
-def test_soft_labels_take_the_place_of_any_where_both_have_them(metrics, ledger):
-    soft = metrics[(metrics["budget"] == "ipc-1") & metrics["method"].isin(["D3M", "random real images"])]
-    both = pd.concat([metrics, soft.assign(labels="soft stored", accuracy=soft["accuracy"] - 0.1)])
-    rows = report._label_scores(summarise(both), compare_all(metrics))
-    assert {r["budget"]: r["labels"] for r in rows} == {"ipc-1": "soft stored", "ipc-5": "hard"}
-    assert rows[0]["synthetic_any"] == pytest.approx(rows[0]["synthetic_hard"] - 0.1)
 
 
 def test_classes_and_confusions_come_worst_first(metrics, ledger):

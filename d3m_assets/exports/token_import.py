@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from d3m_assets.distillation.token_export import SDXL_PARTS
 from d3m_assets.errors import BundleError
+from d3m_assets.exports.tokens import SDXL_PARTS
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,70 @@
+"""An image folder, ``<class>/00000.png``, generated from a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from d3m_assets.datasets.images import encode_png
+from d3m_assets.distillation.bundle import Bundle
+from d3m_assets.distillation.generation import generate
+from d3m_assets.errors import BundleError
+from d3m_assets.foundation.tiny_autoencoder import load_tiny_autoencoder
+from d3m_assets.workers import one_thread
+
+if TYPE_CHECKING:
+    from d3m_assets.foundation.loading import Foundation
+    from d3m_assets.foundation.tiny_autoencoder import TinyAutoencoder
+
+
+def regenerate(
+    bundle: Bundle,
+    foundation: Foundation,
+    output: Path,
+    *,
+    per_class: int,
+    on_class: Callable[[str, int, int], None] = lambda name, done, total: None,
+    autoencoder: TinyAutoencoder | None = None,
+) -> int:
+    """Write an image folder ``output/<class>/00000.png`` from a bundle.
+
+    Args:
+        bundle: The distilled dataset.
+        foundation: The model it was made for.
+        output: The folder; must be empty or not exist, so that nothing of the user's is lost or mixed in.
+        per_class: Images of each class.
+        on_class: Told of every finished class: name, how many are done, how many there are.
+        autoencoder: The tiny autoencoder of the recipe, where it has one.
+
+    Returns:
+        The number of images written.
+
+    Raises:
+        BundleError: Another foundation model or autoencoder, or a folder with files in it.
+    """
+    bundle.check_foundation(foundation.files.fingerprint, foundation.files.name)
+    bundle.check_autoencoder(autoencoder)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise BundleError(f"{output} exists and is not empty; name another folder with --output, or empty it")
+    settings, recipe = bundle.generation_settings(), bundle.recipe
+    decoder = None if autoencoder is None else load_tiny_autoencoder(autoencoder, foundation)
+    for done, c in enumerate(bundle.classes, start=1):
+        with one_thread():  # as the pool was generated: the number of threads decides how sums round
+            images, _ = generate(
+                foundation,
+                c.prompts,
+                settings,
+                recipe.seed,
+                count=per_class,
+                vectors=c.vectors,
+                plan=c.plan,
+                channels=recipe.channels,
+                autoencoder=decoder,
+            )
+        folder = output / c.prompts.class_name
+        folder.mkdir(parents=True)
+        for k, image in enumerate(images):
+            (folder / f"{k:05d}.png").write_bytes(encode_png(image))
+        on_class(c.prompts.class_name, done, len(bundle.classes))
+    return per_class * len(bundle.classes)
