@@ -83,8 +83,10 @@ def export_tokens(bundle: Bundle, layout: VectorLayout, output: Path, kind: Toke
             if kind == "concept":
                 _write_concept(bundle, made, len(vectors), names)
             exported.append(made)
-    listed = [{"class": e.class_name, "token": e.token, "prompt": e.prompt, "file": e.path.relative_to(output).as_posix()}
-              for e in exported]  # fmt: skip
+    listed = [
+        {"class": e.class_name, "token": e.token, "prompt": e.prompt, "file": e.path.relative_to(output).as_posix()}
+        for e in exported
+    ]
     (output / "tokens.json").write_text(json.dumps(listed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return exported
 

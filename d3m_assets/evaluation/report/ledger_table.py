@@ -10,9 +10,11 @@ import pandas as pd
 from d3m_assets.errors import StageError
 
 LEDGER_COLUMNS = ("budget", "item", "scope", "kind", "bytes")
+"""Bytes, one row an item: ``budget`` (empty for all), ``item`` (words), ``scope`` ("class" or "shared"), ``kind`` ("stored",
+"regenerable", one of :data:`FOR_SOME_ROWS` where only such rows need it or, for comparison only, "reference"), ``bytes``
+(int, all classes together)."""
 
 FOR_SOME_ROWS = ("for soft labels", "for rejection")
-
 _KINDS = {"stored", "regenerable", *FOR_SOME_ROWS, "reference"}
 
 
@@ -30,7 +32,7 @@ def ledger_totals(ledger: pd.DataFrame) -> pd.DataFrame:
     """Add up what has to be stored or sent, with and without the parts that all classes share.
 
     Args:
-        ledger: As for :func:`d3m_assets.evaluation.report.render_report`.
+        ledger: With :data:`LEDGER_COLUMNS`.
 
     Returns:
         One row a budget: budget, classes (bytes of the classes), everything (with shared parts, those of all
@@ -40,7 +42,7 @@ def ledger_totals(ledger: pd.DataFrame) -> pd.DataFrame:
         StageError: If a column is missing, or a scope or kind is unknown.
     """
     if missing := [c for c in LEDGER_COLUMNS if c not in ledger.columns]:
-        raise StageError(f"the ledger lacks the columns {', '.join(missing)}; see render_report.")
+        raise StageError(f"the ledger lacks the columns {', '.join(missing)}; see LEDGER_COLUMNS.")
     for column, known in (("scope", {"class", "shared"}), ("kind", _KINDS)):
         if unknown := sorted(set(ledger[column]) - known):
             raise StageError(f"ledger {column} {unknown[0]!r} is none of {', '.join(sorted(known))}; correct it.")

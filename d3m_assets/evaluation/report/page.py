@@ -62,9 +62,7 @@ def render_report(
     Args:
         metrics: Student rows of every method and budget
             (:func:`d3m_assets.evaluation.metrics.student_metrics`).
-        ledger: Bytes, one row an item: ``budget`` (empty for all), ``item`` (words), ``scope`` ("class" or
-            "shared"), ``kind`` ("stored", "regenerable", "for soft labels" or "for rejection" where only such
-            rows need it or, for comparison only, "reference"), ``bytes`` (int, all classes together).
+        ledger: Bytes, one row an item, with :data:`~d3m_assets.evaluation.report.ledger_table.LEDGER_COLUMNS`.
         samples: Example images, title to class name to uint8 ``[N, H, W, C]``; titles in the order shown, the
             first eight images of each class.
         provenance: Where it comes from, name to value; a mapping as value becomes a group of its own.
@@ -98,12 +96,8 @@ def render_report(
         sample_classes=sample_rows(samples, class_names),
         n_classes=len(class_names),
         n_hidden=max(0, len(class_names) - MAX_CLASSES),
-        audits=audit_rows(audits or {}, findings or {}),
-        clean=bool(audits) and not any((findings or {}).values()),
         agreement=list(agreement),
-        scores=score_rows(audits or {}),
-        label_scores=label_scores(summary, comparisons),
-        augmentation_scores=augmentation_scores(summary),
+        **_faults(audits or {}, findings or {}),
         ledger=accounts,
         soft_labels=bool(set(FOR_SOME_ROWS) & set(ledger["kind"])),
         recipe=_groups(_recipes(metrics)),
@@ -129,7 +123,18 @@ def _results(metrics: pd.DataFrame, summary: pd.DataFrame, comparisons: list[Com
         "variants": variant_tables(metrics, names),
         "groups": [{"title": names[part], "rows": part.of(summary).to_dict("records")} for part in names],
         "ours": D3M,
+        "label_scores": label_scores(summary, comparisons),
+        "augmentation_scores": augmentation_scores(summary),
         "plots": [titled_plot(part.of(summary), names[part]) for part in main_parts(metrics)],
+    }
+
+
+def _faults(audits: Mapping[str, Mapping[str, Any]], findings: Mapping[str, Sequence[Finding]]) -> dict[str, Any]:
+    """Variables of the template that tell of the pools themselves."""
+    return {
+        "audits": audit_rows(audits, findings),
+        "clean": bool(audits) and not any(findings.values()),
+        "scores": score_rows(audits),
     }
 
 

@@ -160,8 +160,10 @@ def _draw_pen(skeletons: torch.Tensor, geometry: dict[str, torch.Tensor], genera
     points = (points - (low + high) / 2) * scale + geometry["shift"].unsqueeze(1)
     ends = points.view(n, s, 2, 2)
     # Pressure: the pen's half-width varies slowly along the stroke.
-    swing = torch.sin(torch.linspace(0, 3.1416, s).view(1, s) * (0.5 + torch.rand(n, 1, generator=generator) * 2)
-                      + torch.rand(n, 1, generator=generator) * 6.2832)  # fmt: skip
+    swing = torch.sin(
+        torch.linspace(0, 3.1416, s).view(1, s) * (0.5 + torch.rand(n, 1, generator=generator) * 2)
+        + torch.rand(n, 1, generator=generator) * 6.2832
+    )
     half = geometry["height"].view(n, 1) * geometry["pen"].view(n, 1) / 2 * (1 + 0.25 * swing)
     # Few samples at a time: the distances of a whole batch would leave the processor's cache.
     inside = torch.cat([_inside(e, h) for e, h in zip(ends.split(16), half.split(16), strict=True)])
@@ -183,8 +185,9 @@ def _draw_print(fields: torch.Tensor, geometry: dict[str, torch.Tensor], generat
     x = (x + y * geometry["slant"].view(n, 1)) / geometry["stretch"].view(n, 1)
     grid = torch.stack([x, y], -1) / (1.25 * geometry["height"].view(n, 1, 1))
     grid = _bend(grid, 0.01 + 0.02 * torch.rand(n, generator=generator), generator)
-    field = F.grid_sample(fields.unsqueeze(1), grid.view(n, IMAGE_SIZE, IMAGE_SIZE, 2), padding_mode="border",
-                          align_corners=False).squeeze(1)  # fmt: skip
+    field = F.grid_sample(
+        fields.unsqueeze(1), grid.view(n, IMAGE_SIZE, IMAGE_SIZE, 2), padding_mode="border", align_corners=False
+    ).squeeze(1)
     field = (field + geometry["embolden"].view(n, 1, 1)) * geometry["height"].view(n, 1, 1) * IMAGE_SIZE
     return (0.5 + field / geometry["edge"].view(n, 1, 1)).clamp(0, 1)
 
@@ -212,39 +215,89 @@ def render(
         The images with what they were drawn with.
     """
     import torch
-    import torch.nn.functional as F
 
     generator = torch.Generator().manual_seed(seed)
     rng = np.random.default_rng(seed)
     if characters is None:
         digit = rng.random(count) < digit_share
-        chosen = np.where(digit, rng.integers(0, 10, count), rng.integers(10, len(CHARACTERS), count))
+        indices = np.where(digit, rng.integers(0, 10, count), rng.integers(10, len(CHARACTERS), count))
     else:
-        chosen = np.resize([CHARACTERS.index(c) for c in characters], count)
-
-    def uniform(low: float, high: float) -> torch.Tensor:
-        return low + (high - low) * torch.rand(count, generator=generator)
-
+        indices = np.resize([CHARACTERS.index(c) for c in characters], count)
     pen = torch.rand(count, generator=generator) < pen_share
-    thickness = uniform(0.07, 0.32)
-    height = 1 - uniform(0, 0.42).square() * 0.95 - 0.02
+    geometry, resolution = _random_geometry(count, generator)
+    skeletons, fields, variants = _outlines(indices, pen, held_out, rng)
+    ink = torch.zeros(count, IMAGE_SIZE, IMAGE_SIZE)
+    for mask, source, draw in ((pen, skeletons, _draw_pen), (~pen, fields, _draw_print)):
+        if mask.any():
+            index = mask.nonzero().squeeze(1)
+            part = {k: v[index] for k, v in geometry.items()}
+            ink[index] = draw(torch.from_numpy(source[index.numpy()]), part, generator)
+    image, noisy, black = _photograph(ink.unsqueeze(1), resolution, generator)
+    weight = torch.where(
+        pen,
+        torch.bucketize(geometry["pen"], torch.tensor([0.12, 0.18, 0.24])),
+        torch.bucketize(geometry["embolden"], torch.tensor([-0.01, 0.02, 0.038])),
+    )
+    attributes = [  # in the order of ATTRIBUTES
+        weight,
+        torch.bucketize(geometry["slant"], torch.tensor([-0.12, 0.12])),
+        torch.bucketize(geometry["stretch"], torch.tensor([0.65, 1.0])),
+        (geometry["height"] > 0.93).long(),
+        (~pen).long(),
+        resolution,
+        noisy.long(),
+        black.long(),
+    ]
+    pixels = (image.squeeze(1).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    codes = torch.stack(attributes, 1).to(torch.int8).numpy()
+    return Rendered(pixels, indices.astype(np.int64), codes, variants)
+
+
+# The shipped model was trained on what the functions below give for its seeds: the order of their random numbers is kept.
+
+
+def _uniform(low: float, high: float, count: int, generator: torch.Generator) -> torch.Tensor:
+    import torch
+
+    return low + (high - low) * torch.rand(count, generator=generator)
+
+
+def _random_geometry(count: int, generator: torch.Generator) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """How each character is written, by name float ``[N]`` (``shift``: ``[N, 2]``), and its resolution, int64 ``[N]``."""
+    import torch
+
+    thickness = _uniform(0.07, 0.32, count, generator)
+    height = 1 - _uniform(0, 0.42, count, generator).square() * 0.95 - 0.02
     slant = torch.randn(count, generator=generator) * 0.22
-    stretch = torch.exp(uniform(-0.85, 0.30))
+    stretch = torch.exp(_uniform(-0.85, 0.30, count, generator))
     coarse = torch.rand(count, generator=generator)
     geometry = {
-        "pen": thickness, "embolden": uniform(-0.025, 0.045), "height": height, "slant": slant, "stretch": stretch,
-        "rotation": torch.randn(count, generator=generator) * 0.09, "edge": uniform(0.9, 2.2),
+        "pen": thickness,
+        "embolden": _uniform(-0.025, 0.045, count, generator),
+        "height": height,
+        "slant": slant,
+        "stretch": stretch,
+        "rotation": torch.randn(count, generator=generator) * 0.09,
+        "edge": _uniform(0.9, 2.2, count, generator),
         "shift": (torch.rand(count, 2, generator=generator) - 0.5) * (0.03 + (1 - height)).unsqueeze(1) * 0.9,
         "balance": torch.randn(count, generator=generator) * 0.22,
-    }  # fmt: skip
+    }
     # "scanned" is how sets of digits were made, scikit-learn's among them (Alpaydin and Kaynak 1998): the character is cut
     # out to fill the field, thresholded, and its ink counted in 8 x 8 blocks.
     resolution = torch.full((count,), _SHARP)
     for code, below in ((_BLURRY, 0.65), (_COARSE, 0.50), (_SCANNED, 0.32)):
         resolution[coarse < below] = code
     scanned = resolution == _SCANNED
-    geometry["height"] = height = torch.where(scanned, 1.0, height)
+    geometry["height"] = torch.where(scanned, 1.0, height)
     geometry["shift"] *= ~scanned.unsqueeze(1)
+    return geometry, resolution
+
+
+def _outlines(
+    indices: np.ndarray, pen: torch.Tensor, held_out: bool, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Skeletons ``[N, S, 2, 2]`` of what the pen writes, distance fields ``[N, 64, 64]`` of the rest, and variants."""
+    count = len(indices)
     bank = _pen_bank(held_out)
     styles = HELD_OUT_FONTS if held_out else FONTS
     names = list(styles)
@@ -253,23 +306,54 @@ def render(
     skeletons = np.zeros((count, *next(iter(bank.values()))[0][1].shape), np.float32)
     fonts = rng.integers(0, len(names), count)
     choice = rng.random(count)
-    for i, c in enumerate(chosen):
+    for i, c in enumerate(indices):
         if pen[i]:
             options = bank[CHARACTERS[c]]
             variants[i], skeletons[i] = options[int(choice[i] * len(options))]
         else:
             variants[i] = styles[names[fonts[i]]]
             fields[i] = _printed(names[fonts[i]], CHARACTERS[c])
-    ink = torch.zeros(count, IMAGE_SIZE, IMAGE_SIZE)
-    for mask, source, draw in ((pen, skeletons, _draw_pen), (~pen, fields, _draw_print)):
-        if mask.any():
-            index = mask.nonzero().squeeze(1)
-            part = {k: v[index] for k, v in geometry.items()}
-            ink[index] = draw(torch.from_numpy(source[index.numpy()]), part, generator)
+    return skeletons, fields, variants
 
-    # What the camera does: resolution, blur, contrast, polarity, noise.
-    image = ink.unsqueeze(1)
-    sides = torch.tensor([8, 10, 12, 16])[torch.randint(0, 4, (count,), generator=generator)]
+
+def _photograph(
+    image: torch.Tensor, resolution: torch.Tensor, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What a camera does to ink: resolution, blur, contrast, polarity, noise.
+
+    Args:
+        image: Ink in 0..1, ``[N, 1, 32, 32]``; written over.
+        resolution: Codes, int64 ``[N]``.
+        generator: Source of randomness.
+
+    Returns:
+        The images, and which of them are noisy and which are black on white, bool ``[N]``.
+    """
+    import torch
+
+    count = len(image)
+    scanned = resolution == _SCANNED
+    _coarsen(image, resolution, generator)
+    _blur(image, resolution, generator)
+    plain = torch.rand(count, generator=generator) < 0.75
+    background = torch.where(plain, 0.0, _uniform(0, 0.25, count, generator)).view(-1, 1, 1, 1)
+    ink_level = torch.where(scanned, 1.0, _uniform(0.7, 1.0, count, generator)).view(-1, 1, 1, 1)
+    background[scanned] = 0
+    image = background + image * (ink_level - background)
+    black = torch.rand(count, generator=generator) < 0.12
+    image = torch.where(black.view(-1, 1, 1, 1), 1 - image, image)
+    noisy = (torch.rand(count, generator=generator) < 0.12) & ~scanned
+    image = image + noisy.view(-1, 1, 1, 1) * 0.09 * torch.randn(image.shape, generator=generator)
+    return image, noisy, black
+
+
+def _coarsen(image: torch.Tensor, resolution: torch.Tensor, generator: torch.Generator) -> None:
+    """Bring coarse images to 8 to 16 px a side, and scanned ones, thresholded first, to 8; in place."""
+    import torch
+    import torch.nn.functional as F
+
+    scanned = resolution == _SCANNED
+    sides = torch.tensor([8, 10, 12, 16])[torch.randint(0, 4, (len(image),), generator=generator)]
     sides[scanned] = 8
     image[scanned] = (image[scanned] > 0.5).float()
     for side in (8, 10, 12, 16):
@@ -278,6 +362,13 @@ def render(
             small = F.adaptive_avg_pool2d(image[index], side)
             big = F.interpolate(small, IMAGE_SIZE, mode="bicubic", align_corners=False, antialias=True)
             image[index] = big.clamp(0, 1)
+
+
+def _blur(image: torch.Tensor, resolution: torch.Tensor, generator: torch.Generator) -> None:
+    """Blur the blurry images by one Gaussian, in place."""
+    import torch
+    import torch.nn.functional as F
+
     index = (resolution == _BLURRY).nonzero().squeeze(1)
     if len(index):
         taps = torch.arange(-4, 5).float()
@@ -285,32 +376,6 @@ def render(
         kernel = kernel / kernel.sum()
         blurred = F.conv2d(F.pad(image[index], (4, 4, 4, 4)), kernel.view(1, 1, 1, 9))
         image[index] = F.conv2d(blurred, kernel.view(1, 1, 9, 1))
-    background = torch.where(torch.rand(count, generator=generator) < 0.75, 0.0, uniform(0, 0.25)).view(-1, 1, 1, 1)
-    ink_level = torch.where(scanned, 1.0, uniform(0.7, 1.0)).view(-1, 1, 1, 1)
-    background[scanned] = 0
-    image = background + image * (ink_level - background)
-    black = torch.rand(count, generator=generator) < 0.12
-    image = torch.where(black.view(-1, 1, 1, 1), 1 - image, image)
-    noisy = (torch.rand(count, generator=generator) < 0.12) & ~scanned
-    image = image + noisy.view(-1, 1, 1, 1) * 0.09 * torch.randn(image.shape, generator=generator)
-
-    weight = torch.where(pen, torch.bucketize(thickness, torch.tensor([0.12, 0.18, 0.24])),
-                         torch.bucketize(geometry["embolden"], torch.tensor([-0.01, 0.02, 0.038])))  # fmt: skip
-    attributes = torch.stack(
-        [
-            weight,
-            torch.bucketize(slant, torch.tensor([-0.12, 0.12])),
-            torch.bucketize(stretch, torch.tensor([0.65, 1.0])),
-            (height > 0.93).long(),
-            (~pen).long(),
-            resolution,
-            noisy.long(),
-            black.long(),
-        ],
-        1,
-    )
-    pixels = (image.squeeze(1).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    return Rendered(pixels, chosen.astype(np.int64), attributes.to(torch.int8).numpy(), variants)
 
 
 def caption(rendered: Rendered, index: int, rng: np.random.Generator) -> tuple[str, list[str]]:
@@ -333,8 +398,11 @@ def caption(rendered: Rendered, index: int, rng: np.random.Generator) -> tuple[s
         words = [case, character.lower()] if rng.random() < 0.7 else [character.lower()]
     # A quarter of the captions name the character alone, so that a class name leaves every attribute open.
     keep = 0.0 if rng.random() < 0.25 else rng.uniform(0.2, 1.0)
-    named = [group[code] for group, code in zip(ATTRIBUTES.values(), rendered.attributes[index], strict=True)
-             if rng.random() < keep]  # fmt: skip
+    named = [
+        group[code]
+        for group, code in zip(ATTRIBUTES.values(), rendered.attributes[index], strict=True)
+        if rng.random() < keep
+    ]
     if rng.random() < keep * 0.7:
         named += rendered.variants[index].split()
     rng.shuffle(named)

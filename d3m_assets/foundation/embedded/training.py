@@ -261,15 +261,19 @@ def _encode_shard(settings: TrainingSettings, folder: Path, shard: int, count: i
     vae = load_trained_autoencoder(settings, folder)
     rendered = _draw_shard(settings, shard, count)
     with torch.inference_mode():
-        latents = [vae.encode(pixels_to_model(rendered.images[i : i + 100])).latent_dist.mean.half()
-                   for i in range(0, count, 100)]  # fmt: skip
+        latents = [
+            vae.encode(pixels_to_model(rendered.images[i : i + 100])).latent_dist.mean.half()
+            for i in range(0, count, 100)
+        ]
     part = file.with_suffix(".part")
     with part.open("wb") as out:
         np.save(out, torch.cat(latents).numpy(), allow_pickle=False)
     np.savez(
         folder / f"captions-{shard:03d}.npz",
-        characters=rendered.characters, attributes=rendered.attributes, variants=np.array(rendered.variants),
-    )  # fmt: skip
+        characters=rendered.characters,
+        attributes=rendered.attributes,
+        variants=np.array(rendered.variants),
+    )
     part.replace(file)
 
 
@@ -414,9 +418,15 @@ def export(settings: TrainingSettings, folder: Path, output: Path) -> None:
     text.set_input_embeddings(plain)
     scheduler = DPMSolverMultistepScheduler(**NOISE, timestep_spacing="trailing", lambda_min_clipped=-5.1)
     pipeline = StableDiffusionPipeline(
-        vae=load_trained_autoencoder(settings, folder), text_encoder=text, tokenizer=tokenizer, unet=unet,
-        scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    ).to(torch.float16)  # fmt: skip
+        vae=load_trained_autoencoder(settings, folder),
+        text_encoder=text,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).to(torch.float16)
     part = output.with_name(output.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     pipeline.save_pretrained(part)
