@@ -20,7 +20,8 @@ import pydantic_settings
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from d3m_assets.errors import SettingsError
+from d3m_assets.errors import BudgetError, SettingsError
+from d3m_assets.ledger import Budget
 
 ENVIRONMENT_PREFIX = "D3M_"
 FILE_VARIABLE = "D3M_SETTINGS"
@@ -50,12 +51,12 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-def _budget_names(values: tuple[str, ...]) -> tuple[str, ...]:
-    # Budgets are partition keys and folder names; what they mean is for d3m_assets.distillation.budgets.
-    for value in values:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", value):
-            raise ValueError(f'"{value}" is not a budget; write for example ipc-10, 640B or 4KiB')
-    return values
+def _budget_name(value: str) -> str:
+    # The name stays text: it is a partition key, a folder name and part of the settings' dump.
+    try:
+        return Budget.parse(value).name
+    except BudgetError as error:
+        raise ValueError(str(error)) from None
 
 
 def _template(value: str) -> str:
@@ -86,11 +87,10 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Interval = Annotated[tuple[Share, Share], NoDecode, BeforeValidator(_listed), AfterValidator(_in_order)]
 Budgets = Annotated[
-    tuple[str, ...],
+    tuple[Annotated[str, AfterValidator(_budget_name)], ...],
     NoDecode,
     BeforeValidator(_listed),
     Field(min_length=1),
-    AfterValidator(_budget_names),
     AfterValidator(_distinct),
 ]
 Templates = Annotated[
@@ -502,7 +502,7 @@ class Settings(BaseSettings):
     )
     budgets: Budgets = Field(
         default=("ipc-1", "ipc-5", "ipc-10"),
-        description="Bytes per class: ipc-N, NB or NKiB. In the environment: comma separated or JSON.",
+        description="Bytes per class: ipc-N, NB, NKiB or NMiB. In the environment: comma separated or JSON.",
     )
     home: Path = Field(
         default=Path("data/home"),

@@ -31,10 +31,8 @@ from d3m_assets.evaluation.statistics import (
     rivals,
     summarise,
 )
+from d3m_assets.ledger import CONDITIONAL_KINDS, byte_size, ledger_groups, shared_needs
 
-LEDGER_COLUMNS = ("budget", "item", "scope", "kind", "bytes")
-_FOR_SOME_ROWS = ("for soft labels", "for rejection")
-_KINDS = {"stored", "regenerable", *_FOR_SOME_ROWS, "reference"}
 MAX_CLASSES = 20
 """Classes shown in pictures and in the table by class; a thousand of them would make a file nobody opens."""
 MAX_COLUMNS = 12
@@ -72,9 +70,7 @@ def render_report(
     Args:
         metrics: Student rows of every method and budget
             (:func:`d3m_assets.evaluation.metrics.student_metrics`).
-        ledger: Bytes, one row an item: ``budget`` (empty for all), ``item`` (words), ``scope`` ("class" or
-            "shared"), ``kind`` ("stored", "regenerable", "for soft labels" or "for rejection" where only such
-            rows need it or, for comparison only, "reference"), ``bytes`` (int, all classes together).
+        ledger: Bytes, one row an item, as from :func:`d3m_assets.ledger.distillation_ledger`.
         samples: Example images, title to class name to uint8 ``[N, H, W, C]``; titles in the order shown, the
             first eight images of each class.
         provenance: Where it comes from, name to value; a mapping as value becomes a group of its own.
@@ -99,7 +95,7 @@ def render_report(
     summary = summarise(metrics)
     if wrong := {len(a) for a in metrics["class_accuracy"]} - {len(class_names)}:
         raise StageError(f"metrics have {wrong.pop()} classes, the report {len(class_names)}; run `d3m distill`.")
-    accounts = _ledger_groups(ledger)
+    accounts = ledger_groups(ledger)
     comparisons = compare_all(metrics)
     verdicts = headlines(comparisons)
     names = part_words(parts(metrics))
@@ -121,7 +117,7 @@ def render_report(
         distillations=int(summary["distillations"].max()),
         headline=verdicts[0],
         other_headlines=verdicts[1:],
-        asides=[*_asides(metrics, summary), *_needed(ledger), *_teacher(teacher_accuracy)],
+        asides=[*_asides(metrics, summary), *shared_needs(ledger), *_teacher(teacher_accuracy)],
         cards=[_card(summary, comparison, names) for comparison in comparisons],
         against=_against(metrics, names),
         variants=_variants(metrics, names),
@@ -140,7 +136,7 @@ def render_report(
         label_scores=_label_scores(summary, comparisons),
         augmentation_scores=_augmentation_scores(summary),
         ledger=accounts,
-        soft_labels=bool(set(_FOR_SOME_ROWS) & set(ledger["kind"])),
+        soft_labels=bool(set(CONDITIONAL_KINDS) & set(ledger["kind"])),
         recipe=_groups(_recipes(metrics)),
         provenance=_groups(provenance),
     )
@@ -209,43 +205,6 @@ def accuracy_plot(summary: pd.DataFrame) -> str:
     return svg
 
 
-def byte_size(count: float) -> str:
-    """Write a number of bytes for people: "64 B", "83.0 kB", "4.2 MB"; decimal units, and nothing for NaN."""
-    if math.isnan(count):
-        return ""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= 10 * size or (count >= size and unit != "kB"):
-            return f"{count / size:,.1f} {unit}"
-    return f"{count:,.0f} B" if float(count).is_integer() else f"{count:,.1f} B"
-
-
-def ledger_totals(ledger: pd.DataFrame) -> pd.DataFrame:
-    """Add up what has to be stored or sent, with and without the parts that all classes share.
-
-    Args:
-        ledger: As for :func:`render_report`.
-
-    Returns:
-        One row a budget: budget, classes (bytes of the classes), everything (with shared parts, those of all
-        budgets included).
-
-    Raises:
-        StageError: If a column is missing, or a scope or kind is unknown.
-    """
-    if missing := [c for c in LEDGER_COLUMNS if c not in ledger.columns]:
-        raise StageError(f"the ledger lacks the columns {', '.join(missing)}; see render_report.")
-    for column, known in (("scope", {"class", "shared"}), ("kind", _KINDS)):
-        if unknown := sorted(set(ledger[column]) - known):
-            raise StageError(f"ledger {column} {unknown[0]!r} is none of {', '.join(sorted(known))}; correct it.")
-    stored = ledger[ledger["kind"] == "stored"]
-    rows = []
-    for budget in dict.fromkeys(b for b in stored["budget"] if b):
-        here = stored[stored["budget"].isin([budget, ""])]
-        classes = int(here.loc[here["scope"] == "class", "bytes"].sum())
-        rows.append({"budget": budget, "classes": classes, "everything": int(here["bytes"].sum())})
-    return pd.DataFrame(rows, columns=["budget", "classes", "everything"])
-
-
 def _at_budgets(summary: pd.DataFrame) -> pd.Series:
     return (summary["budget"] != "") & summary["bytes_per_class"].gt(0)
 
@@ -287,15 +246,6 @@ def _teacher(accuracy: float | None) -> list[str]:
     if accuracy is None:
         return []
     return [f"The teacher itself, one network trained by a recipe of its own, reaches {percent(accuracy)} %."]
-
-
-def _needed(ledger: pd.DataFrame) -> list[str]:
-    """What some rows need that all classes share, and that the bytes of a class therefore do not show."""
-    shared = ledger[ledger["kind"].isin(_FOR_SOME_ROWS) & (ledger["scope"] == "shared")]
-    return [
-        f"Rows that ask the {item} also need the {item} itself, {byte_size(size)} beside the bytes of the classes."
-        for item, size in zip(shared["item"], shared["bytes"], strict=True)
-    ]
 
 
 def _card(summary: pd.DataFrame, comparison: Comparison, names: Mapping[Part, str]) -> dict[str, Any]:
@@ -559,22 +509,6 @@ def _augmentation_scores(summary: pd.DataFrame) -> list[dict[str, Any]]:
             )
             rows.append({"budget": budget, "score": found.score, **found.ingredients})
     return rows
-
-
-def _ledger_groups(ledger: pd.DataFrame) -> list[dict[str, Any]]:
-    totals = {row["budget"]: row for row in ledger_totals(ledger).to_dict("records")}
-    soft = ledger[ledger["kind"].isin(_FOR_SOME_ROWS)]
-    for budget, total in totals.items():
-        needed = soft[soft["budget"].isin([budget, ""])]
-        total["soft"] = [
-            {"item": item["item"], "bytes": total["everything"] + item["bytes"]} for item in needed.to_dict("records")
-        ]
-    groups = []
-    for budget in [*dict.fromkeys(b for b in ledger["budget"] if b), ""]:
-        items = ledger[ledger["budget"] == budget].to_dict("records")
-        if items:
-            groups.append({"budget": budget, "items": items, "total": totals.get(budget)})
-    return groups
 
 
 def _groups(values: Mapping[str, Any]) -> list[dict[str, Any]]:

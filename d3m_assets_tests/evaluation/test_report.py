@@ -18,8 +18,6 @@ from d3m_assets.evaluation.report import (
     MAX_CLASSES,
     MAX_CONFUSIONS,
     accuracy_plot,
-    byte_size,
-    ledger_totals,
     render_report,
 )
 from d3m_assets.evaluation.scores import label_robust_score
@@ -237,12 +235,6 @@ def test_plot_is_an_svg_with_text_in_the_colours_of_the_page(metrics):
     assert not re.search(r"#0[1-4]0[1-4]0[1-4]", svg)
 
 
-def test_ledger_totals_with_and_without_shared_parts(ledger):
-    totals = ledger_totals(ledger).set_index("budget")
-    assert totals.loc["ipc-1"].to_dict() == {"classes": 120, "everything": 4_000_120}
-    assert totals.loc["ipc-5"].to_dict() == {"classes": 600, "everything": 4_000_600}
-
-
 def test_unfit_input_is_refused(metrics, ledger, samples):
     with pytest.raises(StageError, match="metrics have 2 classes, the report 3"):
         _render(metrics, ledger, samples, [*NAMES, "third"])
@@ -250,21 +242,6 @@ def test_unfit_input_is_refused(metrics, ledger, samples):
         _render(metrics, ledger.drop(columns="scope"), samples)
     with pytest.raises(StageError, match="kind 'stroed'"):
         _render(metrics, ledger.replace({"kind": {"stored": "stroed"}}), samples)
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (64, "64 B"),
-        (8300.8, "8,300.8 B"),
-        (83_008, "83.0 kB"),
-        (4_240_000, "4.2 MB"),
-        (2e9, "2.0 GB"),
-        (np.nan, ""),
-    ],
-)
-def test_byte_size(count, text):
-    assert byte_size(count) == text
 
 
 @pytest.fixture
