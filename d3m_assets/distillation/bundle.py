@@ -215,16 +215,16 @@ class Bundle:
         Raises:
             BundleError: The recipe has a tiny autoencoder and this is another, or none.
         """
-        wanted = f"{self.recipe.autoencoder!r} (fingerprint {self.recipe.autoencoder_fingerprint[:12]})"
+        expected = f"{self.recipe.autoencoder!r} (fingerprint {self.recipe.autoencoder_fingerprint[:12]})"
         if self.recipe.autoencoder and files is None:
             raise BundleError(
-                f"the images of this bundle are decoded by the tiny autoencoder {wanted}; name its folder with "
+                f"the images of this bundle are decoded by the tiny autoencoder {expected}; name its folder with "
                 "--set generation.tiny_autoencoder=FOLDER"
             )
         if files is not None and files.fingerprint != self.recipe.autoencoder_fingerprint:
-            right = f"the tiny autoencoder {wanted}" if self.recipe.autoencoder else "the foundation model's own"
+            decoder = f"the tiny autoencoder {expected}" if self.recipe.autoencoder else "the foundation model's own"
             raise BundleError(
-                f"the images of this bundle are decoded by {right}, but generation.tiny_autoencoder={files.path} has the "
+                f"the images of this bundle are decoded by {decoder}, but generation.tiny_autoencoder={files.path} has the "
                 f"fingerprint {files.fingerprint[:12]}; name the right one"
             )
 
