@@ -296,7 +296,7 @@ def distillation_ledger(
     *,
     train_images: int,
     shape: ImageShape,
-    labelled_images: int = 0,
+    labelled_images: int,
     label_bytes: int = 0,
     teacher: LedgerLine | None = None,
 ) -> pd.DataFrame:

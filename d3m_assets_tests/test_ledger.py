@@ -46,6 +46,7 @@ DIGITS, COLOUR, IMAGENET = ImageShape(8, 8, 1), ImageShape(32, 16, 3), ImageShap
         ("2KiB", IMAGENET, 2048),
         ("1MiB", DIGITS, 1_048_576),
         ("3MiB", COLOUR, 3_145_728),
+        ("9" * 15 + "B", DIGITS, 10**15 - 1),
     ],
 )
 def test_bytes_of_a_budget(name, shape, expected):
@@ -100,6 +101,9 @@ def test_equal_bytes_under_two_names_are_two_budgets():
         ("", "write for example ipc-10, 640B, 4KiB or 1MiB"),
         ("../up", "write for example ipc-10, 640B, 4KiB or 1MiB"),
         ("9" * 16 + "B", "a budget is a number of at most 15 digits"),
+        ("ipc-" + "9" * 16, "a budget is a number of at most 15 digits"),
+        ("976562500000kib", "a budget is a number of at most 15 digits"),  # 10**15 bytes
+        ("9" * 15 + "b", "write " + "9" * 15 + "B"),
         ("999999GB", "a budget is a number of at most 15 digits"),
     ],
 )
@@ -179,6 +183,7 @@ def test_bytes_of_a_real_image_with_its_label():
 )
 def test_what_a_distilled_class_is_charged(payload, images, label_bytes, expected):
     assert distilled_class_bytes(payload, images, label_bytes=label_bytes) == expected
+    assert distilled_class_bytes(payload, images) == payload
 
 
 @pytest.mark.parametrize(
@@ -212,6 +217,7 @@ def test_below_one_real_image_there_is_nothing_to_compare_with():
 def test_real_images_may_take_what_vectors_and_labels_of_the_pool_take(budget, pool_images, label_bytes, images):
     found = equal_bytes_images(Budget.parse(budget), DIGITS, pool_images=pool_images, label_bytes=label_bytes)
     assert found == images
+    assert equal_bytes_images(Budget.parse(budget), DIGITS, pool_images=64) == Budget.parse(budget).bytes(DIGITS) // 64
 
 
 def test_real_images_never_take_more_bytes_than_the_distilled_class():
@@ -282,7 +288,7 @@ def test_without_stored_labels_and_teacher_the_ledger_has_no_line_of_them():
 
 
 def test_totals_with_and_without_shared_lines():
-    ledger = distillation_ledger(BUNDLES, POOLS, train_images=10, shape=DIGITS)
+    ledger = distillation_ledger(BUNDLES, POOLS, train_images=10, shape=DIGITS, labelled_images=1000)
     assert ledger_totals(ledger).to_dict("records") == [
         {"budget": "ipc-1", "classes": 640, "everything": 4_001_000},
         {"budget": "ipc-5", "classes": 3200, "everything": 4_003_700},
