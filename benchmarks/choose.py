@@ -21,8 +21,9 @@ import pandas as pd
 
 from benchmarks.record import surroundings
 from d3m_assets.datasets.labelled_images import LabelledImages
-from d3m_assets.evaluation.baselines import affordable_images, random_real
+from d3m_assets.evaluation.baselines import random_real
 from d3m_assets.evaluation.metrics import student_metrics
+from d3m_assets.ledger import affordable_images
 from d3m_assets.pipeline import Pipeline
 from d3m_assets.settings import load_settings
 from d3m_assets.stages.dataset import image_table, labelled_images
@@ -130,9 +131,9 @@ def main() -> None:
 
 def print_baselines(pipeline: Pipeline) -> None:
     """Validation accuracy of students of random real, of rendered and of all real images."""
-    scan, rows = pipeline.scan(), image_table(pipeline, "train")
+    rows = image_table(pipeline, "train")
     for budget in pipeline.settings.budgets:
-        n = affordable_images(pipeline.budget_bytes(budget), scan.image_height, scan.image_width, scan.channels)
+        n = affordable_images(pipeline.budget_bytes(budget), pipeline.image_shape)
 
         def draw(seed: int, n: int = n) -> LabelledImages:
             return labelled_images(pipeline, random_real(rows, n, seed), "train")

@@ -19,7 +19,7 @@ from d3m_assets.datasets.catalog import class_catalog
 from d3m_assets.datasets.opening import open_dataset
 from d3m_assets.datasets.source import Scan
 from d3m_assets.distillation import bundle, generation, inversion, latents
-from d3m_assets.distillation.budgets import EmbeddingPlan, bytes_per_class, plan_embeddings
+from d3m_assets.distillation.budgets import EmbeddingPlan, plan_embeddings
 from d3m_assets.distillation.prompts import ClassPrompts
 from d3m_assets.errors import BudgetError, D3MError, StageError, StoreError
 from d3m_assets.evaluation import audit, labels, scores, selection, stacking, students, teacher
@@ -27,6 +27,7 @@ from d3m_assets.foundation.embedded import characters
 from d3m_assets.foundation.files import FoundationFiles
 from d3m_assets.foundation.loading import find_foundation
 from d3m_assets.foundation.tiny_autoencoder import TinyAutoencoder, find_tiny_autoencoder
+from d3m_assets.ledger import Budget, ImageShape, holds_real_image, largest_budget
 from d3m_assets.progress import Progress, silent
 from d3m_assets.settings import Settings
 from d3m_assets.store import ArtefactKey, Manifest, Spec, State, Store
@@ -359,17 +360,22 @@ class Pipeline:
 
     def budget_bytes(self, budget: str) -> int:
         """Bytes a budget allows a class of this dataset."""
+        return Budget.parse(budget).bytes(self.image_shape)
+
+    @property
+    def image_shape(self) -> ImageShape:
+        """Stored shape of this dataset's images."""
         scan = self.scan()
-        return bytes_per_class(budget, scan.image_height, scan.image_width, scan.channels)
+        return ImageShape(scan.image_height, scan.image_width, scan.channels)
 
     def holds_a_real_image(self, budget: str) -> bool:
         """Whether a budget allows a class at least one image of this dataset."""
-        return self.budget_bytes(budget) >= self.budget_bytes("ipc-1")
+        return holds_real_image(Budget.parse(budget), self.image_shape)
 
     @property
     def largest_budget(self) -> str:
         """The budget of most bytes; fresh samples are drawn for it alone, since a student sees thousands of them."""
-        return max(self.settings.budgets, key=self.budget_bytes)
+        return largest_budget(map(Budget.parse, self.settings.budgets), self.image_shape).name
 
     def embedding_plan(self, class_key: str, budget: str) -> EmbeddingPlan:
         """Prompts and vectors of a class: the budget's, but never more prompts than the class has images.

@@ -20,8 +20,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from d3m_assets.distillation.settings import GenerationSettings, InversionSettings, PromptSettings
-from d3m_assets.errors import SettingsError
+from d3m_assets.errors import BudgetError, SettingsError
 from d3m_assets.evaluation.settings import AuditSettings, EvaluationSettings, StudentSettings, TeacherSettings
+from d3m_assets.ledger import Budget
 from d3m_assets.setting_types import Positive, Section, as_list, distinct
 
 ENVIRONMENT_PREFIX = "D3M_"
@@ -29,12 +30,12 @@ FILE_VARIABLE = "D3M_SETTINGS"
 FILE_NAME = "d3m.toml"
 
 
-def _budget_names(values: tuple[str, ...]) -> tuple[str, ...]:
-    # Budgets are partition keys and folder names; what they mean is for d3m_assets.distillation.budgets.
-    for value in values:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", value):
-            raise ValueError(f'"{value}" is not a budget; write for example ipc-10, 640B or 4KiB')
-    return values
+def _budget_name(value: str) -> str:
+    # The name stays text: it is a partition key, a folder name and part of the settings' dump.
+    try:
+        return Budget.parse(value).name
+    except BudgetError as error:
+        raise ValueError(str(error)) from None
 
 
 def _device(value: str) -> str:
@@ -50,11 +51,10 @@ def _cron(value: str) -> str:
 
 
 Budgets = Annotated[
-    tuple[str, ...],
+    tuple[Annotated[str, AfterValidator(_budget_name)], ...],
     NoDecode,
     BeforeValidator(as_list),
     Field(min_length=1),
-    AfterValidator(_budget_names),
     AfterValidator(distinct),
 ]
 
@@ -109,7 +109,7 @@ class Settings(BaseSettings):
     )
     budgets: Budgets = Field(
         default=("ipc-1", "ipc-5", "ipc-10"),
-        description="Bytes per class: ipc-N, NB or NKiB. In the environment: comma separated or JSON.",
+        description="Bytes per class: ipc-N, NB, NKiB or NMiB. In the environment: comma separated or JSON.",
     )
     home: Path = Field(
         default=Path("data/home"),

@@ -47,6 +47,21 @@ def bundles(home):
     return {p.parent.name: p.read_bytes() for p in (store_of(home) / "distilled_bundle").rglob("*.safetensors")}
 
 
+def test_a_wrong_budget_is_refused_before_dataset_and_torch_are_touched(tmp_path):
+    code = (
+        "import sys; sys.argv = ['d3m', 'distill', '--dataset', '/no/such/folder', '--budget', 'ipc-1', '--budget', '1MB']\n"
+        "from d3m_assets.cli import main\n"
+        "try: main()\n"
+        "finally: print(sorted({'torch', 'dagster', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(tmp_path), capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "[]\n")
+    assert done.stderr == (
+        "d3m: setting budgets: \"1MB\" is not a budget: write 1MiB (1,048,576 bytes) or 1000000B (got '1MB')\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_distill_status_metrics_inspect_regenerate(tmp_path, image_folder):
     folder, home = image_folder(), tmp_path / "home"
     first = d3m(home, "distill", "--dataset", folder, D3M_WORKERS="2")

@@ -1,9 +1,8 @@
-"""Budgets: bytes a class may occupy, and what they buy in vectors."""
+"""What the bytes of a budget buy in prompts and vectors."""
 
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -12,31 +11,6 @@ from d3m_assets.errors import BudgetError
 StorageType = Literal["int8", "fp16"]
 BYTES_PER_NUMBER: dict[StorageType, int] = {"int8": 1, "fp16": 2}
 _NORM_BYTES = 2
-_UNITS = {"B": 1, "KiB": 1024, "MiB": 1024**2}
-
-
-def bytes_per_class(budget: str, height: int, width: int, channels: int) -> int:
-    """Bytes that a budget allows a class.
-
-    Args:
-        budget: ``ipc-N`` (N images at the dataset's stored resolution, one byte a channel), ``NB``, ``NKiB`` or
-            ``NMiB``.
-        height: Stored height of the dataset's images, in pixels.
-        width: Stored width.
-        channels: Stored channels.
-
-    Raises:
-        BudgetError: It is written otherwise, or is zero.
-    """
-    if match := re.fullmatch(r"ipc-(\d+)", budget):
-        size = int(match[1]) * height * width * channels
-    elif match := re.fullmatch(r"(\d+)(B|KiB|MiB)", budget):
-        size = int(match[1]) * _UNITS[match[2]]
-    else:
-        raise BudgetError(f"{budget!r} is no budget; write ipc-10, 640B or 4KiB")
-    if size < 1:
-        raise BudgetError(f"the budget {budget} holds nothing; give at least one image or one byte")
-    return size
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from d3m_assets.distillation.budgets import EmbeddingPlan
 from d3m_assets.distillation.prompts import ClassPrompts, placeholder_token
 from d3m_assets.distillation.settings import GenerationSettings
 from d3m_assets.errors import BundleError
+from d3m_assets.ledger import BundleBytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,8 +33,8 @@ CODE_VERSION = "1"
 """Raised whenever a change here changes a bundle's bytes."""
 
 _TENSOR = "embeddings"
-_OF_AUTOENCODER = ("autoencoder", "autoencoder_fingerprint", "autoencoder_bytes")
-_KINDS = {"int8": np.int8, "fp16": np.float16}
+_AUTOENCODER_FIELDS = ("autoencoder", "autoencoder_fingerprint", "autoencoder_bytes")
+_NUMPY_TYPES = {"int8": np.int8, "fp16": np.float16}
 
 
 @dataclass(frozen=True)
@@ -113,84 +114,51 @@ class Bundle:
         from safetensors.numpy import save
 
         first = self.classes[0].plan
-        kind, width, norms = first.storage_type, first.width, first.norms
-        rows = np.concatenate([c.vectors.reshape(-1, first.stored_width) for c in self.classes]).astype(_KINDS[kind])
-        listed = []
-        for c in self.classes:
-            # Only what differs from the rule is written: ten thousand classes repeat these names.
-            p = c.prompts
-            entry: list[Any] = [p.class_id, p.class_name, c.plan.prompts, c.plan.vectors]
-            extra = {k: v for k, v in (("key", p.class_key), ("name", p.display_name), ("init", p.initializer))
-                     if v != p.class_name}  # fmt: skip
-            listed.append([*entry, extra] if extra else entry)
-        recipe = {**asdict(self.recipe), "storage_type": kind, "width": width}
-        if norms:
-            recipe["norms"] = norms
-        if not self.recipe.autoencoder:
-            recipe = {name: value for name, value in recipe.items() if name not in _OF_AUTOENCODER}
+        vectors = np.concatenate([c.vectors.reshape(-1, first.stored_width) for c in self.classes])
+        vectors = vectors.astype(_NUMPY_TYPES[first.storage_type])
+        entries = [_class_entry(c) for c in self.classes]
+        recipe = _recipe_to_json(self.recipe, first)
         metadata = {
-            "format": FORMAT_2 if self.recipe.autoencoder or norms else FORMAT,
+            "format": FORMAT_2 if self.recipe.autoencoder or first.norms else FORMAT,
             "recipe": json.dumps(recipe, ensure_ascii=False, sort_keys=True, separators=(",", ":")),
-            "classes": json.dumps(listed, ensure_ascii=False, separators=(",", ":")),
-            "sha256": hashlib.sha256(rows.tobytes()).hexdigest(),
+            "classes": json.dumps(entries, ensure_ascii=False, separators=(",", ":")),
+            "sha256": hashlib.sha256(vectors.tobytes()).hexdigest(),
         }
-        return _ordered(save({_TENSOR: rows}, metadata=metadata))
+        return _ordered(save({_TENSOR: vectors}, metadata=metadata))
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str = "the bundle") -> Bundle:
         """Read a bundle.
 
+        Args:
+            data: Contents of the file.
+            name: What errors call it.
+
         Raises:
             BundleError: It is no bundle, of another version, or damaged.
         """
-        from safetensors import SafetensorError, deserialize
-
-        try:
-            tensors = dict(deserialize(data))
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            metadata = header["__metadata__"]
-            found = metadata["format"]
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise BundleError(f"{name} is not a bundle of d3m-assets, or is damaged: {error}") from error
-        if found not in (FORMAT, FORMAT_2):
-            raise BundleError(
-                f"{name} has the format {found}; this version reads {FORMAT} and {FORMAT_2}. Upgrade d3m-assets"
-            )
+        tensors, metadata = _open(data, name)
         try:
             raw = bytes(tensors[_TENSOR]["data"])
-            recipe = json.loads(metadata["recipe"])
-            kind, width, norms = recipe.pop("storage_type"), recipe.pop("width"), recipe.pop("norms", 0)
-            stored_width = EmbeddingPlan(1, 1, kind, width, norms).stored_width
+            recipe, plan = _recipe_from_json(json.loads(metadata["recipe"]))
             if hashlib.sha256(raw).hexdigest() != metadata["sha256"]:
                 raise BundleError(f"{name} is damaged: the hash of its embeddings is wrong; get it again")
-            rows = np.frombuffer(raw, _KINDS[kind]).reshape(-1, stored_width)
-            recipe["templates"] = tuple(recipe["templates"])
-            parsed = Recipe(**recipe)
-            GenerationSettings(**parsed.generation)
-            if not parsed.templates or any(t.count("{}") != 1 for t in parsed.templates):
-                raise ValueError("templates without a place for the class")
-            classes, at = [], 0
-            for class_id, class_name, prompts, vectors, *extra in json.loads(metadata["classes"]):
-                other = extra[0] if extra else {}
-                # A bundle is what people exchange: a class named ../../x must not become a folder elsewhere.
-                leaves = class_name in ("", ".", "..") or "\0" in class_name or Path(class_name).name != class_name
-                if not isinstance(class_id, int) or leaves:
-                    raise ValueError(f"class {class_name!r} cannot name a folder")
-                words = ClassPrompts(
-                    class_id, other.get("key", class_name), class_name, other.get("name", class_name),
-                    other.get("init", class_name), parsed.templates, parsed.keep_class_name,
-                )  # fmt: skip
-                plan = EmbeddingPlan(prompts, vectors, kind, width, norms)
-                part = rows[at : at + prompts * vectors].reshape(prompts, vectors, stored_width)
-                classes.append(DistilledClass(words, plan, part))
-                at += prompts * vectors
+            vectors = np.frombuffer(raw, _NUMPY_TYPES[plan.storage_type]).reshape(-1, plan.stored_width)
+            _check_recipe(recipe)
+            classes, end = [], 0
+            for entry in json.loads(metadata["classes"]):
+                read = _read_class(entry, recipe, plan, vectors[end:])
+                classes.append(read)
+                end += read.plan.prompts * read.plan.vectors
             if not classes:
                 raise ValueError("no classes")
-            if at != len(rows):
-                raise BundleError(f"{name} is damaged: {len(rows)} vectors, but its classes name {at}; get it again")
+            if end != len(vectors):
+                raise BundleError(
+                    f"{name} is damaged: {len(vectors)} vectors, but its classes name {end}; get it again"
+                )
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"{name} is damaged: {error!r}; get it again") from error
-        return cls(parsed, tuple(classes))
+        return cls(recipe, tuple(classes))
 
     @classmethod
     def load(cls, path: str | Path) -> Bundle:
@@ -209,22 +177,21 @@ class Bundle:
         """Placeholder token of one learned prompt."""
         return placeholder_token(self.classes[class_index].prompts.class_id, prompt)
 
+    def byte_counts(self) -> BundleBytes:
+        """Bytes of the vectors, of the file and of the models it needs, all classes together."""
+        return BundleBytes(
+            vectors=self.payload,
+            file=len(self.to_bytes()),
+            foundation=self.recipe.foundation_bytes,
+            autoencoder=self.recipe.autoencoder_bytes if self.recipe.autoencoder else None,
+        )
+
     def ledger(self) -> pd.DataFrame:
-        """Bytes by item: columns item, scope ("class" or "shared"), kind ("stored" or "regenerable") and bytes.
+        """Bytes by item: columns item, scope ("class" or "shared"), kind and bytes.
 
         Bytes are those of all classes together.
         """
-        import pandas as pd
-
-        size = len(self.to_bytes())
-        rows = [
-            ("embedding vectors", "class", "stored", self.payload),
-            ("recipe and names", "shared", "stored", size - self.payload),
-            ("foundation model", "shared", "stored", self.recipe.foundation_bytes),
-        ]
-        if self.recipe.autoencoder:
-            rows.append(("tiny autoencoder", "shared", "stored", self.recipe.autoencoder_bytes))
-        return pd.DataFrame(rows, columns=["item", "scope", "kind", "bytes"])
+        return self.byte_counts().table()
 
     def check_foundation(self, fingerprint: str, name: str) -> None:
         """Refuse another foundation model than the one the vectors were learned with.
@@ -245,22 +212,116 @@ class Bundle:
         Raises:
             BundleError: The recipe has a tiny autoencoder and this is another, or none.
         """
-        wanted = f"{self.recipe.autoencoder!r} (fingerprint {self.recipe.autoencoder_fingerprint[:12]})"
+        expected = f"{self.recipe.autoencoder!r} (fingerprint {self.recipe.autoencoder_fingerprint[:12]})"
         if self.recipe.autoencoder and files is None:
             raise BundleError(
-                f"the images of this bundle are decoded by the tiny autoencoder {wanted}; name its folder with "
+                f"the images of this bundle are decoded by the tiny autoencoder {expected}; name its folder with "
                 "--set generation.tiny_autoencoder=FOLDER"
             )
         if files is not None and files.fingerprint != self.recipe.autoencoder_fingerprint:
-            right = f"the tiny autoencoder {wanted}" if self.recipe.autoencoder else "the foundation model's own"
+            decoder = f"the tiny autoencoder {expected}" if self.recipe.autoencoder else "the foundation model's own"
             raise BundleError(
-                f"the images of this bundle are decoded by {right}, but generation.tiny_autoencoder={files.path} has the "
+                f"the images of this bundle are decoded by {decoder}, but generation.tiny_autoencoder={files.path} has the "
                 f"fingerprint {files.fingerprint[:12]}; name the right one"
             )
 
     def generation_settings(self) -> GenerationSettings:
         """The sampler settings of the recipe."""
         return GenerationSettings(**self.recipe.generation)
+
+
+def _class_entry(c: DistilledClass) -> list[Any]:
+    """What the header says of a class; only what differs from its name, since ten thousand classes repeat it."""
+    p = c.prompts
+    entry: list[Any] = [p.class_id, p.class_name, c.plan.prompts, c.plan.vectors]
+    names = {"key": p.class_key, "name": p.display_name, "init": p.initializer}
+    changed = {field: value for field, value in names.items() if value != p.class_name}
+    return [*entry, changed] if changed else entry
+
+
+def _read_class(entry: list[Any], recipe: Recipe, shared_plan: EmbeddingPlan, vectors: np.ndarray) -> DistilledClass:
+    """A class from its entry in the header.
+
+    Args:
+        entry: As :func:`_class_entry` gives it.
+        recipe: The bundle's.
+        shared_plan: Storage of the bundle's vectors.
+        vectors: Stored vectors from the first of the class on, ``[N, stored_width]``.
+
+    Raises:
+        TypeError, ValueError: It is no such entry.
+    """
+    class_id, class_name, prompts, per_prompt, *changed = entry
+    names = changed[0] if changed else {}
+    # A bundle is what people exchange: a class named ../../x must not become a folder elsewhere.
+    leaves = class_name in ("", ".", "..") or "\0" in class_name or Path(class_name).name != class_name
+    if not isinstance(class_id, int) or leaves:
+        raise ValueError(f"class {class_name!r} cannot name a folder")
+    words = ClassPrompts(
+        class_id,
+        names.get("key", class_name),
+        class_name,
+        names.get("name", class_name),
+        names.get("init", class_name),
+        recipe.templates,
+        recipe.keep_class_name,
+    )
+    plan = replace(shared_plan, prompts=prompts, vectors=per_prompt)
+    own = vectors[: prompts * per_prompt].reshape(prompts, per_prompt, plan.stored_width)
+    return DistilledClass(words, plan, own)
+
+
+def _recipe_to_json(recipe: Recipe, plan: EmbeddingPlan) -> dict[str, Any]:
+    """The recipe and how vectors are stored; without what an earlier version does not know where it is not used."""
+    values = {**asdict(recipe), "storage_type": plan.storage_type, "width": plan.width}
+    if plan.norms:
+        values["norms"] = plan.norms
+    if not recipe.autoencoder:
+        values = {name: value for name, value in values.items() if name not in _AUTOENCODER_FIELDS}
+    return values
+
+
+def _recipe_from_json(values: dict[str, Any]) -> tuple[Recipe, EmbeddingPlan]:
+    """The recipe, and the plan of one vector as the bundle stores it.
+
+    Raises:
+        KeyError, TypeError: It is none.
+    """
+    plan = EmbeddingPlan(1, 1, values.pop("storage_type"), values.pop("width"), values.pop("norms", 0))
+    return Recipe(**(values | {"templates": tuple(values["templates"])})), plan
+
+
+def _check_recipe(recipe: Recipe) -> None:
+    """Refuse a recipe that could not generate images.
+
+    Raises:
+        TypeError, ValueError: It could not.
+    """
+    GenerationSettings(**recipe.generation)
+    if not recipe.templates or any(t.count("{}") != 1 for t in recipe.templates):
+        raise ValueError("templates without a place for the class")
+
+
+def _open(data: bytes, name: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Tensors and metadata of a bundle file.
+
+    Raises:
+        BundleError: It is no bundle, or of another version.
+    """
+    from safetensors import SafetensorError, deserialize
+
+    try:
+        tensors = dict(deserialize(data))
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        metadata: dict[str, str] = header["__metadata__"]
+        version = metadata["format"]
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{name} is not a bundle of d3m-assets, or is damaged: {error}") from error
+    if version not in (FORMAT, FORMAT_2):
+        raise BundleError(
+            f"{name} has the format {version}; this version reads {FORMAT} and {FORMAT_2}. Upgrade d3m-assets"
+        )
+    return tensors, metadata
 
 
 def _ordered(data: bytes) -> bytes:

@@ -1,35 +1,11 @@
-"""Baselines that need no model: random real images at an equal number of bytes."""
+"""The baseline that needs no model: random real images."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 
-from d3m_assets.errors import BudgetError, DatasetError
-
-
-def affordable_images(bytes_per_class: int, height: int, width: int, channels: int, *, label_bytes: int = 0) -> int:
-    """Count the real images that fit into a budget, at one byte a channel and the stored resolution.
-
-    Args:
-        bytes_per_class: Budget of a class in bytes.
-        height: Stored height in px.
-        width: Stored width in px.
-        channels: Stored channels, 1 or 3.
-        label_bytes: Bytes stored with each image for its soft label.
-
-    Raises:
-        BudgetError: If not even one image fits: there is then no baseline of real images to compare with.
-    """
-    image = height * width * channels + label_bytes
-    if bytes_per_class < image:
-        label = f" + {label_bytes} for its label" if label_bytes else ""
-        raise BudgetError(
-            f"a budget of {bytes_per_class} bytes a class holds no real image of "
-            f"{height} x {width} x {channels}{label} = {image} bytes, so there is nothing to compare with; "
-            f"give at least {image}B or ipc-1."
-        )
-    return bytes_per_class // image
+from d3m_assets.errors import DatasetError
 
 
 def random_real(rows: pd.DataFrame, per_class: int, seed: int) -> pd.DataFrame:

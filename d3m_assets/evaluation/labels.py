@@ -1,7 +1,8 @@
-"""Soft labels: what one that is stored weighs, what is lost of it, and what a student is told.
+"""Soft labels: what is stored of them, and which labels a student is trained on.
 
 A row is compared only with rows of the same kind of labels. Stored soft labels are charged to the class like any other
-byte; those of a teacher at training time weigh nothing but need the teacher, which the ledger shows as a shared line.
+byte (:func:`d3m_assets.ledger.soft_label_bytes`); those of a teacher at training time are free but need the teacher,
+which the ledger shows as a shared line.
 """
 
 from __future__ import annotations
@@ -21,19 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 CODE_VERSION = "1"
-"""Raised whenever a change here changes a soft label or what it weighs."""
-
-
-def label_bytes(n_classes: int, stored_classes: int | None = None) -> int:
-    """Bytes of one stored soft label: fp16 probabilities and, when not all are kept, the position of each.
-
-    Args:
-        n_classes: Number of classes K.
-        stored_classes: Highest probabilities kept; None or K: all, whose positions need not be stored.
-    """
-    if stored_classes is None or stored_classes >= n_classes:
-        return 2 * n_classes
-    return stored_classes * (2 + (1 if n_classes <= 256 else 2 if n_classes <= 65536 else 4))
+"""Raised whenever a change here changes a soft label, or one in the ledger its bytes."""
 
 
 def to_store(soft: np.ndarray, stored_classes: int | None = None) -> tuple[np.ndarray, np.ndarray]:

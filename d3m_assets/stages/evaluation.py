@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from d3m_assets.errors import D3MError, StageError
+from d3m_assets.ledger import distilled_class_bytes, real_class_bytes
 from d3m_assets.pipeline import METRIC_ASSETS, Pipeline
 from d3m_assets.progress import Progress
 from d3m_assets.stages.artefacts import Made, read_table, required, share_out, to_json, to_parquet
@@ -30,7 +31,6 @@ from d3m_assets.stages.rows import (
     Row,
     at_equal_ipc,
     of_distillations,
-    real_image_bytes,
     real_images_allowed,
     rows_of,
     stored_label_bytes,
@@ -162,7 +162,8 @@ def _reference_rows(real: RealSets, pipeline: Pipeline, key: ArtefactKey) -> tup
     # labels included.
     def charged(kind: LabelKind) -> float:
         count = real_images_allowed(pipeline, budget, kind)
-        return float(np.minimum(count, sizes).mean()) * real_image_bytes(pipeline, kind)
+        label_bytes = stored_label_bytes(pipeline, kind)
+        return real_class_bytes(list(sizes), count, pipeline.image_shape, label_bytes=label_bytes)
 
     for baseline in chosen.baselines:
 
@@ -236,7 +237,8 @@ def _student_rows(pipeline: Pipeline, key: ArtefactKey) -> tuple[list[Row], dict
         pools["soft stored"] = [with_soft_labels(pipeline, *both) for both in zip(hard, told, strict=True)]
     rows = rows_of(
         pipeline, D3M, lambda kind: of_distillations(pipeline, pools[kind]),
-        lambda kind: payload + count * stored_label_bytes(pipeline, kind), distilled=True,
+        lambda kind: distilled_class_bytes(payload, count, label_bytes=stored_label_bytes(pipeline, kind)),
+        distilled=True,
     )  # fmt: skip
     return rows + variant_rows(pipeline, budget, pools, payload, rows), {}
 

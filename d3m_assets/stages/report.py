@@ -14,6 +14,7 @@ import pandas as pd
 
 from d3m_assets.datasets.images import load_images
 from d3m_assets.distillation.bundle import Bundle
+from d3m_assets.ledger import Kind, LedgerLine, distillation_ledger
 from d3m_assets.pipeline import METRIC_ASSETS, Pipeline
 from d3m_assets.stages.artefacts import Made, read_table, required, to_parquet
 from d3m_assets.stages.audit import stored_audit
@@ -54,38 +55,26 @@ def _teacher_accuracy(pipeline: Pipeline) -> float | None:
 
 
 def _ledger(pipeline: Pipeline) -> pd.DataFrame:
-    parts, kinds = [], pipeline.settings.evaluation.labels
-    models: dict[str, int] = {}
+    kinds, catalog = pipeline.settings.evaluation.labels, pipeline.catalog()
+    bundles, pools = {}, {}
     for key in pipeline.keys("distilled_bundle"):
-        bundle = Bundle.from_bytes(pipeline.store.read(key, "bundle.safetensors"), str(key))
-        table = bundle.ledger().assign(budget=key.budget)
-        # What draws the images of one budget draws those of all.
-        drawing = table["item"].isin(["foundation model", "tiny autoencoder"])
-        models |= dict(zip(table.loc[drawing, "item"], table.loc[drawing, "bytes"], strict=True))
-        parts.append(table[~drawing])
-        pool = sum(_bytes(pipeline, k) for k in pipeline.keys("synthetic_pool") if k.budget == key.budget)
-        row = {"budget": key.budget, "item": "synthetic pool", "scope": "class", "kind": "regenerable", "bytes": pool}
-        parts.append(pd.DataFrame([row]))
-        if "soft stored" in kinds:
-            size = (
-                stored_label_bytes(pipeline) * pipeline.settings.generation.images_per_class * len(pipeline.catalog())
-            )
-            row = {"budget": key.budget, "item": "soft labels of the pool", "scope": "class", "kind": "for soft labels",
-                   "bytes": size}  # fmt: skip
-            parts.append(pd.DataFrame([row]))
-    scan, catalog = pipeline.scan(), pipeline.catalog()
-    pixels = int(catalog["n_train"].sum()) * scan.image_height * scan.image_width * scan.channels
-    shared = [
-        *({"budget": "", "item": i, "scope": "shared", "kind": "stored", "bytes": b} for i, b in models.items()),
-        {"budget": "", "item": "whole train split, one byte a channel", "scope": "class", "kind": "reference",
-         "bytes": pixels},
-    ]  # fmt: skip
-    # At training time it labels every batch, or says which images to leave out: so it has to be there.
-    asked = "for soft labels" if "soft teacher" in kinds else "for rejection"
+        name = required(key.budget)
+        bundles[name] = Bundle.from_bytes(pipeline.store.read(key, "bundle.safetensors"), str(key)).byte_counts()
+        pools[name] = sum(_bytes(pipeline, k) for k in pipeline.keys("synthetic_pool") if k.budget == name)
+    # A teacher labels every batch or says which images to leave out during training: it has to be there.
+    teacher = None
     if "soft teacher" in kinds or "rejection" in pipeline.settings.evaluation.variants:
-        size = int(stored_teacher(pipeline).facts["bytes"])
-        shared.append({"budget": "", "item": "teacher", "scope": "shared", "kind": asked, "bytes": size})
-    return pd.concat([*parts, pd.DataFrame(shared)], ignore_index=True)[["budget", "item", "scope", "kind", "bytes"]]
+        asked: Kind = "for soft labels" if "soft teacher" in kinds else "for rejection"
+        teacher = LedgerLine("teacher", "shared", asked, int(stored_teacher(pipeline).facts["bytes"]))
+    return distillation_ledger(
+        bundles,
+        pools,
+        train_images=int(catalog["n_train"].sum()),
+        shape=pipeline.image_shape,
+        labelled_images=pipeline.settings.generation.images_per_class * len(catalog),
+        label_bytes=stored_label_bytes(pipeline) if "soft stored" in kinds else 0,
+        teacher=teacher,
+    )
 
 
 def _bytes(pipeline: Pipeline, key: ArtefactKey) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from d3m_assets.ledger import Budget, distilled_class_bytes, equal_bytes_images, soft_label_bytes
 from d3m_assets.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ def at_equal_ipc(
         return of_distillations(pipeline, [first_images(pool, counts) for pool in pools(kind)])
 
     def charged(kind: LabelKind) -> float:
-        return payload + real_images_allowed(pipeline, budget, kind) * stored_label_bytes(pipeline, kind)
+        images = real_images_allowed(pipeline, budget, kind)
+        return distilled_class_bytes(payload, images, label_bytes=stored_label_bytes(pipeline, kind))
 
     rows = rows_of(pipeline, method, few, charged, distilled=True, variant=True)
     drawn = pipeline.settings.generation.images_per_class
@@ -132,24 +134,17 @@ def distillation_of(pipeline: Pipeline, seed: int) -> int:
 
 def stored_label_bytes(pipeline: Pipeline, kind: LabelKind = "soft stored") -> int:
     """Bytes that the label of one sample is charged; hard labels and those of a teacher are free."""
-    from d3m_assets.evaluation.labels import label_bytes
-
-    return label_bytes(len(pipeline.catalog()), pipeline.stored_classes) if kind == "soft stored" else 0
-
-
-def real_image_bytes(pipeline: Pipeline, kind: LabelKind) -> int:
-    """Bytes of one real image with its label."""
-    scan = pipeline.scan()
-    return scan.image_height * scan.image_width * scan.channels + stored_label_bytes(pipeline, kind)
+    return soft_label_bytes(len(pipeline.catalog()), pipeline.stored_classes) if kind == "soft stored" else 0
 
 
 def real_images_allowed(pipeline: Pipeline, budget: str, kind: LabelKind = "hard") -> int:
-    """Real images of a class that weigh no more than the distilled class does at a budget."""
-    from d3m_assets.evaluation.baselines import affordable_images
-
-    scan, label = pipeline.scan(), stored_label_bytes(pipeline, kind)
-    allowed = pipeline.budget_bytes(budget) + label * pipeline.settings.generation.images_per_class
-    return affordable_images(allowed, scan.image_height, scan.image_width, scan.channels, label_bytes=label)
+    """Real images of a class that take no more bytes than the distilled class does at a budget."""
+    return equal_bytes_images(
+        Budget.parse(budget),
+        pipeline.image_shape,
+        pool_images=pipeline.settings.generation.images_per_class,
+        label_bytes=stored_label_bytes(pipeline, kind),
+    )
 
 
 def training_set(images: Sequence[np.ndarray]) -> LabelledImages:

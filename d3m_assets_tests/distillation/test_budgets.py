@@ -1,24 +1,7 @@
 import pytest
 
-from d3m_assets.distillation.budgets import bytes_per_class, plan_embeddings
+from d3m_assets.distillation.budgets import plan_embeddings
 from d3m_assets.errors import BudgetError
-
-
-@pytest.mark.parametrize(
-    ("budget", "expected"), [("ipc-1", 64), ("ipc-10", 640), ("500B", 500), ("2KiB", 2048), ("1MiB", 1024**2)]
-)
-def test_bytes_of_budgets_at_the_stored_resolution(budget, expected):
-    assert bytes_per_class(budget, 8, 8, 1) == expected
-
-
-def test_colour_and_resolution_count():
-    assert bytes_per_class("ipc-1", 224, 224, 3) == 150_528
-
-
-@pytest.mark.parametrize("budget", ["10", "ipc", "ipc-x", "5kb", "-5B", "ipc-0", "0B"])
-def test_other_spellings_and_zero_are_refused(budget):
-    with pytest.raises(BudgetError, match=budget):
-        bytes_per_class(budget, 8, 8, 1)
 
 
 def test_bytes_buy_prompts_first_then_vectors():

@@ -11,11 +11,21 @@ from d3m_assets.errors import BundleError
 
 def recipe(**changes):
     given = {
-        "budget": "ipc-2", "bytes_per_class": 128, "dataset": "digits", "image_height": 8, "image_width": 8,
-        "channels": 1, "foundation": "embedded", "foundation_fingerprint": "f" * 64, "foundation_bytes": 1000,
-        "generation": GenerationSettings(steps=3, batch_size=4).drawing(), "scheduler": "cosine v",
-        "seed": 0, "templates": ("a photo of a {}",), "keep_class_name": True,
-    }  # fmt: skip
+        "budget": "ipc-2",
+        "bytes_per_class": 128,
+        "dataset": "digits",
+        "image_height": 8,
+        "image_width": 8,
+        "channels": 1,
+        "foundation": "embedded",
+        "foundation_fingerprint": "f" * 64,
+        "foundation_bytes": 1000,
+        "generation": GenerationSettings(steps=3, batch_size=4).drawing(),
+        "scheduler": "cosine v",
+        "seed": 0,
+        "templates": ("a photo of a {}",),
+        "keep_class_name": True,
+    }
     return Recipe(**(given | changes))
 
 

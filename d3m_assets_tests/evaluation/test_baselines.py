@@ -3,8 +3,8 @@ import hashlib
 import pandas as pd
 import pytest
 
-from d3m_assets.errors import BudgetError, DatasetError
-from d3m_assets.evaluation.baselines import affordable_images, random_real
+from d3m_assets.errors import DatasetError
+from d3m_assets.evaluation.baselines import random_real
 
 
 @pytest.fixture
@@ -50,13 +50,3 @@ def test_impossible_draws_are_refused(rows):
         random_real(rows[(rows["class_id"] != 1) | (rows["split"] != "train")], 1, seed=0)
     with pytest.raises(DatasetError, match="empty"):
         random_real(rows.iloc[:0], 1, seed=0)
-
-
-def test_affordable_images():
-    assert affordable_images(64, 8, 8, 1) == 1
-    assert affordable_images(700, 8, 8, 1) == 10
-    assert affordable_images(840, 8, 8, 1, label_bytes=20) == 10
-    with pytest.raises(BudgetError, match="20 for its label"):
-        affordable_images(83, 8, 8, 1, label_bytes=20)
-    with pytest.raises(BudgetError, match="64B or ipc-1"):
-        affordable_images(63, 8, 8, 1)

@@ -7,7 +7,7 @@ import torch
 
 from d3m_assets.datasets.labelled_images import LabelledImages
 from d3m_assets.errors import DatasetError, TeacherError
-from d3m_assets.evaluation.labels import Labelling, as_stored, label_bytes
+from d3m_assets.evaluation.labels import Labelling, as_stored
 from d3m_assets.evaluation.metrics import student_metrics
 from d3m_assets.evaluation.settings import TeacherSettings
 from d3m_assets.evaluation.students import evaluate, train_student
@@ -30,13 +30,6 @@ def teacher():
 
 def _weights(module):
     return torch.cat([p.detach().flatten() for p in module.parameters()])
-
-
-@pytest.mark.parametrize(
-    ("classes", "kept", "size"), [(10, None, 20), (10, 10, 20), (10, 3, 9), (1000, 5, 20), (100_000, 2, 12)]
-)
-def test_what_a_stored_label_weighs(classes, kept, size):
-    assert label_bytes(classes, kept) == size
 
 
 def test_stored_labels_keep_the_highest_and_spread_the_rest():

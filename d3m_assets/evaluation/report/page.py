@@ -12,7 +12,6 @@ import pandas as pd
 from d3m_assets.errors import StageError
 from d3m_assets.evaluation.audit import Finding
 from d3m_assets.evaluation.methods import CLASS_NAMES, D3M, WHOLE_TRAIN
-from d3m_assets.evaluation.report.ledger_table import FOR_SOME_ROWS, byte_size, ledger_groups, needed_by_some_rows
 from d3m_assets.evaluation.report.plots import titled_plot
 from d3m_assets.evaluation.report.samples import sample_rows
 from d3m_assets.evaluation.report.tables import (
@@ -39,6 +38,7 @@ from d3m_assets.evaluation.statistics import (
     percent,
     summarise,
 )
+from d3m_assets.ledger import CONDITIONAL_KINDS, byte_size, ledger_groups, shared_needs
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -62,7 +62,7 @@ def render_report(
     Args:
         metrics: Student rows of every method and budget
             (:func:`d3m_assets.evaluation.metrics.student_metrics`).
-        ledger: Bytes, one row an item, with :data:`~d3m_assets.evaluation.report.ledger_table.LEDGER_COLUMNS`.
+        ledger: Bytes, one row an item, as from :func:`d3m_assets.ledger.distillation_ledger`.
         samples: Example images, title to class name to uint8 ``[N, H, W, C]``; titles in the order shown, the
             first eight images of each class.
         provenance: Where it comes from, name to value; a mapping as value becomes a group of its own.
@@ -87,7 +87,7 @@ def render_report(
         raise StageError(f"metrics have {wrong.pop()} classes, the report {len(class_names)}; run `d3m distill`.")
     accounts = ledger_groups(ledger)  # first, as it refuses ledgers that the others could not read
     comparisons = compare_all(metrics)
-    notes = [*_notes(metrics, summary), *needed_by_some_rows(ledger), *_teacher(teacher_accuracy)]
+    notes = [*_notes(metrics, summary), *shared_needs(ledger), *_teacher(teacher_accuracy)]
     return _template().render(
         dataset=dataset,
         class_table=class_table(metrics, summary, class_names),
@@ -99,7 +99,7 @@ def render_report(
         agreement=list(agreement),
         **_faults(audits or {}, findings or {}),
         ledger=accounts,
-        soft_labels=bool(set(FOR_SOME_ROWS) & set(ledger["kind"])),
+        soft_labels=bool(set(CONDITIONAL_KINDS) & set(ledger["kind"])),
         recipe=_groups(_recipes(metrics)),
         provenance=_groups(provenance),
         notes=notes,

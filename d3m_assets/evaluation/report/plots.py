@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from d3m_assets.evaluation.methods import CLASS_NAMES, D3M, RANDOM_REAL, VARIANTS, WHOLE_TRAIN
-from d3m_assets.evaluation.report.ledger_table import byte_size
 from d3m_assets.evaluation.statistics import percent
+from d3m_assets.ledger import byte_size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
