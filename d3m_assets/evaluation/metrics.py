@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from d3m_assets.errors import DatasetError
+from d3m_assets.evaluation.augmentation import AUGMENTATION, CROP
 from d3m_assets.evaluation.labels import HARD, Labelling
 from d3m_assets.evaluation.scores import confusion_counts
 from d3m_assets.evaluation.students import (
-    AUGMENTATION,
     CODE_VERSION,
-    CROP,
     LabelledImages,
     class_accuracies,
     evaluate,

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from d3m_assets.errors import TeacherError
+from d3m_assets.evaluation.augmentation import AUGMENTATION
 from d3m_assets.evaluation.students import (
-    AUGMENTATION,
     LabelledImages,
     build_student,
     class_accuracies,

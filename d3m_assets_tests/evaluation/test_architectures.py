@@ -5,7 +5,8 @@ from torch import nn
 
 from d3m_assets.errors import StageError
 from d3m_assets.evaluation.architectures import as_tensor, build_student, last_features
-from d3m_assets.evaluation.students import Augmentation, LabelledImages, evaluate, train_student
+from d3m_assets.evaluation.augmentation import Augmentation
+from d3m_assets.evaluation.students import LabelledImages, evaluate, train_student
 from d3m_assets.settings import StudentSettings
 
 SMALL = {"convnet-3": 4, "resnet-18": 4, "vit-small": 8}

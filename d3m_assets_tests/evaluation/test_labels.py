@@ -8,7 +8,7 @@ import torch
 from d3m_assets.errors import DatasetError, TeacherError
 from d3m_assets.evaluation.labels import Labelling, as_stored, label_bytes
 from d3m_assets.evaluation.metrics import student_metrics
-from d3m_assets.evaluation.students import LabelledImages, concatenate, evaluate, train_student
+from d3m_assets.evaluation.students import LabelledImages, evaluate, train_student
 from d3m_assets.evaluation.teacher import load_teacher, train_teacher
 from d3m_assets.settings import TeacherSettings
 from d3m_assets_tests.evaluation.conftest import _digits
@@ -121,7 +121,3 @@ def test_unfit_soft_labels_are_refused(train_digits, quick):
         train_student(replace(data, probabilities=np.eye(3)[[0, 1, 2, 0]]), quick, n_classes=10, seed=0)
     with pytest.raises(TeacherError, match="need a teacher"):
         Labelling("soft teacher")
-    soft = replace(data, probabilities=np.eye(10)[:4])
-    assert concatenate([soft, soft]).probabilities.shape == (8, 10)
-    with pytest.raises(DatasetError, match="all of them or none"):
-        concatenate([soft, data])
