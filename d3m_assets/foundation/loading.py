@@ -399,7 +399,12 @@ def load_foundation(files: FoundationFiles, device: str = "auto", *, compile_une
     try:
         if files.checkpoint is None:
             pipeline = kind.from_pretrained(
-                files.path, dtype=dtype, local_files_only=True, use_safetensors=True, **optional
+                files.path,
+                dtype=dtype,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                **optional,
             )
         else:
             # Parts that only vet or steer images: single files have no weights of them.
