@@ -21,6 +21,7 @@ from d3m_assets.evaluation.statistics import (
     LABEL_WORDS,
     Comparison,
     Part,
+    budgeted_baselines,
     compare_all,
     headline,
     headlines,
@@ -28,8 +29,8 @@ from d3m_assets.evaluation.statistics import (
     part_words,
     parts,
     percent,
-    rivals,
-    summarise,
+    significance_words,
+    summarize,
 )
 
 LEDGER_COLUMNS = ("budget", "item", "scope", "kind", "bytes")
@@ -96,7 +97,7 @@ def render_report(
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    summary = summarise(metrics)
+    summary = summarize(metrics)
     if wrong := {len(a) for a in metrics["class_accuracy"]} - {len(class_names)}:
         raise StageError(f"metrics have {wrong.pop()} classes, the report {len(class_names)}; run `d3m distill`.")
     accounts = _ledger_groups(ledger)
@@ -153,7 +154,7 @@ def accuracy_plot(summary: pd.DataFrame) -> str:
     become horizontal lines.
 
     Args:
-        summary: Rows of one part of the table, from :func:`d3m_assets.evaluation.statistics.summarise`.
+        summary: Rows of one part of the table, from :func:`d3m_assets.evaluation.statistics.summarize`.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -319,12 +320,15 @@ def _difference(comparison: Comparison) -> str:
     words = f"{comparison.difference * 100:+.1f} points"
     if not math.isnan(comparison.low):
         words += f" (95 % interval {comparison.low * 100:+.1f} to {comparison.high * 100:+.1f})"
-    return words.replace("-", "−")
+    words = words.replace("-", "−")
+    if math.isnan(comparison.p_value):
+        return words
+    return f"{words}; {significance_words([comparison])}: p = {comparison.p_corrected:.2g}"
 
 
 def _against(metrics: pd.DataFrame, names: Mapping[Part, str]) -> list[dict[str, Any]]:
     """Differences to every method of equal bytes; empty when random real images are the only one, as the cards tell it."""
-    others = rivals(metrics)
+    others = budgeted_baselines(metrics)
     if others in ([], [RANDOM_REAL]):
         return []
     return _compared([(r, "", compare_all(metrics, reference=r)) for r in others], names, metrics)
@@ -351,7 +355,8 @@ def _compared(
             if cells:
                 shown.append({"name": name, "against": against, "cells": [cells.get(b) for b in budgets]})
         seeds = sorted({c.n for c in every if c.part == part})
-        tables.append({"title": names[part], "budgets": budgets, "rows": shown, "n": seeds})
+        test = significance_words([c for c in every if c.part == part])
+        tables.append({"title": names[part], "budgets": budgets, "rows": shown, "n": seeds, "test": test})
     return tables
 
 

@@ -23,7 +23,7 @@ from d3m_assets.evaluation.report import (
     render_report,
 )
 from d3m_assets.evaluation.scores import label_robust_score
-from d3m_assets.evaluation.statistics import compare_all, summarise
+from d3m_assets.evaluation.statistics import compare_all, summarize
 from d3m_assets_tests.evaluation.conftest import student_rows
 
 NAMES = ["<b>猫</b>", "dog & bone"]
@@ -105,12 +105,15 @@ def test_report_reads_as_text_with_the_verdict_first(metrics, ledger, samples):
     verdict = "Better than random real images at ipc-1; worse at ipc-5."
     assert page.text.index(verdict) < 100
     paired = stats.ttest_rel([0.90, 0.91, 0.93], [0.70, 0.72, 0.74]).confidence_interval(0.95)
+    corrected = compare_all(metrics)[0].p_corrected
     for words in (
         "Better than class-name prompts at every budget.",
         "The whole train split, 1,000 images, reaches 99.3 %.",
         "▲ better than random real images",
         f"+19.3 points (95 % interval +{paired.low * 100:.1f} to +{paired.high * 100:.1f})",
         "−4.3 points",
+        # Random real images, class names and the whole train split, each at two budgets.
+        f"paired t-test, 95 %, Holm-corrected for 6 comparisons: p = {corrected:.2g}",
         "72.0 ± 5.0",
         "4,000,120",
         "4,000,600",
@@ -223,12 +226,12 @@ def test_a_method_far_below_does_not_flatten_the_plot_and_is_told(metrics, ledge
 
 def test_plot_tells_many_methods_apart(metrics):
     others = [student_rows(f"method {i}", "ipc-1", [0.5, 0.5, 0.5]) for i in range(6)]
-    svg = accuracy_plot(summarise(pd.concat([metrics, *others])))
+    svg = accuracy_plot(summarize(pd.concat([metrics, *others])))
     assert all(f"method {i}" in svg for i in range(6))
 
 
 def test_plot_is_an_svg_with_text_in_the_colours_of_the_page(metrics):
-    svg = accuracy_plot(summarise(metrics))
+    svg = accuracy_plot(summarize(metrics))
     root = ElementTree.fromstring(svg)
     text = " ".join("".join(e.itertext()) for e in root.iter("{http://www.w3.org/2000/svg}text"))
     for words in ("D3M", "random real images", "class-name prompts", "whole train split", "60 B", "ipc-5"):
@@ -330,7 +333,7 @@ def test_the_label_robust_score_shows_its_ingredients(metrics, ledger):
 def test_soft_labels_take_the_place_of_any_where_both_have_them(metrics, ledger):
     soft = metrics[(metrics["budget"] == "ipc-1") & metrics["method"].isin(["D3M", "random real images"])]
     both = pd.concat([metrics, soft.assign(labels="soft stored", accuracy=soft["accuracy"] - 0.1)])
-    rows = report._label_scores(summarise(both), compare_all(metrics))
+    rows = report._label_scores(summarize(both), compare_all(metrics))
     assert {r["budget"]: r["labels"] for r in rows} == {"ipc-1": "soft stored", "ipc-5": "hard"}
     assert rows[0]["synthetic_any"] == pytest.approx(rows[0]["synthetic_hard"] - 0.1)
 
@@ -388,7 +391,7 @@ def test_the_augmentation_robust_score_is_half_with_and_half_without_augmentatio
     assert "no augmentation" in text
 
 
-def test_variants_are_compared_with_what_they_change_and_are_no_rivals(metrics, ledger):
+def test_variants_are_compared_with_what_they_change_and_are_no_baselines(metrics, ledger):
     variants = pd.concat(
         [
             student_rows("D3M, fresh samples", "ipc-5", [0.97, 0.97, 0.99], bytes_per_class=300, images=2000),
@@ -397,6 +400,7 @@ def test_variants_are_compared_with_what_they_change_and_are_no_rivals(metrics, 
     )
     text = Page(_render(pd.concat([metrics, variants], ignore_index=True), ledger, {})).text
     assert "What one change brings" in text
+    assert "Verdicts by paired t-test, 95 %, Holm-corrected for 2 comparisons" in text
     assert re.search(r"D3M, fresh samples against D3M ▲ \+3\.7 \+\S+ to \+\S+ ", text)
     assert re.search(r"D3M, equal IPC against random real images ▼ −27\.3 −\S+ to −\S+ ", text)
     assert "Against each baseline" not in text
