@@ -141,16 +141,31 @@ def _copy_report(pipeline: Any) -> Path:
 
 def _show_metrics(pipeline: Any) -> None:
     from d3m_assets.evaluation.methods import VARIANTS
-    from d3m_assets.evaluation.statistics import compare_all, format_table, headline, rivals, summarise
+    from d3m_assets.evaluation.statistics import (
+        Comparison,
+        budgeted_baselines,
+        compare_all,
+        format_table,
+        headline,
+        significance_words,
+        summarize,
+    )
     from d3m_assets.stages.evaluation import all_metrics
 
     metrics = all_metrics(pipeline)
-    print("\n" + format_table(summarise(metrics)) + "\n")
-    for reference in rivals(metrics):
-        print(headline(compare_all(metrics, reference=reference)))
+    print("\n" + format_table(summarize(metrics)) + "\n")
+    comparisons: list[Comparison] = []
+    for reference in budgeted_baselines(metrics):
+        against_baseline = compare_all(metrics, reference=reference)
+        comparisons += against_baseline
+        print(headline(against_baseline))
     for method, reference in VARIANTS.items():
         if method in set(metrics["method"]):
-            print(f"{method}: {headline(compare_all(metrics, method=method, reference=reference))}")
+            of_variant = compare_all(metrics, method=method, reference=reference)
+            comparisons += of_variant
+            print(f"{method}: {headline(of_variant)}")
+    if comparisons:
+        print(f"Verdicts by {significance_words(comparisons)}.")
 
 
 @app.command()
@@ -192,10 +207,10 @@ def metrics(
 
     pipeline = Pipeline(_settings(dataset, foundation, budget, storage, seed, settings_))
     if as_json:
-        from d3m_assets.evaluation.statistics import summarise
+        from d3m_assets.evaluation.statistics import summarize
         from d3m_assets.stages.evaluation import all_metrics
 
-        print(summarise(all_metrics(pipeline)).to_json(orient="records", indent=1))
+        print(summarize(all_metrics(pipeline)).to_json(orient="records", indent=1))
     else:
         _show_metrics(pipeline)
 

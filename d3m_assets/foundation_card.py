@@ -93,7 +93,7 @@ def student_accuracy(pipeline: Pipeline) -> dict[str, tuple[float, float]]:
     """Mean and half-width of the 95 % interval, on the test digits, of students trained on class-name samples and renders."""
     import pandas as pd
 
-    from d3m_assets.evaluation.statistics import summarise
+    from d3m_assets.evaluation.statistics import summarize
     from d3m_assets.store import ArtefactKey
 
     for asset in ("raw_dataset", "class_prompts", "foundation_model", "foundation_metrics"):
@@ -101,7 +101,7 @@ def student_accuracy(pipeline: Pipeline) -> dict[str, tuple[float, float]]:
             if outcome.error is not None:
                 raise outcome.error
     stored = pipeline.store.read(ArtefactKey("foundation_metrics"), "metrics.parquet")
-    summary = summarise(pd.read_parquet(BytesIO(stored)))
+    summary = summarize(pd.read_parquet(BytesIO(stored)))
     return {str(r["method"]): (float(r["mean"]), float(r["half_width"])) for r in summary.to_dict("records")}
 
 

@@ -11,11 +11,13 @@ from PIL import Image, ImageDraw, ImageFont
 from d3m_assets.evaluation.methods import D3M, VARIANTS
 from d3m_assets.evaluation.statistics import (
     ARCHITECTURE_WORDS,
+    Comparison,
     compare_all,
     headline,
     parts,
     percent,
-    summarise,
+    significance_words,
+    summarize,
 )
 from d3m_assets.pipeline import Pipeline
 from d3m_assets.settings import load_settings
@@ -35,13 +37,15 @@ def table(pipeline: Pipeline) -> str:
     every = all_metrics(pipeline)
     first = parts(every)[0]
     metrics = first.of(every)
-    summary = summarise(metrics[~metrics["method"].isin(list(VARIANTS))])
+    summary = summarize(metrics[~metrics["method"].isin(list(VARIANTS))])
     budgets = list(pipeline.settings.budgets)
     columns = [f"{budget}, {pipeline.budget_bytes(budget):,} B" for budget in budgets]
+    comparisons: list[Comparison] = []
     lines = [f"| trained on | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
     for method, rows in summary.groupby("method", sort=False):
         cells = {row.budget: percent(row.mean, row.half_width) for row in rows.itertuples()}
         compared = compare_all(metrics, reference=method) if method != D3M else []
+        comparisons += compared
         signs = {c.budget: f" {SIGNS[c.outcome]}" for c in compared}
         found = [cells.get(budget, cells.get("", "")) + signs.get(budget, "") for budget in budgets]
         lines.append(f"| {method} | {' | '.join(found)} |")
@@ -54,7 +58,8 @@ def table(pipeline: Pipeline) -> str:
         f"Accuracy in % on {images} real test images, hard labels, {ARCHITECTURE_WORDS[first.architecture]}, weights of the "
         f"last step, mean of {students} students and 95 % interval, each of a distillation of its own where images are "
         f"distilled or drawn; `{COMMAND}` of {report.created[:10]}, written at commit {commit.stdout.strip()}. The last rows "
-        "have no budget. ▲ D3M is better, ▼ worse, ≈ not distinguishable (paired t-test, 95 %)."
+        "have no budget. ▲ D3M is better, ▼ worse, ≈ not distinguishable "
+        f"({significance_words(comparisons)})."
     )
     soft = [c for c in compare_all(every) if c.part.labels != "hard" and c.part.architecture == first.architecture]
     return "\n".join([*lines, "", note, *(["", headline(soft)] if soft else [])])

@@ -12,12 +12,11 @@ import pandas as pd
 
 from d3m_assets.datasets.labelled_images import LabelledImages
 from d3m_assets.errors import DatasetError
+from d3m_assets.evaluation.augmentation import AUGMENTATION, CROP
 from d3m_assets.evaluation.labels import HARD, Labelling
 from d3m_assets.evaluation.scores import confusion_counts
 from d3m_assets.evaluation.students import (
-    AUGMENTATION,
     CODE_VERSION,
-    CROP,
     class_accuracies,
     evaluate,
     student_image_size,

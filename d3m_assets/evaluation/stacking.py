@@ -23,12 +23,12 @@ CODE_VERSION = "1"
 """Raised whenever a change here changes how the sums of stacked networks round."""
 
 
-def stacks(settings: StudentSettings) -> bool:
+def can_stack(settings: StudentSettings) -> bool:
     """Whether students of an architecture can be stacked: convolutional ones can; attention mixes all channels."""
     return settings.architecture != "vit-small"
 
 
-def stacked(networks: Sequence[torch.nn.Module]) -> torch.nn.Module:
+def stack_networks(networks: Sequence[torch.nn.Module]) -> torch.nn.Module:
     """Join networks that differ in nothing but their weights.
 
     Args:
@@ -36,7 +36,7 @@ def stacked(networks: Sequence[torch.nn.Module]) -> torch.nn.Module:
 
     Returns:
         A network from float ``[N, S · channels, H, W]``, one image for each network, to logits ``[N, S, K]``. Its weights
-        are copies; :func:`unstack` writes them back.
+        are copies; :func:`unstack_networks` writes them back.
 
     Raises:
         StageError: A layer with weights is of another kind.
@@ -70,7 +70,7 @@ def stacked(networks: Sequence[torch.nn.Module]) -> torch.nn.Module:
     return joined
 
 
-def unstack(joined: torch.nn.Module, networks: Sequence[torch.nn.Module]) -> None:
+def unstack_networks(joined: torch.nn.Module, networks: Sequence[torch.nn.Module]) -> None:
     """Write the weights of a stack back into the networks that it was made of."""
     import torch
 

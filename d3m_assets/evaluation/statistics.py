@@ -1,16 +1,24 @@
 """From students to a verdict in words.
 
-Intervals and tests see what changes with the seed of a student: initial weights, batches, augmentation, the draw of
+Intervals and tests see what changes with the seed of a student: initial weights, batches, augmentation, the choice of
 random real images and, where the students' seeds are spread over several distillations, inversion and pool. The choice
 of test images is not in them.
+
+A table makes many comparisons, and one in twenty tests at 95 % finds a difference where there is none. Verdicts are therefore
+those of p-values corrected by Holm's method over a family (:func:`compare_all`): within one part of the table, either all
+comparisons of D3M with another method at any budget, or all comparisons of a variant with what it varies. The probability of
+any false "better" or "worse" in a family is at most 5 %. Every place that tells a verdict takes it from there.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,10 +29,11 @@ from d3m_assets.evaluation.settings import LABEL_KINDS, LabelKind
 
 CONFIDENCE = 0.95
 LABEL_WORDS: dict[str, str] = {
-    "hard": "Hard labels", "soft stored": "Soft labels, stored", "soft teacher": "Soft labels from the teacher"
-}  # fmt: skip
+    "hard": "Hard labels",
+    "soft stored": "Soft labels, stored",
+    "soft teacher": "Soft labels from the teacher",
+}
 ARCHITECTURE_WORDS = {"convnet-3": "ConvNet-3", "resnet-18": "ResNet-18", "vit-small": "ViT"}
-_COMMON = ("n_train_images", "images_per_class", "bytes_per_class", "steps", "n_evaluated")
 Outcome = Literal["better", "worse", "not distinguishable", "too few students"]
 
 
@@ -48,8 +57,8 @@ class Part(NamedTuple):
 
 def parts(metrics: pd.DataFrame) -> list[Part]:
     """Parts of a table: hard labels first, otherwise in the order in which they appear."""
-    found = metrics[list(Part._fields)].drop_duplicates().itertuples(index=False, name=None)
-    return sorted((Part(*part) for part in found), key=lambda part: LABEL_KINDS.index(part.labels))
+    distinct = metrics[list(Part._fields)].drop_duplicates().itertuples(index=False, name=None)
+    return sorted((Part(*part) for part in distinct), key=lambda part: LABEL_KINDS.index(part.labels))
 
 
 def main_parts(metrics: pd.DataFrame) -> list[Part]:
@@ -57,20 +66,19 @@ def main_parts(metrics: pd.DataFrame) -> list[Part]:
     return [part for part in parts(metrics) if part.augmentation == metrics["augmentation"].iloc[0]]
 
 
-def part_words(found: list[Part]) -> dict[Part, str]:
+def part_words(of: Sequence[Part]) -> dict[Part, str]:
     """What tells parts of a table from each other, such as "Hard labels, ResNet-18"; empty words for a single part."""
+    kinds, networks, augmentations = ({part[i] for part in of} for i in range(len(Part._fields)))
     words = {}
-    for part in found:
-        told = [
-            LABEL_WORDS[part.labels] if {p.labels for p in found} != {"hard"} else "",
-            ARCHITECTURE_WORDS.get(part.architecture, part.architecture) if len({p.architecture for p in found}) > 1 else "",
-            "no augmentation" if len({p.augmentation for p in found}) > 1 and part.augmentation == "none" else "",
-        ]  # fmt: skip
-        words[part] = ", ".join(word for word in told if word)
+    for part in of:
+        labels = LABEL_WORDS[part.labels] if kinds != {"hard"} else ""
+        network = ARCHITECTURE_WORDS.get(part.architecture, part.architecture) if len(networks) > 1 else ""
+        augmentation = "no augmentation" if len(augmentations) > 1 and part.augmentation == "none" else ""
+        words[part] = ", ".join(word for word in (labels, network, augmentation) if word)
     return words
 
 
-def summarise(metrics: pd.DataFrame) -> pd.DataFrame:
+def summarize(metrics: pd.DataFrame) -> pd.DataFrame:
     """Average over seeds.
 
     Args:
@@ -90,29 +98,33 @@ def summarise(metrics: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for key, students in metrics.groupby(keys, sort=False):
         mean, variance, n = _moments(students)
-        half = _t_quantile(n - 1) * math.sqrt(variance / n) if n > 1 else math.nan
-        first = students.iloc[0]
-        # Where every student has a training set of its own, their sizes may differ.
-        same = {c: students[c].mean() if c != "n_train_images" else round(students[c].mean()) for c in _COMMON}
-        same |= {c: first[c] for c in ("steps", "n_evaluated")}
-        drawn = students["distillation"].nunique()
         rows.append(
             {
                 **dict(zip(keys, key, strict=True)),
                 "mean": mean,
-                "half_width": half,
+                "half_width": _t_quantile(n - 1) * math.sqrt(variance / n) if n > 1 else math.nan,
                 "n": n,
-                "distillations": drawn,
-                **same,
+                "distillations": students["distillation"].nunique(),
+                # Where every student has a training set of its own, their sizes may differ.
+                "n_train_images": round(students["n_train_images"].mean()),
+                "images_per_class": students["images_per_class"].mean(),
+                "bytes_per_class": students["bytes_per_class"].mean(),
+                "steps": students["steps"].iloc[0],
+                "n_evaluated": students["n_evaluated"].iloc[0],
             }
         )
-    order = {part: i for i, part in enumerate(parts(metrics))}
-    rows.sort(key=lambda row: METHODS.index(row["method"]) if row["method"] in METHODS else len(METHODS))
+    rows.sort(key=lambda row: _rank(row["method"]))
     summary = pd.DataFrame(rows)
+    order = {part: i for i, part in enumerate(parts(metrics))}
     summary["rank"] = pd.factorize(summary["method"])[0]
     summary["part"] = [order[Part(*row)] for row in summary[list(Part._fields)].itertuples(index=False, name=None)]
     summary = summary.sort_values(["part", "rank", "bytes_per_class"], kind="stable", ignore_index=True)
     return summary.drop(columns=["rank", "part"])
+
+
+def _rank(method: str) -> int:
+    """Position of a method in a report; methods that it does not know follow the others."""
+    return METHODS.index(method) if method in METHODS else len(METHODS)
 
 
 @dataclass(frozen=True)
@@ -124,11 +136,13 @@ class Comparison:
         reference: What it is compared with.
         budget: Budget of the method.
         difference: Mean over seeds of the accuracy of the method minus that of the reference, as a fraction.
-        low: Lower end of the 95 % interval of the difference; NaN with fewer than two seeds.
+        low: Lower end of the 95 % interval of this difference by itself; NaN with fewer than two seeds.
         high: Upper end.
-        outcome: What the interval says.
         part: Part of the table that both belong to.
         n: Seeds that both have.
+        p_value: Of the paired t-test, two-sided; NaN with fewer than two seeds.
+        p_corrected: The p-value corrected for all comparisons of the family, which decides the outcome.
+        family_size: Number of comparisons with a p-value in the family; 1 where it stands alone.
     """
 
     method: str
@@ -137,14 +151,25 @@ class Comparison:
     difference: float
     low: float
     high: float
-    outcome: Outcome
     part: Part
-    n: int = 0
+    n: int
+    p_value: float
+    p_corrected: float
+    family_size: int = 1
 
     @property
     def labels(self) -> LabelKind:
         """Kind of labels of both."""
         return self.part.labels
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the corrected test says."""
+        if math.isnan(self.p_corrected):
+            return "too few students"
+        if self.p_corrected >= 1 - CONFIDENCE:
+            return "not distinguishable"
+        return "better" if self.difference > 0 else "worse"
 
     @property
     def verdict(self) -> str:
@@ -154,12 +179,33 @@ class Comparison:
         return f"{self.outcome} {'from' if self.outcome == 'not distinguishable' else 'than'} {self.reference}"
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct p-values for the number of tests by the step-down method of Holm (1979).
+
+    "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 65-70. Of m values the
+    smallest is multiplied by m, the next by m - 1 and so on, at most 1 and never less than the one before.
+
+    Args:
+        p_values: In any order; NaN where there was no test, which counts for nothing.
+
+    Returns:
+        Corrected p-values in the same order.
+    """
+    tested = sorted((i for i, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i])
+    corrected, highest = [math.nan] * len(p_values), 0.0
+    for position, i in enumerate(tested):
+        highest = max(highest, min(1.0, (len(tested) - position) * p_values[i]))
+        corrected[i] = highest
+    return corrected
+
+
 def compare(
     metrics: pd.DataFrame, budget: str, *, method: str = D3M, reference: str = RANDOM_REAL, part: Part | None = None
 ) -> Comparison:
-    """Compare two methods by the differences between students of the same seed: a paired t-test at 95 %.
+    """Compare two methods by the differences between students of the same seed: one paired t-test, not corrected.
 
-    Students of one seed begin with the same weights and draw the same batches and augmentations.
+    Students of one seed begin with the same weights and see the same batches and augmentations. What a table or a sentence
+    tells comes from :func:`compare_all`, which corrects for the other comparisons.
 
     Args:
         metrics: Student rows.
@@ -176,82 +222,139 @@ def compare(
         if metrics.empty:
             raise StageError("there are no student metrics; run `d3m distill` to train students.")
         part = parts(metrics)[0]
-    own = part.of(metrics)
-    ours = own[(own["method"] == method) & (own["budget"] == budget)]
-    theirs = own[(own["method"] == reference) & own["budget"].isin([budget, ""])]
+    rows = part.of(metrics)
+    ours = rows[(rows["method"] == method) & (rows["budget"] == budget)]
+    theirs = rows[(rows["method"] == reference) & rows["budget"].isin([budget, ""])]
     for name, students in ((method, ours), (reference, theirs)):
         if students.empty:
             raise StageError(
                 f'no students of "{name}" at budget "{budget}" with {part.labels} labels; run `d3m distill` to train them.'
             )
-        if students["seed"].duplicated().any():
-            raise StageError(f'several students of "{name}" at budget "{budget}" have one seed; keep one of each.')
     check_equal_recipe(pd.concat([ours, theirs]))
-    paired = ours.set_index("seed")["accuracy"] - theirs.set_index("seed")["accuracy"]
-    differences = paired.dropna().to_numpy(float)
-    n = len(differences)
-    if n < 2:
-        difference = float(ours["accuracy"].mean() - theirs["accuracy"].mean())
-        return Comparison(method, reference, budget, difference, math.nan, math.nan, "too few students", part, n)
-    difference = float(differences.mean())
-    variance = max(float(np.var(differences, ddof=1)), 2 * _rounding(ours))
-    half = _t_quantile(n - 1) * math.sqrt(variance / n)
-    low, high = difference - half, difference + half
-    outcome: Outcome = "better" if low > 0 else "worse" if high < 0 else "not distinguishable"
-    return Comparison(method, reference, budget, difference, low, high, outcome, part, n)
+    return _paired_test(_Students.of(method, budget, ours), _Students.of(reference, budget, theirs), budget, part)
 
 
 def compare_all(metrics: pd.DataFrame, *, method: str = D3M, reference: str = RANDOM_REAL) -> list[Comparison]:
     """Compare in every main part of the table and at every budget at which both were run.
 
+    P-values are corrected over the family that the pair belongs to in the part: D3M with every other method of the table
+    but the variants, at every budget; or every variant with what it varies, at every budget. A pair that is in neither is
+    corrected for its own budgets only.
+
     Returns:
         Hard labels first, the smallest budget first; empty if there is nothing to compare.
+
+    Raises:
+        StageError: If recipes of a part differ, or a seed has several students.
     """
-    found = []
+    comparisons = []
     for part in main_parts(metrics) if len(metrics) else []:
-        own = part.of(metrics)
-        ours = own[own["method"] == method].sort_values("bytes_per_class", kind="stable")
-        theirs = set(own.loc[own["method"] == reference, "budget"])
-        budgets = [b for b in dict.fromkeys(ours["budget"]) if b in theirs or "" in theirs]
-        found += [compare(metrics, b, method=method, reference=reference, part=part) for b in budgets]
-    return found
+        family = _family(part.of(metrics), part, (method, reference))
+        comparisons += [c for c in family if (c.method, c.reference) == (method, reference)]
+    return comparisons
 
 
-def rivals(metrics: pd.DataFrame, *, method: str = D3M) -> list[str]:
+def _family(rows: pd.DataFrame, part: Part, pair: tuple[str, str]) -> list[Comparison]:
+    """All comparisons of the family that a pair belongs to, in one part of a table, with corrected p-values."""
+    methods = list(dict.fromkeys(rows["method"]))
+    with_others = [(D3M, other) for other in methods if other != D3M and other not in VARIANTS]
+    of_variants = [(variant, varied) for variant, varied in VARIANTS.items() if variant in methods]
+    pairs = next((pairs for pairs in (with_others, of_variants) if pair in pairs), [pair])
+    check_equal_recipe(rows)
+    ordered = rows.sort_values("bytes_per_class", kind="stable")
+    students: dict[str, dict[str, _Students]] = {}
+    for (name, budget), group in ordered.groupby(["method", "budget"], sort=False):
+        students.setdefault(str(name), {})[str(budget)] = _Students.of(str(name), str(budget), group)
+    family = []
+    for method, reference in pairs:
+        theirs = students.get(reference, {})
+        for budget, ours in students.get(method, {}).items():
+            if budget in theirs or "" in theirs:
+                family.append(_paired_test(ours, theirs.get(budget) or theirs[""], budget, part))
+    corrected = holm([c.p_value for c in family])
+    size = sum(not math.isnan(p) for p in corrected)
+    return [replace(c, p_corrected=p, family_size=size) for c, p in zip(family, corrected, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Students:
+    """Students of one method at one budget: accuracy by seed, and the images that they were evaluated on."""
+
+    method: str
+    accuracies: dict[int, float]
+    n_evaluated: int
+
+    @classmethod
+    def of(cls, method: str, budget: str, rows: pd.DataFrame) -> _Students:
+        if rows["seed"].duplicated().any():
+            raise StageError(f'several students of "{method}" at budget "{budget}" have one seed; keep one of each.')
+        accuracies = dict(zip(rows["seed"].tolist(), rows["accuracy"].tolist(), strict=True))
+        return cls(method, accuracies, int(rows["n_evaluated"].iloc[0]))
+
+
+def _paired_test(ours: _Students, theirs: _Students, budget: str, part: Part) -> Comparison:
+    """Paired t-test over the seeds that both have, two-sided, with the 95 % interval of the difference."""
+    from scipy import stats  # type: ignore[import-untyped]
+
+    seeds = [seed for seed in ours.accuracies if seed in theirs.accuracies]
+    n = len(seeds)
+    if n < 2:
+        means = [float(np.mean(list(students.accuracies.values()))) for students in (ours, theirs)]
+        nan = math.nan
+        return Comparison(ours.method, theirs.method, budget, means[0] - means[1], nan, nan, part, n, nan, nan)
+    differences = np.array([ours.accuracies[seed] - theirs.accuracies[seed] for seed in seeds])
+    difference = float(differences.mean())
+    error = math.sqrt(max(float(np.var(differences, ddof=1)), 2 * _rounding(ours.n_evaluated)) / n)
+    half = _t_quantile(n - 1) * error
+    p = float(2 * stats.t.sf(abs(difference) / error, n - 1))
+    return Comparison(
+        ours.method, theirs.method, budget, difference, difference - half, difference + half, part, n, p, p
+    )
+
+
+def budgeted_baselines(metrics: pd.DataFrame, *, method: str = D3M) -> list[str]:
     """Methods that were run within a budget of bytes as ``method`` was, in the order of a report; variants are not."""
     budgeted = metrics[
         (metrics["budget"] != "") & (metrics["method"] != method) & ~metrics["method"].isin(list(VARIANTS))
     ]
-    found = list(dict.fromkeys(budgeted["method"]))
-    return sorted(found, key=lambda m: METHODS.index(m) if m in METHODS else len(METHODS))
+    return sorted(dict.fromkeys(budgeted["method"]), key=_rank)
 
 
-def headline(comparisons: list[Comparison]) -> str:
+def significance_words(comparisons: Sequence[Comparison]) -> str:
+    """How verdicts were reached, such as "paired t-test, 95 %, Holm-corrected for 12 comparisons"."""
+    sizes = sorted({c.family_size for c in comparisons if not math.isnan(c.p_value)})
+    test = f"paired t-test, {CONFIDENCE:.0%}".replace("%", " %")
+    if not sizes or sizes == [1]:
+        return test
+    return f"{test}, Holm-corrected for {' or '.join(str(size) for size in sizes)} comparisons"
+
+
+def headline(comparisons: Sequence[Comparison]) -> str:
     """Say in words how a method does against one reference over its budgets, one sentence a part of the table."""
     return " ".join(headlines(comparisons))
 
 
-def headlines(comparisons: list[Comparison]) -> list[str]:
+def headlines(comparisons: Sequence[Comparison]) -> list[str]:
     """The sentences of :func:`headline`, one for each part of the table."""
     if not comparisons:
         return ["Nothing to compare yet."]
-    found = list(dict.fromkeys(c.part for c in comparisons))
-    sentences = [_sentence([c for c in comparisons if c.part == part]) for part in found]
-    words = part_words(found)
-    if len(found) == 1 and not words[found[0]]:
+    compared = list(dict.fromkeys(c.part for c in comparisons))
+    sentences = [_sentence([c for c in comparisons if c.part == part]) for part in compared]
+    words = part_words(compared)
+    if len(compared) == 1 and not words[compared[0]]:
         return [f"{sentences[0][0].upper()}{sentences[0][1:]}."]
-    return [f"{words[part]}: {s}." for part, s in zip(found, sentences, strict=True)]
+    return [f"{words[part]}: {sentence}." for part, sentence in zip(compared, sentences, strict=True)]
 
 
-def _sentence(comparisons: list[Comparison]) -> str:
-    groups: dict[Outcome, list[str]] = {}
+def _sentence(comparisons: Sequence[Comparison]) -> str:
+    budgets: dict[Outcome, list[str]] = {}
     for comparison in comparisons:
-        groups.setdefault(comparison.outcome, []).append(comparison.budget)
-    first = comparisons[0].verdict
-    if len(groups) == 1 and len(comparisons) > 1:
-        return f"{first} at every budget"
-    text = f"{first} at {_listing(groups.pop(comparisons[0].outcome))}"
-    return "; ".join([text, *(f"{outcome} at {_listing(budgets)}" for outcome, budgets in groups.items())])
+        budgets.setdefault(comparison.outcome, []).append(comparison.budget)
+    first = comparisons[0]
+    if len(budgets) == 1 and len(comparisons) > 1:
+        return f"{first.verdict} at every budget"
+    text = f"{first.verdict} at {_enumeration(budgets.pop(first.outcome))}"
+    return "; ".join([text, *(f"{outcome} at {_enumeration(names)}" for outcome, names in budgets.items())])
 
 
 def check_equal_recipe(metrics: pd.DataFrame) -> None:
@@ -262,18 +365,18 @@ def check_equal_recipe(metrics: pd.DataFrame) -> None:
     """
     if metrics.empty:
         raise StageError("there are no student metrics; run `d3m distill` to train students.")
-    known = {text: _without_part(text) for text in metrics["recipe"].unique()}
-    _check_equal(metrics.assign(recipe=metrics["recipe"].map(known)))
-    for _, own in metrics.groupby(list(Part._fields), sort=False):
-        _check_equal(own)
+    shared = {text: _without_part(text) for text in metrics["recipe"].unique()}
+    _check_equal(metrics.assign(recipe=metrics["recipe"].map(shared)))
+    for _, rows in metrics.groupby(list(Part._fields), sort=False):
+        _check_equal(rows)
 
 
-_OF_A_PART = ("labels", "architecture", "width", "learning_rate", "augmentation", "augmentation_limits", "cutmix")
+_PART_KEYS = ("labels", "architecture", "width", "learning_rate", "augmentation", "augmentation_limits", "cutmix")
 
 
 def _without_part(recipe: str) -> str:
     """What of a recipe must be the same in all parts of a table; a network brings its own width and learning rate."""
-    return json.dumps({k: v for k, v in json.loads(recipe).items() if k not in _OF_A_PART}, sort_keys=True)
+    return json.dumps({k: v for k, v in json.loads(recipe).items() if k not in _PART_KEYS}, sort_keys=True)
 
 
 def _check_equal(metrics: pd.DataFrame) -> None:
@@ -283,7 +386,7 @@ def _check_equal(metrics: pd.DataFrame) -> None:
         if len(other):
             row = other.iloc[0]
             values = first[column], row[column]
-            detail = _difference(*values) if column == "recipe" else f"{values[0]}, {values[1]}"
+            detail = _differing_keys(*values) if column == "recipe" else f"{values[0]}, {values[1]}"
             raise StageError(
                 f'students of "{first["method"]}" {first["budget"]} and "{row["method"]}" {row["budget"]} '
                 f"differ in their {what} ({detail}) and cannot share a table; run `d3m distill` to redo them."
@@ -291,38 +394,35 @@ def _check_equal(metrics: pd.DataFrame) -> None:
 
 
 def format_table(summary: pd.DataFrame) -> str:
-    """Lay out a summary as text for a terminal; its parts, where there are several, are told and set apart."""
-    told = {
-        c: summary[c]
-        for c in Part._fields
-        if summary[c].nunique() > 1 or (c == "labels" and set(summary[c]) != {"hard"})
-    }
-    table = pd.DataFrame(
-        {
-            **told,
-            "method": summary["method"],
-            "budget": summary["budget"],
-            "bytes/class": ["" if math.isnan(b) else f"{b:,.0f}" for b in summary["bytes_per_class"]],
-            "training images": [f"{n:,}" for n in summary["n_train_images"]],
-            "accuracy %": [percent(m, h) for m, h in zip(summary["mean"], summary["half_width"], strict=True)],
-            "students": summary["n"].astype(str),
-        }
-    )
-    # pandas has no left-aligned text columns.
-    widths = [max([len(c), *table[c].map(len)]) for c in table.columns]
-    left = {*Part._fields, "method", "budget"}
-    lines = [table.columns.tolist(), ["-" * w for w in widths], *table.to_numpy().tolist()]
-    aligned = [
-        [v.ljust(w) if c in left else v.rjust(w) for v, w, c in zip(line, widths, table.columns, strict=True)]
-        for line in lines
-    ]
-    part = summary[list(Part._fields)]
-    begins = part.ne(part.shift()).any(axis=1).tolist()
-    text = ["  ".join(line) for line in aligned]
-    for position in range(len(begins) - 1, 0, -1):
-        if begins[position]:
-            text.insert(position + 2, "")
-    return "\n".join(text)
+    """Lay out a summary as text for a terminal or a pipe, as wide as it has to be; a blank line separates its parts."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    named = [c for c in Part._fields if summary[c].nunique() > 1 or (c == "labels" and set(summary[c]) != {"hard"})]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in [*named, "method", "budget"]:
+        table.add_column(name, no_wrap=True)
+    for name in ("bytes/class", "training images", "accuracy %", "students"):
+        table.add_column(name, no_wrap=True, justify="right")
+    previous = None
+    for row in summary.to_dict("records"):
+        part = Part(*(row[c] for c in Part._fields))
+        if previous not in (None, part):
+            table.add_section()
+        previous = part
+        table.add_row(*(row[c] for c in named), row["method"], row["budget"], *_figures(row))
+    # Rich would cut lines at the width of the terminal, 80 columns where there is none.
+    text = io.StringIO()
+    plain = {"color_system": None, "markup": False, "emoji": False, "highlight": False, "force_jupyter": False}
+    Console(file=text, width=10_000, force_terminal=False, **plain).print(table)  # type: ignore[arg-type]
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+def _figures(row: dict[Any, Any]) -> list[str]:
+    """Bytes of a class, training images, accuracy and students of a row of a summary."""
+    size = "" if math.isnan(row["bytes_per_class"]) else f"{row['bytes_per_class']:,.0f}"
+    return [size, f"{row['n_train_images']:,}", percent(row["mean"], row["half_width"]), str(row["n"])]
 
 
 def percent(mean: float, half_width: float = math.nan) -> str:
@@ -337,26 +437,28 @@ def _moments(students: pd.DataFrame) -> tuple[float, float, int]:
     never taken to be below that of the rounding.
     """
     values = students["accuracy"].to_numpy(float)
-    variance = max(float(np.var(values, ddof=1)), _rounding(students)) if len(values) > 1 else math.nan
+    rounding = _rounding(int(students["n_evaluated"].iloc[0]))
+    variance = max(float(np.var(values, ddof=1)), rounding) if len(values) > 1 else math.nan
     return float(values.mean()), variance, len(values)
 
 
-def _rounding(students: pd.DataFrame) -> float:
+def _rounding(n_evaluated: int) -> float:
     """Variance of one accuracy that comes of counting whole images."""
-    return (1 / float(students["n_evaluated"].iloc[0])) ** 2 / 12
+    return (1 / n_evaluated) ** 2 / 12
 
 
-def _t_quantile(freedom: float) -> float:
+@lru_cache
+def _t_quantile(freedom: int) -> float:
     from scipy import stats  # type: ignore[import-untyped]
 
     return float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom))
 
 
-def _listing(names: list[str]) -> str:
+def _enumeration(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _difference(a: str, b: str) -> str:
+def _differing_keys(a: str, b: str) -> str:
     left, right = json.loads(a), json.loads(b)
     keys = [k for k in left.keys() | right.keys() if left.get(k) != right.get(k)]
     return ", ".join(f"{k} {left.get(k)} and {right.get(k)}" for k in sorted(keys))

@@ -1,8 +1,9 @@
 """Students: the small classifiers that say what a training set is worth.
 
 Every row of a table is trained by the one recipe below: the same network, number of steps, batch size,
-augmentation and optimiser, whether the training set holds ten images or a million; the weights of the last
-step are the result. The networks are in ``architectures.py``, the recipes by name in ``settings.RECIPES``.
+augmentation and optimizer, whether the training set holds ten images or a million; the weights of the last
+step are the result. The networks are in ``architectures.py``, the augmentations in ``augmentation.py``, the recipes by name
+in ``RECIPES`` of the settings.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import numpy as np
 from d3m_assets.datasets.labelled_images import LabelledImages
 from d3m_assets.errors import DatasetError
 from d3m_assets.evaluation.architectures import as_tensor, build_student
-from d3m_assets.evaluation.stacking import stacked, stacks, unstack
+from d3m_assets.evaluation.augmentation import AUGMENTATION, Augmentation, affine_warp, cutmix, random_resized_crop
+from d3m_assets.evaluation.stacking import can_stack, stack_networks, unstack_networks
 from d3m_assets.progress import Progress, ProgressEvent, silent
 from d3m_assets.workers import one_thread
 
@@ -26,33 +28,10 @@ if TYPE_CHECKING:
 
     from d3m_assets.evaluation.settings import StudentSettings
 
+    Labeller = Callable[[torch.Tensor], torch.Tensor]
 
 CODE_VERSION = "2"
 """Raised whenever a change here changes the accuracy of a student."""
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random affine map drawn anew for every image of every batch.
-
-    Brightness and contrast are left alone on purpose: the instance normalisation of ConvNet-3 cancels both.
-
-    Attributes:
-        rotation: Largest rotation, in degrees, either way.
-        scale: Largest relative change of size; width and height are drawn separately.
-        shear: Largest horizontal shear, as a fraction of the height.
-        translation: Largest shift, as a fraction of the side.
-    """
-
-    rotation: float = 15.0
-    scale: float = 0.15
-    shear: float = 0.15
-    translation: float = 0.1
-
-
-AUGMENTATION = Augmentation()
-CROP = {"area": (0.5, 1.0), "aspect": (3 / 4, 4 / 3)}
-"""Limits of random crops: share of the area that is kept, and width by height."""
 
 
 def student_image_size(settings: StudentSettings, height: int, width: int) -> int:
@@ -72,14 +51,20 @@ def train_student(
     seed: int,
     device: str = "cpu",
     augmentation: Augmentation = AUGMENTATION,
-    labeller: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    labeller: Labeller | None = None,
     progress: Progress = silent,
 ) -> torch.nn.Module:
     """Train one student: :func:`train_students` with a single training set and seed."""
     return train_students(
-        [train], settings, n_classes=n_classes, seeds=[seed], device=device, augmentation=augmentation, labeller=labeller,
+        [train],
+        settings,
+        n_classes=n_classes,
+        seeds=[seed],
+        device=device,
+        augmentation=augmentation,
+        labeller=labeller,
         progress=progress,
-    )[0]  # fmt: skip
+    )[0]
 
 
 def train_students(
@@ -90,7 +75,7 @@ def train_students(
     seeds: Sequence[int],
     device: str = "cpu",
     augmentation: Augmentation = AUGMENTATION,
-    labeller: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    labeller: Labeller | None = None,
     progress: Progress = silent,
 ) -> list[torch.nn.Module]:
     """Train students for ``settings.steps`` steps, all of them together, and return their last weights.
@@ -100,7 +85,7 @@ def train_students(
 
     Batches run through reshuffled epochs without replacement; a training set smaller than a batch appears in it
     several times, each time under another augmentation. With CutMix (Yun et al., ICCV 2019) the loss weighs both
-    labels of an image by their shares of its area. Everything random is drawn on the CPU from the student's seed, so a
+    labels of an image by their shares of its area. All random numbers come from the CPU and the student's seed, so a
     seed gives the same student on one machine and version of torch; which others it is trained with changes the
     rounding of sums and nothing else.
 
@@ -122,51 +107,59 @@ def train_students(
         DatasetError: If the images are not square or not of one size, belong to the test split, a label is outside
             0..K-1, or soft labels are not of K classes.
     """
-    import torch
-
     for train in training_sets:
         _check_trainable(train, n_classes)
     if len({train.images.shape[1:] for train in training_sets}) > 1:
         raise DatasetError("students that train together take images of one size; call LabelledImages.fitted first.")
-    if len(training_sets) > 1 and not stacks(settings):
-        return [
-            train_student(
-                train, settings, n_classes=n_classes, seed=seed, device=device, augmentation=augmentation,
-                labeller=labeller, progress=_part_of(progress, position, len(seeds)),
-            )
-            for position, (train, seed) in enumerate(zip(training_sets, seeds, strict=True))
-        ]  # fmt: skip
+    students = list(zip(training_sets, seeds, strict=True))
+    groups = [students] if can_stack(settings) else [[student] for student in students]
+    networks: list[torch.nn.Module] = []
+    for position, group in enumerate(groups):
+        report = _as_part(progress, position, len(groups))
+        networks += _train_stack(group, settings, n_classes, device, augmentation, labeller, report)
+    return networks
+
+
+def _train_stack(
+    members: Sequence[tuple[LabelledImages, int]],
+    settings: StudentSettings,
+    n_classes: int,
+    device: str,
+    augmentation: Augmentation,
+    labeller: Labeller | None,
+    progress: Progress,
+) -> list[torch.nn.Module]:
+    """Train students of the given training sets and seeds in the same passes; a single one is not stacked."""
+    import torch
+
     with one_thread(), torch.random.fork_rng(devices=[]):
-        learners = [
-            _Learner(train, settings, n_classes, seed, device, augmentation)
-            for train, seed in zip(training_sets, seeds, strict=True)
-        ]
-        networks = [learner.network for learner in learners]
-        joined = stacked(networks) if len(networks) > 1 else networks[0]
-        optimiser, schedule = _optimiser(joined, settings)
-        shown = f"seed {', '.join(str(seed) for seed in dict.fromkeys(seeds))}"
+        students = [_Student(train, settings, n_classes, seed, device, augmentation) for train, seed in members]
+        networks = [student.network for student in students]
+        model = stack_networks(networks) if len(networks) > 1 else networks[0]
+        optimizer, schedule = _optimizer_and_schedule(model, settings)
+        detail = f"seed {', '.join(str(seed) for seed in dict.fromkeys(seed for _, seed in members))}"
         for step in range(1, settings.steps + 1):
-            batches = [learner.next_batch(labelled=labeller is None) for learner in learners]
+            batches = [student.next_batch(labelled=labeller is None) for student in students]
             if labeller is not None:
-                told = labeller(torch.cat([batch.images for batch in batches])).split(settings.batch_size)
-                batches = [replace(batch, targets=target) for batch, target in zip(batches, told, strict=True)]
-            logits = joined(torch.cat([batch.images for batch in batches], 1)).view(
-                settings.batch_size, len(batches), -1
-            )
+                targets = labeller(torch.cat([batch.images for batch in batches])).split(settings.batch_size)
+                batches = [replace(batch, targets=target) for batch, target in zip(batches, targets, strict=True)]
+            # Stacked networks take their images side by side in the channels.
+            stacked_images = torch.cat([batch.images for batch in batches], 1)
+            logits = model(stacked_images).view(settings.batch_size, len(batches), -1)
             losses = [batch.loss(own) for batch, own in zip(batches, logits.unbind(1), strict=True)]
-            optimiser.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
             torch.stack(losses).sum().backward()
-            optimiser.step()
+            optimizer.step()
             schedule.step()
             if step % 50 == 0 or step == settings.steps:
-                progress(ProgressEvent("student", step, settings.steps, shown))
+                progress(ProgressEvent("student", step, settings.steps, detail))
         if len(networks) > 1:
-            unstack(joined, networks)
+            unstack_networks(model, networks)
         return [network.eval() for network in networks]
 
 
-def _part_of(progress: Progress, position: int, count: int) -> Progress:
-    """Progress of one of several students as that of all."""
+def _as_part(progress: Progress, position: int, count: int) -> Progress:
+    """Report the progress of one of ``count`` equal parts as progress of the whole."""
 
     def report(event: ProgressEvent) -> None:
         progress(replace(event, done=position * event.total + event.done, total=count * event.total))
@@ -192,11 +185,18 @@ def _check_trainable(train: LabelledImages, n_classes: int) -> None:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Augmented images, what they show, and what was mixed into them."""
+    """Augmented images with their targets; where images were mixed, the targets and area share of both sources.
+
+    Attributes:
+        images: float ``[B, C, S, S]`` in 0..1.
+        targets: Class positions int64 ``[B]`` or probabilities float ``[B, K]``; None until a labeller gives them.
+        mixed_targets: Targets of the images that boxes were taken from by CutMix; None without CutMix.
+        share: Share of the area that shows ``targets``.
+    """
 
     images: torch.Tensor
     targets: torch.Tensor | None
-    mixed_in: torch.Tensor | None = None
+    mixed_targets: torch.Tensor | None = None
     share: float = 1.0
 
     def loss(self, logits: torch.Tensor) -> torch.Tensor:
@@ -204,46 +204,53 @@ class _Batch:
 
         assert self.targets is not None
         loss = F.cross_entropy(logits, self.targets)
-        if self.mixed_in is not None:
-            loss = self.share * loss + (1 - self.share) * F.cross_entropy(logits, self.mixed_in)
+        if self.mixed_targets is not None:
+            loss = self.share * loss + (1 - self.share) * F.cross_entropy(logits, self.mixed_targets)
         return loss
 
 
-class _Learner:
-    """One student: its untrained network, its training set, and the stream of random numbers that its seed begins."""
+class _Student:
+    """A student in training: its network, its training set on the device, and the random numbers of its seed."""
 
-    def __init__(self, train: LabelledImages, settings: StudentSettings, n_classes: int, seed: int, device: str,
-                 augmentation: Augmentation) -> None:  # fmt: skip
+    def __init__(
+        self,
+        train: LabelledImages,
+        settings: StudentSettings,
+        n_classes: int,
+        seed: int,
+        device: str,
+        augmentation: Augmentation,
+    ) -> None:
         import torch
 
         n, side, _, channels = train.images.shape
         torch.manual_seed(seed)
         self.network = build_student(settings, n_classes, channels, side).to(device).train()
-        self._draw = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(seed)
         self._images = as_tensor(train.images).to(device)
         soft = train.probabilities
-        stored = train.labels.astype(np.int64) if soft is None else soft.astype(np.float32)
-        self._labels = torch.from_numpy(stored).to(device)
+        targets = train.labels.astype(np.int64) if soft is None else soft.astype(np.float32)
+        self._targets = torch.from_numpy(targets).to(device)
         self._settings, self._augmentation = settings, augmentation
-        self._batches = _batches(n, settings.batch_size, settings.steps, self._draw)
+        self._indices = _batch_indices(n, settings.batch_size, settings.steps, self._generator)
 
     def next_batch(self, *, labelled: bool) -> _Batch:
-        """The next step's images; their labels too, unless somebody else gives them."""
+        """Augmented images of the next step, with the stored targets if ``labelled``."""
         import torch
 
-        settings, draw = self._settings, self._draw
-        index = next(self._batches).to(self._images.device)
+        settings, generator = self._settings, self._generator
+        index = next(self._indices).to(self._images.device)
         images = self._images[index]
         if settings.augmentation == "affine":
-            images = _warp(images, self._augmentation, draw, flip=settings.flip)
+            images = affine_warp(images, self._augmentation, generator, flip=settings.flip)
         elif settings.augmentation == "crop":
-            images = _crop(images, draw, flip=settings.flip)
+            images = random_resized_crop(images, generator, flip=settings.flip)
         partner, share = None, 1.0
-        if settings.cutmix and float(torch.rand((), generator=draw)) < settings.cutmix:
-            images, partner, share = _cutmix(images, draw)
+        if settings.cutmix and float(torch.rand((), generator=generator)) < settings.cutmix:
+            images, partner, share = cutmix(images, generator)
         if not labelled:
-            return _Batch(images, None)  # a teacher sees the mixed image itself
-        targets = self._labels[index]
+            return _Batch(images, None)  # a labeller sees the mixed image itself
+        targets = self._targets[index]
         return _Batch(images, targets, None if partner is None else targets[partner], share)
 
 
@@ -260,96 +267,34 @@ def evaluate(module: torch.nn.Module, data: LabelledImages, *, batch_size: int =
 
 def class_accuracies(predictions: np.ndarray, labels: np.ndarray, n_classes: int) -> list[float]:
     """Accuracy (fraction) on each class, by position; NaN for a class without an image."""
-    right = np.bincount(labels, weights=predictions == labels, minlength=n_classes)
+    correct = np.bincount(labels, weights=predictions == labels, minlength=n_classes)
     count = np.bincount(labels, minlength=n_classes)
-    return [float(r / c) if c else math.nan for r, c in zip(right, count, strict=True)]
+    return [float(right / total) if total else math.nan for right, total in zip(correct, count, strict=True)]
 
 
-def _batches(n: int, batch_size: int, steps: int, draw: torch.Generator) -> Iterator[torch.Tensor]:
+def _batch_indices(n: int, batch_size: int, steps: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
     """Yield ``steps`` index tensors of ``batch_size``, cut from one endless stream of shuffled epochs."""
     import torch
 
     stream = torch.empty(0, dtype=torch.int64)
     for _ in range(steps):
         while len(stream) < batch_size:
-            stream = torch.cat([stream, torch.randperm(n, generator=draw)])
+            stream = torch.cat([stream, torch.randperm(n, generator=generator)])
         yield stream[:batch_size]
         stream = stream[batch_size:]
 
 
-def _optimiser(model: torch.nn.Module, settings: StudentSettings) -> tuple[torch.optim.Optimizer, Any]:
-    """Optimiser and learning rate schedule of a recipe."""
+def _optimizer_and_schedule(model: torch.nn.Module, settings: StudentSettings) -> tuple[torch.optim.Optimizer, Any]:
+    """Optimizer and learning rate schedule of a recipe."""
     from torch import optim
 
     options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
-    optimiser: optim.Optimizer
+    optimizer: optim.Optimizer
     if settings.optimiser == "adamw":
-        optimiser = optim.AdamW(model.parameters(), fused=True, **options)
+        optimizer = optim.AdamW(model.parameters(), fused=True, **options)
     else:
-        optimiser = optim.SGD(model.parameters(), momentum=0.9, fused=True, **options)
+        optimizer = optim.SGD(model.parameters(), momentum=0.9, fused=True, **options)
     if settings.schedule == "cosine":
-        return optimiser, optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
+        return optimizer, optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
     drops = [2 * settings.steps // 3, 5 * settings.steps // 6]
-    return optimiser, optim.lr_scheduler.MultiStepLR(optimiser, drops, gamma=0.2)
-
-
-def _crop(images: torch.Tensor, draw: torch.Generator, *, flip: bool) -> torch.Tensor:
-    """Cut a random rectangle out of each image and stretch it to the whole, bilinearly."""
-    import torch
-    from torch.nn import functional as F
-
-    n = len(images)
-    area, aspect, x, y, mirror = torch.rand(5, n, generator=draw)
-    (least, most), (narrow, wide) = CROP["area"], CROP["aspect"]
-    area = least + area * (most - least)
-    aspect = torch.exp(math.log(narrow) + aspect * math.log(wide / narrow))
-    width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
-    x, y, zero = (1 - width) * (2 * x - 1), (1 - height) * (2 * y - 1), torch.zeros(n)
-    if flip:
-        width = width * torch.where(mirror < 0.5, -1.0, 1.0)
-    theta = torch.stack([width, zero, x, zero, height, y]).T.reshape(n, 2, 3).to(images.device)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-
-
-def _cutmix(images: torch.Tensor, draw: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Replace one random box of all images by that of others (Yun et al., ICCV 2019, algorithm 1, with α = 1).
-
-    Returns:
-        The images, the position each box comes from, and the share of the area that is still the image's own.
-    """
-    import torch
-
-    height, width = images.shape[2:]
-    share, x, y = torch.rand(3, generator=draw).tolist()
-    cut = math.sqrt(1 - share) / 2
-    top, bottom = max(0, round(height * (y - cut))), min(height, round(height * (y + cut)))
-    left, right = max(0, round(width * (x - cut))), min(width, round(width * (x + cut)))
-    partner = torch.randperm(len(images), generator=draw).to(images.device)
-    mixed = images.clone()
-    mixed[:, :, top:bottom, left:right] = images[partner, :, top:bottom, left:right]
-    return mixed, partner, 1 - (bottom - top) * (right - left) / (height * width)
-
-
-def _warp(images: torch.Tensor, limits: Augmentation, draw: torch.Generator, *, flip: bool) -> torch.Tensor:
-    """Apply one random affine map to each image; what comes in from outside is black."""
-    import torch
-    from torch.nn import functional as F
-
-    n = len(images)
-    angle, wide, high, shear, x, y, mirror = torch.rand(7, n, generator=draw) * 2 - 1
-    angle = angle * math.radians(limits.rotation)
-    cos, sin = angle.cos(), angle.sin()
-    wide, high, shear = 1 + wide * limits.scale, 1 + high * limits.scale, shear * limits.shear
-    if flip:
-        wide = wide * mirror.sign()
-    # affine_grid maps output to input coordinates in -1..1, hence the factor 2 on shifts.
-    theta = torch.stack(
-        [
-            wide * cos, wide * (shear * cos - sin), x * 2 * limits.translation,
-            high * sin, high * (shear * sin + cos), y * 2 * limits.translation,
-        ]
-    )  # fmt: skip
-    theta = theta.T.reshape(n, 2, 3).to(images.device)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
+    return optimizer, optim.lr_scheduler.MultiStepLR(optimizer, drops, gamma=0.2)

@@ -7,12 +7,9 @@ permuted classes would spoil every soft label without any error.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +17,15 @@ import numpy as np
 
 from d3m_assets.datasets.labelled_images import LabelledImages, resize_to_square
 from d3m_assets.errors import TeacherError
+from d3m_assets.evaluation.architectures import as_tensor, build_student
+from d3m_assets.evaluation.augmentation import AUGMENTATION
 from d3m_assets.evaluation.settings import StudentSettings
 from d3m_assets.evaluation.students import (
-    AUGMENTATION,
-    build_student,
     class_accuracies,
     student_image_size,
     train_student,
 )
+from d3m_assets.evaluation.teacher_checkpoint import Checkpoint, check_order, listed, load_classifier, match_outputs
 from d3m_assets.progress import Progress, silent
 from d3m_assets.workers import one_thread
 
@@ -41,7 +39,6 @@ CODE_VERSION = "1"
 
 BATCH = 256
 """Images in one forward pass; fixed, since the size of a batch decides how sums round."""
-_SHOWN = 20
 _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601-2, as in Pillow
 _TEMPERATURES = (0.05, 20.0)
 
@@ -96,19 +93,19 @@ def probabilities(teacher: Teacher, images: np.ndarray, temperature: float | Non
     Returns:
         float32 ``[N, K]``, rows adding up to 1.
     """
-    logits = _logits(teacher, images)
+    logits = _batched_logits(teacher, images)
     return _softmax(logits / (temperature or teacher.temperature)).astype(np.float32)
 
 
 def agreement(
     teacher: Teacher, images: np.ndarray, labels: np.ndarray, temperature: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Say how sure the teacher is of each image's own class, and which class it names.
+    """Probability that the teacher gives to each image's own class, and the class it predicts.
 
     The temperature changes the probability, never the class.
 
     Args:
-        teacher: Is asked.
+        teacher: Gives the predictions.
         images: uint8 ``[N, H, W, 1 or 3]`` of any size; N may be 0.
         labels: Class positions ``[N]``, each below the teacher's number of classes K.
         temperature: What logits are divided by; None: the calibrated temperature.
@@ -128,7 +125,7 @@ def agreement(
             f"labels from {labels.min()} to {labels.max()}, but the teacher has {k} classes, 0 to {k - 1}; give positions "
             "in its class_names."
         )
-    logits = _logits(teacher, images)
+    logits = _batched_logits(teacher, images)
     soft = _softmax(logits / (temperature or teacher.temperature)).astype(np.float32)
     # Of the logits: rounded probabilities can be equal where logits are not.
     return soft[np.arange(len(labels)), labels], logits.argmax(1)
@@ -138,21 +135,21 @@ def features(teacher: Teacher, images: np.ndarray) -> np.ndarray:
     """What goes into the last linear layer for each image.
 
     Args:
-        teacher: Its ``head`` is listened to.
+        teacher: The inputs of its ``head`` are the features.
         images: uint8 ``[N, H, W, 1 or 3]`` of any size; N may be 0.
 
     Returns:
         float32 ``[N, F]``.
     """
-    heard: list[np.ndarray] = []
+    inputs: list[np.ndarray] = []
     handle = teacher.head.register_forward_pre_hook(
-        lambda module, given: heard.append(given[0].detach().flatten(1).float().cpu().numpy())
+        lambda module, given: inputs.append(given[0].detach().flatten(1).float().cpu().numpy())
     )
     try:
-        _logits(teacher, images)
+        _batched_logits(teacher, images)
     finally:
         handle.remove()
-    return np.concatenate(heard) if heard else np.empty((0, teacher.head.in_features), np.float32)
+    return np.concatenate(inputs) if inputs else np.empty((0, teacher.head.in_features), np.float32)
 
 
 def labeller(teacher: Teacher, temperature: float | None = None) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -206,9 +203,13 @@ def train_teacher(
     side = settings.image_size or student_image_size(StudentSettings(), height, width)
     recipe = settings.model_dump(mode="json", exclude={"checkpoint", "image_size"})
     network = train_student(
-        train.resized(side, channels), StudentSettings(**recipe), n_classes=len(class_names), seed=seed, device=device,
+        train.resized(side, channels),
+        StudentSettings(**recipe),
+        n_classes=len(class_names),
+        seed=seed,
+        device=device,
         progress=progress,
-    )  # fmt: skip
+    )
     weights = save({name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()})
     record: dict[str, Any] = {
         "kind": "trained",
@@ -219,8 +220,8 @@ def train_teacher(
         "bytes": len(weights),
         "recipe": recipe | {"seed": seed, "optimiser": "AdamW, cosine to 0", "augmentation": vars(AUGMENTATION).copy()},
     }
-    teacher = _teacher(network, _head(network, len(class_names)), record, device)
-    return weights, record | _examine(teacher, validation, range(len(class_names)))
+    teacher = _described_teacher(network, _last_linear(network, len(class_names)), record, device)
+    return weights, record | _check_and_calibrate(teacher, validation, range(len(class_names)))
 
 
 def use_checkpoint(
@@ -256,7 +257,7 @@ def use_checkpoint(
         "fingerprint": checkpoint.fingerprint,
         "recipe": {"checkpoint": checkpoint.path.name, "model": checkpoint.config.get("model_type", "unknown")},
     }
-    return record | _examine(_from_checkpoint(checkpoint, record, device), validation, outputs)
+    return record | _check_and_calibrate(_teacher_of_checkpoint(checkpoint, record, device), validation, outputs)
 
 
 def load_teacher(
@@ -278,14 +279,14 @@ def load_teacher(
 
     if list(class_names) != list(record["class_names"]):
         raise TeacherError(
-            f"the teacher's classes are {_listing(record['class_names'])}; the dataset's are {_listing(class_names)}. "
+            f"the teacher's classes are {listed(record['class_names'])}; the dataset's are {listed(class_names)}. "
             "Make the teacher anew with `d3m distill`."
         )
     if record["kind"] == "checkpoint":
         checkpoint = Checkpoint(Path(record["path"]))
         if checkpoint.fingerprint != record["fingerprint"]:
             raise TeacherError(f"{checkpoint.path} is not what it was when it was checked; run `d3m distill` again.")
-        return _from_checkpoint(checkpoint, record, device)
+        return _teacher_of_checkpoint(checkpoint, record, device)
     if weights is None:
         raise TeacherError("a trained teacher needs its weights; give the file teacher.safetensors.")
     settings = StudentSettings(width=record["recipe"]["width"])
@@ -296,176 +297,7 @@ def load_teacher(
     except Exception as error:  # safetensors and torch raise several kinds
         raise TeacherError(f"the teacher's weights do not fit its record: {error}. Run `d3m distill` again.") from error
     network = network.to(device).eval()
-    return _teacher(network, _head(network, len(class_names)), record, device)
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A ``transformers`` image classifier on local disk, not loaded.
-
-    Attributes:
-        path: The folder that ``save_pretrained`` wrote.
-
-    Raises:
-        TeacherError: It is no such folder, or its weights are pickled.
-    """
-
-    path: Path
-
-    def __post_init__(self) -> None:
-        """Refuse what could only fail later."""
-        if not (self.path / "config.json").is_file():
-            raise TeacherError(
-                f"the teacher {self.path} is no checkpoint of transformers: it holds no config.json. Set "
-                "teacher.checkpoint to the folder that `save_pretrained` wrote, or to none to train a teacher."
-            )
-        if not any(self.path.glob("*.safetensors")):
-            raise TeacherError(
-                f"{self.path} holds no .safetensors file; pickled weights are not loaded. Convert them with "
-                "`model.save_pretrained(path, safe_serialization=True)`."
-            )
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """Contents of ``config.json``.
-
-        Raises:
-            TeacherError: It is damaged.
-        """
-        return self._json("config.json")
-
-    def _json(self, name: str) -> dict[str, Any]:
-        try:
-            return json.loads((self.path / name).read_text())
-        except (OSError, ValueError) as error:
-            raise TeacherError(f"{self.path / name} cannot be read: {error}. Restore the checkpoint.") from error
-
-    @cached_property
-    def preparation(self) -> dict[str, Any]:
-        """Contents of ``preprocessor_config.json``: how images are scaled and normalised; empty without that file."""
-        return self._json("preprocessor_config.json") if (self.path / "preprocessor_config.json").is_file() else {}
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256, in hex, of names and contents of weights and configurations."""
-        digest = hashlib.sha256()
-        for file in sorted([*self.path.glob("*.safetensors"), *self.path.glob("*config.json")]):
-            with file.open("rb") as content:
-                digest.update(f"{file.name} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
-        return digest.hexdigest()
-
-    @property
-    def bytes(self) -> int:
-        """Size of the weights."""
-        return sum(file.stat().st_size for file in self.path.glob("*.safetensors"))
-
-    @property
-    def output_names(self) -> list[str]:
-        """Name of each output, from ``id2label``.
-
-        Raises:
-            TeacherError: The configuration does not say.
-        """
-        names = self.config.get("id2label") or {}
-        try:
-            return [str(names[str(i)]) for i in range(len(names))] or _missing(self.path, "id2label")
-        except KeyError as error:
-            raise TeacherError(f"id2label in {self.path / 'config.json'} lacks output {error}; complete it.") from error
-
-    @property
-    def image_size(self) -> int:
-        """Side of its square input in px.
-
-        Raises:
-            TeacherError: Neither of the configurations says, or it is no square.
-        """
-        cropped = self.preparation.get("crop_size") if self.preparation.get("do_center_crop") else None
-        size = cropped or self.preparation.get("size") or self.config.get("image_size")
-        if size is None:
-            return _missing(self.path, "image_size")
-        if isinstance(size, Mapping):
-            sides = {size["shortest_edge"]} if "shortest_edge" in size else set(size.values())
-        else:
-            sides = {size} if isinstance(size, int) else set(size)
-        if len(sides) != 1:
-            raise TeacherError(f"the teacher {self.path} wants images of {size}; only squares are supported.")
-        return int(sides.pop())
-
-
-def _missing(path: Path, name: str) -> Any:
-    raise TeacherError(f"{path / 'config.json'} does not give {name}; add it.")
-
-
-def match_outputs(output_names: Sequence[str], class_names: Sequence[str]) -> list[int]:
-    """Say which output of a classifier stands for each class, by name.
-
-    Names are compared as they are; if that does not do, without regard to case, ``_`` and ``-``. Outputs that nobody
-    named (``LABEL_0`` to ``LABEL_{K-1}``) are taken in the order of the catalog.
-
-    Args:
-        output_names: Name of each output.
-        class_names: Names of the K classes by position.
-
-    Returns:
-        Positions in ``output_names``, one a class.
-
-    Raises:
-        TeacherError: A class has no output or several; the message shows both orders.
-    """
-    if list(output_names) == [f"LABEL_{i}" for i in range(len(class_names))]:
-        return list(range(len(class_names)))
-    for form in (str, _plain):
-        formed = [form(name) for name in output_names]
-        if all(formed.count(form(name)) == 1 for name in class_names):
-            return [formed.index(form(name)) for name in class_names]
-    wanting = [name for name in class_names if [_plain(o) for o in output_names].count(_plain(name)) != 1]
-    raise TeacherError(
-        f"the teacher has no output, or several, for the classes {_listing(wanting)}. Its outputs are "
-        f"{_listing(output_names)}; the dataset's classes are {_listing(class_names)}. Correct id2label in its "
-        "config.json, or give another teacher."
-    )
-
-
-def check_order(
-    predictions: np.ndarray, labels: np.ndarray, class_names: Sequence[str], outputs: Sequence[int] | None = None
-) -> None:
-    """Compare the order of the outputs with what they answer to on held-out images.
-
-    The assignment of outputs to classes that makes most answers right (Kuhn, 1955) should be the one by name. Where it
-    is not, the classes that it moves are taken group by group (two that are swapped, or a longer ring): the order is
-    wrong if for each of them another output answers to most of its images, and to at least twice as many as the named
-    one does. A weak teacher that merely confuses classes, or knows one only, does not swap them.
-
-    Args:
-        predictions: Predicted class positions ``[N]``.
-        labels: True class positions ``[N]``.
-        class_names: Names of the K classes by position.
-        outputs: Positions of the classes' outputs in the classifier, for the message; by default those of the classes.
-
-    Raises:
-        TeacherError: The orders disagree; the message shows both.
-    """
-    from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
-
-    k = len(class_names)
-    counts = np.zeros((k, k), np.int64)
-    np.add.at(counts, (labels, predictions), 1)
-    # Half a hit more for the order by name, so that a draw is none.
-    found = linear_sum_assignment(2 * counts + np.eye(k, dtype=np.int64), maximize=True)[1]
-    wrong: list[int] = []
-    for ring in _rings(found):
-        total, own, other = counts[ring].sum(axis=1), counts[ring, ring], counts[ring, found[ring]]
-        if np.count_nonzero(total) > 1 and (2 * other >= total).all() and (other >= 2 * own).all():
-            wrong += ring
-    if wrong:
-        places = list(outputs) if outputs is not None else list(range(k))
-        shown = sorted(wrong)[:_SHOWN]
-        by_name = ", ".join(f"{class_names[c]}: output {places[c]}" for c in shown)
-        by_answer = ", ".join(f"{class_names[c]}: output {places[int(found[c])]}" for c in shown)
-        raise TeacherError(
-            f"the teacher's classes are in another order than the dataset's. By name: {by_name}. By what its outputs "
-            f"answer to on held-out images: {by_answer}. Correct id2label in its config.json, or the class folders."
-        )
+    return _described_teacher(network, _last_linear(network, len(class_names)), record, device)
 
 
 def calibrated_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -489,15 +321,15 @@ def calibrated_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
     def loss(logarithm: float) -> float:
         scaled = logits.astype(np.float64) / math.exp(logarithm)
-        return float(-(target * (scaled - _log_sum(scaled))).sum(axis=1).mean())
+        return float(-(target * (scaled - _log_sum_exp(scaled))).sum(axis=1).mean())
 
     low, high = (math.log(t) for t in _TEMPERATURES)
     return float(math.exp(minimize_scalar(loss, bounds=(low, high), method="bounded").x))
 
 
-def _examine(teacher: Teacher, validation: LabelledImages, outputs: Sequence[int]) -> dict[str, Any]:
+def _check_and_calibrate(teacher: Teacher, validation: LabelledImages, outputs: Sequence[int]) -> dict[str, Any]:
     """Check the order of the classes and calibrate, on held-out images."""
-    logits, labels = _logits(teacher, validation.images), validation.labels
+    logits, labels = _batched_logits(teacher, validation.images), validation.labels
     predictions = logits.argmax(1)
     check_order(predictions, labels, teacher.class_names, outputs)
     return {
@@ -513,64 +345,51 @@ def _require_validation(validation: LabelledImages) -> None:
         raise TeacherError("a teacher is examined on the validation part of the train split; give that, nothing else.")
 
 
-def _teacher(
+def _described_teacher(
     forward: Callable[[torch.Tensor], torch.Tensor], head: torch.nn.Linear, record: Mapping[str, Any], device: str
 ) -> Teacher:
+    """A teacher with the class names, input and temperature of its record."""
     return Teacher(
-        forward, head, tuple(record["class_names"]), int(record["image_size"]), int(record["channels"]), device,
-        float(record["temperature"]),
-    )  # fmt: skip
+        forward=forward,
+        head=head,
+        class_names=tuple(record["class_names"]),
+        image_size=int(record["image_size"]),
+        channels=int(record["channels"]),
+        device=device,
+        temperature=float(record["temperature"]),
+    )
 
 
-def _from_checkpoint(checkpoint: Checkpoint, record: Mapping[str, Any], device: str) -> Teacher:
-    import torch
-    from transformers import AutoModelForImageClassification
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        model = AutoModelForImageClassification.from_pretrained(
-            checkpoint.path, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
-    except Exception as error:  # transformers raises many kinds
-        raise TeacherError(
-            f"{checkpoint.path} cannot be loaded as an image classifier of transformers: {error}. Give another folder "
-            "with teacher.checkpoint."
-        ) from error
-    model = model.to(device).eval().requires_grad_(False)
-    prepare, outputs = checkpoint.preparation, list(record["outputs"])
-
-    def numbers(name: str, default: float) -> torch.Tensor:
-        wanted = (
-            prepare.get(name, default) if prepare.get("do_normalize", True) else {"image_mean": 0, "image_std": 1}[name]
-        )
-        return torch.as_tensor(wanted, dtype=torch.float32, device=device).reshape(1, -1, 1, 1)
-
-    # Without a preparation file the normalisation to -1..1 that most image processors of transformers use.
-    mean, deviation = numbers("image_mean", 0.5), numbers("image_std", 0.5)
-    scale = 255 * prepare.get("rescale_factor", 1 / 255) if prepare.get("do_rescale", True) else 255.0
+def _teacher_of_checkpoint(checkpoint: Checkpoint, record: Mapping[str, Any], device: str) -> Teacher:
+    model = load_classifier(checkpoint).to(device)
+    scale, mean, deviation = checkpoint.pixel_normalization()
+    means, deviations = (_channel_values(values, device) for values in (mean, deviation))
+    outputs = list(record["outputs"])
 
     def forward(images: torch.Tensor) -> torch.Tensor:
-        return model(pixel_values=(images * scale - mean) / deviation).logits[:, outputs]
+        return model(pixel_values=(images * scale - means) / deviations).logits[:, outputs]
 
-    return _teacher(forward, _head(model, len(checkpoint.output_names)), record, device)
+    return _described_teacher(forward, _last_linear(model, len(checkpoint.output_names)), record, device)
 
 
-def _logits(teacher: Teacher, images: np.ndarray) -> np.ndarray:
-    """float32 ``[N, K]`` of uint8 images, in batches of fixed size on one thread."""
+def _channel_values(values: float | Sequence[float], device: str) -> torch.Tensor:
+    """float32 ``[1, channels, 1, 1]``, or one value for all channels ``[1, 1, 1, 1]``."""
     import torch
 
-    parts = []
+    return torch.as_tensor(values, dtype=torch.float32, device=device).reshape(1, -1, 1, 1)
+
+
+def _batched_logits(teacher: Teacher, images: np.ndarray) -> np.ndarray:
+    """float32 ``[N, K]`` of uint8 images, in batches of fixed size on one thread."""
+    batches = []
     with one_thread():
         for start in range(0, len(images), BATCH):
-            part = resize_to_square(images[start : start + BATCH], teacher.image_size, teacher.channels)
-            pixels = torch.from_numpy(np.ascontiguousarray(part.transpose(0, 3, 1, 2))).float().div_(255)
-            parts.append(teacher.logits(pixels).float().cpu().numpy())
-    return np.concatenate(parts) if parts else np.empty((0, len(teacher.class_names)), np.float32)
+            batch = resize_to_square(images[start : start + BATCH], teacher.image_size, teacher.channels)
+            batches.append(teacher.logits(as_tensor(batch)).float().cpu().numpy())
+    return np.concatenate(batches) if batches else np.empty((0, len(teacher.class_names)), np.float32)
 
 
-def _head(network: torch.nn.Module, n_outputs: int) -> torch.nn.Linear:
+def _last_linear(network: torch.nn.Module, n_outputs: int) -> torch.nn.Linear:
     from torch import nn
 
     for module in reversed(list(network.modules())):
@@ -581,30 +400,9 @@ def _head(network: torch.nn.Module, n_outputs: int) -> torch.nn.Linear:
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
     wide = logits.astype(np.float64)
-    return np.exp(wide - _log_sum(wide))
+    return np.exp(wide - _log_sum_exp(wide))
 
 
-def _log_sum(logits: np.ndarray) -> np.ndarray:
+def _log_sum_exp(logits: np.ndarray) -> np.ndarray:
     highest = logits.max(axis=1, keepdims=True)
     return highest + np.log(np.exp(logits - highest).sum(axis=1, keepdims=True))
-
-
-def _rings(assignment: Sequence[int]) -> list[list[int]]:
-    """Cycles of a permutation, longer than one."""
-    left, rings = set(range(len(assignment))), []
-    while left:
-        ring = [left.pop()]
-        while (following := int(assignment[ring[-1]])) in left:
-            left.remove(following)
-            ring.append(following)
-        if len(ring) > 1:
-            rings.append(ring)
-    return rings
-
-
-def _plain(name: str) -> str:
-    return name.casefold().replace("_", " ").replace("-", " ").strip()
-
-
-def _listing(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")

@@ -321,7 +321,12 @@ def _load_pipeline(files: FoundationFiles, dtype: torch.dtype) -> Any:
     try:
         if files.checkpoint is None:
             return kind.from_pretrained(
-                files.path, dtype=dtype, local_files_only=True, use_safetensors=True, **optional
+                files.path,
+                dtype=dtype,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                **optional,
             )
         # Parts that only vet or steer images: single files have no weights of them.
         optional |= {"feature_extractor": None, "image_encoder": None}

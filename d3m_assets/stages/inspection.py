@@ -64,9 +64,9 @@ def describe(pipeline: Pipeline, key: ArtefactKey) -> dict[str, Any]:
         table = read_table(pipeline, key, "labels.parquet")
         shown |= {"rows": len(table), "teacher's classes": table["teacher_class"].value_counts().reset_index()}
     elif key.asset in METRIC_ASSETS:
-        from d3m_assets.evaluation.statistics import summarise
+        from d3m_assets.evaluation.statistics import summarize
 
-        summary = summarise(read_table(pipeline, key, "metrics.parquet"))
+        summary = summarize(read_table(pipeline, key, "metrics.parquet"))
         shown |= {"rows": len(summary), "summary": summary[_SUMMARY]}
     elif key.asset == "pool_audit":
         audit = stored_audit(pipeline, key)
@@ -75,11 +75,11 @@ def describe(pipeline: Pipeline, key: ArtefactKey) -> dict[str, Any]:
         bundle = Bundle.from_bytes(pipeline.store.read(key, "bundle.safetensors"), str(key))
         shown |= {"ledger": bundle.ledger(), "file": pipeline.store.uri(key, "bundle.safetensors")}
     elif key.asset == "distillation_report":
-        from d3m_assets.evaluation.statistics import compare_all, headline, summarise
+        from d3m_assets.evaluation.statistics import compare_all, headline, summarize
 
         metrics = read_table(pipeline, key, "metrics.parquet")
         shown |= {"verdict": headline(compare_all(metrics)), "file": pipeline.store.uri(key, "report.html"),
-                  "summary": summarise(metrics)[["method", "labels", "architecture", "augmentation", "budget", "mean",
+                  "summary": summarize(metrics)[["method", "labels", "architecture", "augmentation", "budget", "mean",
                                                 "half_width"]]}  # fmt: skip
     elif key.asset == "teacher_model":
         record = json.loads(pipeline.store.read(key, "teacher.json"))

@@ -6,8 +6,9 @@ from torch import nn
 from d3m_assets.datasets.labelled_images import LabelledImages
 from d3m_assets.errors import StageError
 from d3m_assets.evaluation.architectures import as_tensor, build_student, last_features
+from d3m_assets.evaluation.augmentation import Augmentation
 from d3m_assets.evaluation.settings import StudentSettings
-from d3m_assets.evaluation.students import Augmentation, evaluate, train_student
+from d3m_assets.evaluation.students import evaluate, train_student
 
 SMALL = {"convnet-3": 4, "resnet-18": 4, "vit-small": 8}
 

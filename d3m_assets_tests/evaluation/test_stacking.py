@@ -11,7 +11,7 @@ from d3m_assets.datasets.labelled_images import LabelledImages
 from d3m_assets.errors import DatasetError, StageError
 from d3m_assets.evaluation.architectures import as_tensor, build_student
 from d3m_assets.evaluation.settings import StudentSettings
-from d3m_assets.evaluation.stacking import stacked, unstack
+from d3m_assets.evaluation.stacking import stack_networks, unstack_networks
 from d3m_assets.evaluation.students import evaluate, train_student, train_students
 
 ARCHITECTURES = [("convnet-3", 8), ("resnet-18", 8)]
@@ -28,14 +28,14 @@ def _networks(architecture, width, count=3):
 @pytest.mark.parametrize(("architecture", "width"), ARCHITECTURES)
 def test_a_stack_gives_the_logits_and_gradients_of_its_networks(architecture, width):
     networks = _networks(architecture, width)
-    joined = stacked(networks).train()
+    joined = stack_networks(networks).train()
     images = torch.rand(6, 3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     logits = joined(images.flatten(1, 2))
     assert logits.shape == (6, 3, 5)
     weights = torch.rand(6, 5, generator=torch.Generator().manual_seed(1))
     (logits * weights[:, None]).sum().backward()
     copies = [copy.deepcopy(network) for network in networks]
-    unstack(joined, copies)
+    unstack_networks(joined, copies)
     for position, network in enumerate(networks):
         alone = network.train()(images[:, position])
         torch.testing.assert_close(logits[:, position], alone, atol=1e-5, rtol=1e-4)
@@ -94,7 +94,7 @@ def test_attention_is_not_stacked_and_its_students_are_bit_equal_to_those_alone(
 
 def test_what_cannot_be_stacked_is_refused(train_digits, quick):
     with pytest.raises(StageError, match="LayerNorm cannot be stacked; train them one after another"):
-        stacked([nn.Sequential(nn.Conv2d(1, 2, 3), nn.LayerNorm(4))] * 2)
+        stack_networks([nn.Sequential(nn.Conv2d(1, 2, 3), nn.LayerNorm(4))] * 2)
     small, large = train_digits.resized(16, 1), train_digits.resized(24, 1)
     with pytest.raises(DatasetError, match="one size"):
         train_students([small, large], quick, n_classes=10, seeds=[0, 1])

@@ -9,14 +9,16 @@ from scipy import stats
 from d3m_assets.errors import StageError
 from d3m_assets.evaluation.statistics import (
     Part,
+    budgeted_baselines,
     check_equal_recipe,
     compare,
     compare_all,
     format_table,
     headline,
+    holm,
     percent,
-    rivals,
-    summarise,
+    significance_words,
+    summarize,
 )
 from d3m_assets_tests.evaluation.conftest import student_rows
 
@@ -33,7 +35,7 @@ def _metrics(*random_by_budget):
 
 
 def test_summary_is_the_t_interval_over_seeds():
-    row = summarise(student_rows("D3M", "ipc-1", OURS)).iloc[0]
+    row = summarize(student_rows("D3M", "ipc-1", OURS)).iloc[0]
     interval = stats.t.interval(0.95, 2, loc=np.mean(OURS), scale=stats.sem(OURS))
     assert row["mean"] == pytest.approx(np.mean(OURS))
     assert row["mean"] - row["half_width"] == pytest.approx(interval[0])
@@ -41,19 +43,19 @@ def test_summary_is_the_t_interval_over_seeds():
 
 
 def test_summary_puts_our_method_first_and_budgets_by_bytes():
-    summary = summarise(_metrics([0.7, 0.8, 0.75], [0.9, 0.9, 0.91]).iloc[::-1])
+    summary = summarize(_metrics([0.7, 0.8, 0.75], [0.9, 0.9, 0.91]).iloc[::-1])
     assert summary["method"].tolist() == ["D3M", "D3M", RANDOM, RANDOM]
     assert summary["budget"].tolist() == ["ipc-1", "ipc-2"] * 2
 
 
 def test_one_student_has_no_interval_and_no_verdict():
     metrics = pd.concat([student_rows("D3M", "ipc-1", [0.9]), student_rows(RANDOM, "ipc-1", [0.5, 0.5, 0.5])])
-    assert math.isnan(summarise(metrics)["half_width"].iloc[0])
+    assert math.isnan(summarize(metrics)["half_width"].iloc[0])
     assert compare(metrics, "ipc-1").verdict == "too few students to compare with random real images"
 
 
 def test_equal_accuracies_still_have_the_spread_of_rounding():
-    assert 0 < summarise(student_rows("D3M", "ipc-1", [1.0, 1.0, 1.0]))["half_width"].iloc[0] < 0.005
+    assert 0 < summarize(student_rows("D3M", "ipc-1", [1.0, 1.0, 1.0]))["half_width"].iloc[0] < 0.005
 
 
 @pytest.mark.parametrize(
@@ -71,9 +73,70 @@ def test_verdicts_follow_the_paired_t_test(random, verdict):
     assert comparison.verdict == verdict
     reference = stats.ttest_rel(OURS, random)
     interval = reference.confidence_interval(0.95)
+    assert comparison.p_value == comparison.p_corrected == pytest.approx(reference.pvalue)
     assert (comparison.low, comparison.high) == pytest.approx((interval.low, interval.high))
     assert (comparison.outcome == "not distinguishable") == (reference.pvalue > 0.05)
     assert comparison.n == 3
+
+
+def test_holm_by_hand():
+    # 4 * 0.005, 3 * 0.011, 2 * 0.02, 0.04: the third and fourth are as large as the one before or larger.
+    assert holm([0.02, 0.005, 0.04, 0.011]) == pytest.approx([0.04, 0.02, 0.04, 0.033])
+    # Never below the one before (0.03 after 0.045), never above 1, in the order given.
+    assert holm([0.03, 0.6, 0.015]) == pytest.approx([0.06, 0.6, 0.045])
+    assert holm([0.024, 0.02, 0.021]) == pytest.approx([0.06, 0.06, 0.06])
+    assert holm([0.7, 0.8]) == [1.0, 1.0]
+    without_test = holm([0.01, math.nan, 0.04])
+    assert without_test[0] == pytest.approx(0.02) and without_test[2] == pytest.approx(0.04)
+    assert math.isnan(without_test[1])
+    assert holm([]) == []
+
+
+def _against_many(n):
+    """A difference that one test at 95 % finds, and ``n`` methods that are as good as D3M."""
+    rows = [_metrics([0.885, 0.885, 0.915])]
+    rows += [
+        student_rows(f"baseline {i}", "ipc-1", [0.9 + 0.001 * i, 0.92, 0.92], bytes_per_class=60) for i in range(n)
+    ]
+    return pd.concat(rows, ignore_index=True)
+
+
+def test_a_verdict_is_that_of_all_comparisons_of_its_part():
+    alone, among_many = _against_many(0), _against_many(5)
+    assert compare_all(alone)[0].outcome == "better"
+    (corrected,) = compare_all(among_many)
+    assert corrected.outcome == "not distinguishable"
+    assert corrected.family_size == 6
+    single = compare(among_many, "ipc-1")
+    assert (corrected.p_value, corrected.low, corrected.high) == (single.p_value, single.low, single.high)
+    assert corrected.low > 0 and corrected.p_value < 0.05
+    assert corrected.p_corrected == pytest.approx(6 * corrected.p_value)
+    every = [c for i in range(5) for c in compare_all(among_many, reference=f"baseline {i}")] + [corrected]
+    assert [c.p_corrected for c in every] == pytest.approx(holm([c.p_value for c in every]))
+    assert significance_words(every) == "paired t-test, 95 %, Holm-corrected for 6 comparisons"
+    assert significance_words([single]) == "paired t-test, 95 %"
+    # Another part of the table is another family.
+    both = pd.concat([among_many, _soft("soft teacher")], ignore_index=True)
+    assert [c.family_size for c in compare_all(both)] == [6, 1]
+    assert compare_all(both)[0] == corrected
+
+
+def test_variants_are_a_family_of_their_own():
+    fresh = student_rows("D3M, fresh samples", "ipc-1", [0.92, 0.93, 0.95], bytes_per_class=60)
+    equal = student_rows("D3M, equal IPC", "ipc-1", [0.95, 0.93, 0.95], bytes_per_class=60)
+    metrics = pd.concat([_against_many(5), fresh, equal], ignore_index=True)
+    assert compare_all(metrics)[0].family_size == 6
+    assert compare_all(metrics, method="D3M, fresh samples", reference="D3M")[0].family_size == 2
+    assert compare_all(metrics, method="D3M, equal IPC", reference=RANDOM)[0].family_size == 2
+    # What no table tells stands by itself.
+    assert compare_all(metrics, method="baseline 1", reference=RANDOM)[0].family_size == 1
+
+
+def test_methods_without_budget_and_every_budget_count():
+    metrics = pd.concat([_metrics([0.7, 0.7, 0.7], [0.9, 0.9, 0.9]), student_rows("whole train split", "", OURS)])
+    assert [c.family_size for c in compare_all(metrics)] == [4, 4]
+    one_student = student_rows("herding", "ipc-1", [0.9], bytes_per_class=60)
+    assert [c.family_size for c in compare_all(pd.concat([metrics, one_student]))] == [4, 4]
 
 
 def test_equal_students_are_not_distinguishable():
@@ -115,7 +178,7 @@ def test_only_rows_with_the_same_labels_are_compared():
     assert [c.labels for c in compare_all(alone)] == ["hard"]
     with pytest.raises(StageError, match='"random real images" at budget "ipc-1" with soft teacher labels'):
         compare(alone, "ipc-1", part=Part("soft teacher", "convnet-3", "affine"))
-    assert [(r.labels, r.method) for r in summarise(metrics).itertuples()] == [
+    assert [(r.labels, r.method) for r in summarize(metrics).itertuples()] == [
         ("hard", "D3M"), ("hard", RANDOM), ("soft teacher", "D3M"), ("soft teacher", RANDOM)
     ]  # fmt: skip
 
@@ -127,9 +190,9 @@ def test_how_soft_labels_were_made_must_be_the_same_within_their_kind():
         check_equal_recipe(pd.concat([_soft("soft teacher"), cooler.assign(budget="ipc-2")]))
 
 
-def test_every_method_within_a_budget_is_a_rival():
+def test_every_method_within_a_budget_is_a_baseline():
     more = [student_rows(m, b, OURS) for m, b in [("herding", "ipc-1"), ("whole train split", ""), ("new", "ipc-1")]]
-    assert rivals(pd.concat([_metrics(OURS), *more])) == [RANDOM, "herding", "new"]
+    assert budgeted_baselines(pd.concat([_metrics(OURS), *more])) == [RANDOM, "herding", "new"]
 
 
 def test_reference_without_budget_stands_for_all():
@@ -165,14 +228,14 @@ def test_headlines():
 def test_rows_of_different_recipes_or_splits_are_refused():
     mixed = pd.concat([student_rows("D3M", "ipc-1", OURS, steps=100), student_rows(RANDOM, "ipc-1", OURS, steps=101)])
     with pytest.raises(StageError, match=r'"D3M" ipc-1 and "random real images" ipc-1 .*steps 100 and 101'):
-        summarise(mixed)
+        summarize(mixed)
     with pytest.raises(StageError, match="steps 100 and 101"):
         compare(mixed, "ipc-1")
     validated = student_rows(RANDOM, "ipc-1", OURS).assign(split="validation")
     with pytest.raises(StageError, match="test, validation"):
         check_equal_recipe(pd.concat([student_rows("D3M", "ipc-1", OURS), validated]))
     with pytest.raises(StageError, match="no student metrics"):
-        summarise(student_rows("D3M", "ipc-1", []))
+        summarize(student_rows("D3M", "ipc-1", []))
 
 
 def test_seeds_are_no_part_of_the_recipe():
@@ -185,24 +248,36 @@ def test_comparing_what_was_not_run_is_refused():
 
 
 def test_table_for_the_terminal():
-    lines = format_table(summarise(_metrics([0.7, 0.8, 0.75]))).splitlines()
+    lines = format_table(summarize(_metrics([0.7, 0.8, 0.75]))).splitlines()
     assert len({len(line) for line in lines}) == 1
+    assert lines[0].split() == ["method", "budget", "bytes/class", "training", "images", "accuracy", "%", "students"]
     assert lines[2].split() == ["D3M", "ipc-1", "60", "10", "91.3", "±", "3.8", "3"]
     assert percent(0.5) == "50.0"
-    soft = format_table(summarise(pd.concat([_metrics(OURS), _soft("soft teacher")]))).splitlines()
+    soft = format_table(summarize(pd.concat([_metrics(OURS), _soft("soft teacher")]))).splitlines()
     assert soft[0].startswith("labels")
     assert soft[5].split()[:3] == ["soft", "teacher", "D3M"]
+
+
+def test_table_is_as_wide_as_it_has_to_be_and_takes_names_as_they_are(monkeypatch):
+    long = "[bold]a method[/bold] " + "with a long name " * 10 + ":smile:"
+    rows = student_rows(long.strip(), "ipc-1", OURS)
+    table = format_table(summarize(rows))
+    assert long.strip() in table
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert format_table(summarize(rows)) == table
+    assert "\x1b" not in table
 
 
 def test_training_sets_of_different_sizes_are_told_by_their_mean():
     rows = student_rows("D3M, off-class rejected", "ipc-1", [0.9, 0.91, 0.92])
     rows["n_train_images"], rows["images_per_class"] = [90, 95, 97], [9.0, 9.5, 9.7]
-    found = summarise(rows).iloc[0]
+    found = summarize(rows).iloc[0]
     assert found["n_train_images"] == 94
     assert found["images_per_class"] == pytest.approx(9.4)
 
 
 def test_parts_of_a_table_are_set_apart_in_the_terminal():
     both = pd.concat([_metrics([0.7, 0.72, 0.75]), _soft("soft teacher")], ignore_index=True)
-    assert [len(block.splitlines()) for block in format_table(summarise(both)).split("\n\n")] == [4, 2]
-    assert "\n\n" not in format_table(summarise(_metrics([0.7, 0.72, 0.75])))
+    assert [len(block.splitlines()) for block in format_table(summarize(both)).split("\n\n")] == [4, 2]
+    assert "\n\n" not in format_table(summarize(_metrics([0.7, 0.72, 0.75])))

@@ -5,10 +5,15 @@ import torch
 from d3m_assets.datasets.labelled_images import LabelledImages
 from d3m_assets.errors import DatasetError
 from d3m_assets.evaluation import students
-from d3m_assets.evaluation.settings import StudentSettings
-from d3m_assets.evaluation.students import (
+from d3m_assets.evaluation.augmentation import (
     AUGMENTATION,
     Augmentation,
+    affine_warp,
+    cutmix,
+    random_resized_crop,
+)
+from d3m_assets.evaluation.settings import StudentSettings
+from d3m_assets.evaluation.students import (
     build_student,
     class_accuracies,
     evaluate,
@@ -52,8 +57,9 @@ def test_same_seed_same_student_other_seed_another(train_digits, quick):
 
 def test_every_training_set_gets_the_same_number_of_steps_and_batch(monkeypatch, quick, train_digits):
     seen = []
-    warp = students._warp
-    monkeypatch.setattr(students, "_warp", lambda images, *a, **k: seen.append(len(images)) or warp(images, *a, **k))
+    monkeypatch.setattr(
+        students, "affine_warp", lambda images, *a, **k: seen.append(len(images)) or affine_warp(images, *a, **k)
+    )
     for n in (3, 200):
         part = LabelledImages(train_digits.images[:n], train_digits.labels[:n]).resized(16, 1)
         train_student(part, quick, n_classes=10, seed=0)
@@ -61,7 +67,7 @@ def test_every_training_set_gets_the_same_number_of_steps_and_batch(monkeypatch,
 
 
 def test_batches_are_epochs_without_replacement():
-    stream = torch.cat(list(students._batches(5, 4, 10, torch.Generator().manual_seed(0))))
+    stream = torch.cat(list(students._batch_indices(5, 4, 10, torch.Generator().manual_seed(0))))
     epochs = stream.reshape(-1, 5)
     assert [sorted(e) for e in epochs.tolist()] == [[0, 1, 2, 3, 4]] * 8
     assert len({tuple(e) for e in epochs.tolist()}) > 1
@@ -70,16 +76,16 @@ def test_batches_are_epochs_without_replacement():
 def test_warp_without_limits_is_the_identity_and_moves_by_the_limits_otherwise():
     images = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(1))
     draw = torch.Generator().manual_seed(0)
-    still = students._warp(images, Augmentation(0, 0, 0, 0), draw, flip=False)
+    still = affine_warp(images, Augmentation(0, 0, 0, 0), draw, flip=False)
     torch.testing.assert_close(still, images, atol=1e-5, rtol=0)
-    moved = students._warp(images, AUGMENTATION, draw, flip=False)
+    moved = affine_warp(images, AUGMENTATION, draw, flip=False)
     assert (moved - images).abs().mean() > 0.01
     assert not torch.equal(moved[0], moved[1])
 
 
 def test_flip_mirrors_some_images_left_to_right():
     images = torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    warped = students._warp(images, Augmentation(0, 0, 0, 0), torch.Generator().manual_seed(0), flip=True)
+    warped = affine_warp(images, Augmentation(0, 0, 0, 0), torch.Generator().manual_seed(0), flip=True)
     kept = (warped - images).abs().amax((1, 2, 3)) < 1e-5
     mirrored = (warped - images.flip(3)).abs().amax((1, 2, 3)) < 1e-5
     assert (kept | mirrored).all()
@@ -89,7 +95,7 @@ def test_flip_mirrors_some_images_left_to_right():
 def test_crops_keep_half_to_all_of_the_area_and_stay_inside():
     axis = torch.arange(32.0)
     ramps = torch.stack([axis.expand(32, 32), axis.expand(32, 32).T]).expand(400, 2, 32, 32).contiguous()
-    cropped = students._crop(ramps, torch.Generator().manual_seed(0), flip=False)
+    cropped = random_resized_crop(ramps, torch.Generator().manual_seed(0), flip=False)
     assert cropped.min() >= 0 and cropped.max() <= 31
     # Inside the outermost pixels a crop of a ramp is a ramp whose slope is its share of the side.
     width = (cropped[:, 0, 16, 30] - cropped[:, 0, 16, 1]) / 29
@@ -97,7 +103,7 @@ def test_crops_keep_half_to_all_of_the_area_and_stay_inside():
     area, aspect = width * height, width / height
     assert 0.49 < area.min() < 0.55 and 0.9 < area.max() < 1.01
     assert 0.74 < aspect.min() < 0.8 and 1.25 < aspect.max() < 1.34
-    mirrored = students._crop(ramps, torch.Generator().manual_seed(0), flip=True)
+    mirrored = random_resized_crop(ramps, torch.Generator().manual_seed(0), flip=True)
     assert 100 < (mirrored[:, 0, 16, 30] < mirrored[:, 0, 16, 1]).sum() < 300
 
 
@@ -106,7 +112,7 @@ def test_cutmix_takes_one_box_of_another_image_and_knows_its_share():
     draw = torch.Generator().manual_seed(0)
     shares = []
     for _ in range(50):
-        mixed, partner, share = students._cutmix(images, draw)
+        mixed, partner, share = cutmix(images, draw)
         other = partner != torch.arange(8)
         own = (mixed == images).float().mean((1, 2, 3))
         assert torch.allclose(own[other], torch.full((int(other.sum()),), share))
@@ -120,8 +126,10 @@ def test_a_mixed_image_is_learned_as_what_it_shows(train_digits, monkeypatch):
     data = LabelledImages(train_digits.images[chosen], train_digits.labels[chosen]).resized(16, 1)
     settings = StudentSettings(width=8, steps=60, batch_size=len(data), cutmix=1.0)
     # With a box as large as the image, only the label of the image it comes from counts: that of one fixed image here.
-    monkeypatch.setattr(students, "_cutmix", lambda images, draw: (images, torch.zeros(len(images), dtype=int), 0.0))
-    monkeypatch.setattr(students, "_batches", lambda n, size, steps, draw: (torch.arange(n) for _ in range(steps)))
+    monkeypatch.setattr(students, "cutmix", lambda images, draw: (images, torch.zeros(len(images), dtype=int), 0.0))
+    monkeypatch.setattr(
+        students, "_batch_indices", lambda n, size, steps, draw: (torch.arange(n) for _ in range(steps))
+    )
     model = train_student(data, settings, n_classes=2, seed=0)
     assert (evaluate(model, data) == data.labels[0]).all()
 
@@ -140,20 +148,20 @@ def test_schedules_end_where_they_say():
     model = torch.nn.Linear(1, 1)
     for recipe, expected in (("quick", 0.0), ("hard-label", 0.01 * 0.2**2)):
         settings = StudentSettings(recipe=recipe, steps=12)
-        optimiser, schedule = students._optimiser(model, settings)
+        optimizer, schedule = students._optimizer_and_schedule(model, settings)
         rates = []
         for _ in range(12):
-            rates.append(optimiser.param_groups[0]["lr"])
-            optimiser.step()
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
             schedule.step()
-        assert optimiser.param_groups[0]["lr"] == pytest.approx(expected, abs=1e-12)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected, abs=1e-12)
     assert np.round(rates, 6).tolist() == [0.01] * 8 + [0.002] * 2 + [0.0004] * 2
 
 
 def test_rotation_turns_by_at_most_its_limit_and_keeps_the_shape():
     dot = torch.zeros(64, 1, 33, 33)
     dot[:, :, 16, 27:30] = 1
-    turned = students._warp(dot, Augmentation(90, 0, 0, 0), torch.Generator().manual_seed(0), flip=False)
+    turned = affine_warp(dot, Augmentation(90, 0, 0, 0), torch.Generator().manual_seed(0), flip=False)
     rows, columns = torch.meshgrid(torch.arange(33.0) - 16, torch.arange(33.0) - 16, indexing="ij")
     mass = turned.sum((1, 2, 3))
     y, x = (turned[:, 0] * rows).sum((1, 2)) / mass, (turned[:, 0] * columns).sum((1, 2)) / mass

@@ -8,18 +8,16 @@ from d3m_assets.datasets.labelled_images import LabelledImages
 from d3m_assets.errors import TeacherError
 from d3m_assets.evaluation.settings import TeacherSettings
 from d3m_assets.evaluation.teacher import (
-    Checkpoint,
     agreement,
     calibrated_temperature,
-    check_order,
     features,
     labeller,
     load_teacher,
-    match_outputs,
     probabilities,
     train_teacher,
     use_checkpoint,
 )
+from d3m_assets.evaluation.teacher_checkpoint import Checkpoint, check_order, match_outputs
 from d3m_assets.workers import one_thread
 from d3m_assets_tests.evaluation.conftest import _digits
 
@@ -206,6 +204,39 @@ def test_a_checkpoint_that_does_not_know_the_classes_or_cannot_be_read(checkpoin
     (tmp_path / "model.safetensors").write_bytes(b"x")
     with pytest.raises(TeacherError, match="id2label"):
         use_checkpoint(Checkpoint(tmp_path), digits[1], NAMES)
+
+
+@pytest.mark.parametrize("model_type", ["vit", "of-its-own"])
+def test_code_in_a_checkpoint_is_never_run(checkpoint, digits, tmp_path, monkeypatch, model_type):
+    """Without asking either: a stock model is loaded as such, one that transformers lacks is refused."""
+    copy = _with_names(checkpoint, tmp_path / "copy", NAMES)
+    proof = tmp_path / "it_ran"
+    (copy.path / "custom.py").write_text(
+        f"import pathlib\npathlib.Path({str(proof)!r}).write_text('')\n"
+        "from transformers import ViTConfig as Config, ViTForImageClassification as Model\n"
+    )
+    config = json.loads((copy.path / "config.json").read_text()) | {
+        "model_type": model_type,
+        "auto_map": {"AutoConfig": "custom.Config", "AutoModelForImageClassification": "custom.Model"},
+    }
+    (copy.path / "config.json").write_text(json.dumps(config))
+
+    def asked(*args):
+        raise AssertionError("the terminal was asked")
+
+    monkeypatch.setattr("builtins.input", asked)
+    if model_type == "vit":
+        assert use_checkpoint(copy, digits[1], NAMES)["accuracy"] > 0.8
+    else:
+        with pytest.raises(TeacherError, match=r"auto_map in config\.json\), which is never run"):
+            use_checkpoint(copy, digits[1], NAMES)
+    assert not proof.exists()
+    # The module would have run, had it been trusted.
+    from transformers import AutoModelForImageClassification, dynamic_module_utils
+
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    AutoModelForImageClassification.from_pretrained(copy.path, local_files_only=True, trust_remote_code=True)
+    assert proof.exists()
 
 
 def test_a_checkpoint_that_changed_after_it_was_checked_is_refused(checkpoint, digits, tmp_path):

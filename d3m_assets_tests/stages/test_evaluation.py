@@ -183,7 +183,7 @@ BASELINES = "random,herding,k-center,k-means,el2n,collages,latent-means"
 def test_every_baseline_beside_every_kind_of_labels(soft, tmp_path):
 
     from d3m_assets.evaluation.methods import BASELINES as METHODS_OF
-    from d3m_assets.evaluation.statistics import compare_all, rivals
+    from d3m_assets.evaluation.statistics import budgeted_baselines, compare_all
 
     shutil.copytree(soft, tmp_path, dirs_exist_ok=True)
     changes = SOFT | {"evaluation.baselines": BASELINES, "evaluation.labels": "hard,soft teacher"}
@@ -192,7 +192,7 @@ def test_every_baseline_beside_every_kind_of_labels(soft, tmp_path):
     run(pipeline)
     report = ArtefactKey("distillation_report")
     metrics = pd.read_parquet(BytesIO(pipeline.store.read(report, "metrics.parquet")))
-    assert rivals(metrics) == list(METHODS_OF.values())
+    assert budgeted_baselines(metrics) == list(METHODS_OF.values())
     for budget, size in (("ipc-1", 64), ("ipc-3", 192)):
         rows = metrics[(metrics["budget"] == budget) & (metrics["method"] != "D3M")]
         assert set(rows["bytes_per_class"]) == {size}

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from d3m_assets.evaluation.methods import VARIANTS
-from d3m_assets.evaluation.statistics import summarise
+from d3m_assets.evaluation.statistics import summarize
 from d3m_assets.stages.distillation import pool_images, stored_vectors
 from d3m_assets.stages.evaluation import synthetic_images
 from d3m_assets.stages.pool_labels import pool_of
@@ -51,7 +51,7 @@ def test_the_full_table_has_every_row(full):
     both = first[(first["augmentation"] == "affine") & ~first["method"].isin(list(VARIANTS))]
     keys = ["method", "budget", "labels", "seed"]
     assert sorted(both[keys].itertuples(index=False)) == sorted(other[keys].itertuples(index=False))
-    counts = summarise(metrics).set_index(["method", "labels", "architecture", "augmentation", "budget"])["n"]
+    counts = summarize(metrics).set_index(["method", "labels", "architecture", "augmentation", "budget"])["n"]
     assert set(counts) == {2}
     page = pipeline.store.read(ArtefactKey("distillation_report"), "report.html").decode()
     for words in ("What one change brings", "Augmentation-robust score", "ResNet-18", "2 distillations from different"):

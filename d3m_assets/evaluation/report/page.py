@@ -36,7 +36,7 @@ from d3m_assets.evaluation.statistics import (
     part_words,
     parts,
     percent,
-    summarise,
+    summarize,
 )
 from d3m_assets.ledger import CONDITIONAL_KINDS, byte_size, ledger_groups, shared_needs
 
@@ -82,7 +82,7 @@ def render_report(
         StageError: If metrics were made by different recipes, are missing, or do not fit the classes; or if
             the ledger lacks a column.
     """
-    summary = summarise(metrics)
+    summary = summarize(metrics)
     if wrong := {len(a) for a in metrics["class_accuracy"]} - {len(class_names)}:
         raise StageError(f"metrics have {wrong.pop()} classes, the report {len(class_names)}; run `d3m distill`.")
     accounts = ledger_groups(ledger)  # first, as it refuses ledgers that the others could not read

@@ -36,7 +36,7 @@ def accuracy_plot(summary: pd.DataFrame) -> str:
     become horizontal lines.
 
     Args:
-        summary: Rows of one part of the table, from :func:`d3m_assets.evaluation.statistics.summarise`.
+        summary: Rows of one part of the table, from :func:`d3m_assets.evaluation.statistics.summarize`.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -124,7 +124,7 @@ def titled_plot(summary: pd.DataFrame, title: str) -> dict[str, Any]:
     """A plot with its title, its alternative text, and the rows that lie below its axis, in words.
 
     Args:
-        summary: Rows of one part of the table, from :func:`d3m_assets.evaluation.statistics.summarise`.
+        summary: Rows of one part of the table, from :func:`d3m_assets.evaluation.statistics.summarize`.
         title: Names the part.
     """
     rows = summary[~summary["method"].isin(list(VARIANTS))]

@@ -12,7 +12,15 @@ import pandas as pd
 from d3m_assets.evaluation.audit import Finding
 from d3m_assets.evaluation.methods import D3M, RANDOM_REAL, VARIANTS, WHOLE_TRAIN
 from d3m_assets.evaluation.scores import augmentation_robust_score, confusion_matrix, label_robust_score
-from d3m_assets.evaluation.statistics import Comparison, Part, compare_all, main_parts, parts, rivals
+from d3m_assets.evaluation.statistics import (
+    Comparison,
+    Part,
+    budgeted_baselines,
+    compare_all,
+    main_parts,
+    parts,
+    significance_words,
+)
 
 MAX_CLASSES = 20
 """Classes shown in pictures and in the table by class; a thousand of them would make a file nobody opens."""
@@ -30,7 +38,7 @@ def verdict_card(summary: pd.DataFrame, comparison: Comparison, names: Mapping[P
     """One comparison at large: verdict, difference, and the two rows that are compared.
 
     Args:
-        summary: All rows, from :func:`d3m_assets.evaluation.statistics.summarise`.
+        summary: All rows, from :func:`d3m_assets.evaluation.statistics.summarize`.
         comparison: Of the distilled row with random real images.
         names: The parts of the table in words.
     """
@@ -54,12 +62,15 @@ def _difference(comparison: Comparison) -> str:
     words = f"{comparison.difference * 100:+.1f} points"
     if not math.isnan(comparison.low):
         words += f" (95 % interval {comparison.low * 100:+.1f} to {comparison.high * 100:+.1f})"
-    return words.replace("-", "−")
+    words = words.replace("-", "−")
+    if math.isnan(comparison.p_value):
+        return words
+    return f"{words}; {significance_words([comparison])}: p = {comparison.p_corrected:.2g}"
 
 
 def baseline_tables(metrics: pd.DataFrame, names: Mapping[Part, str]) -> list[dict[str, Any]]:
     """Differences to every method of equal bytes; empty when random real images are the only one, as the cards tell it."""
-    others = rivals(metrics)
+    others = budgeted_baselines(metrics)
     if others in ([], [RANDOM_REAL]):
         return []
     return _compared([(r, "", compare_all(metrics, reference=r)) for r in others], names, metrics)
@@ -86,7 +97,8 @@ def _compared(
             if cells:
                 shown.append({"name": name, "against": against, "cells": [cells.get(b) for b in budgets]})
         seeds = sorted({c.n for c in every if c.part == part})
-        tables.append({"title": names[part], "budgets": budgets, "rows": shown, "n": seeds})
+        test = significance_words([c for c in every if c.part == part])
+        tables.append({"title": names[part], "budgets": budgets, "rows": shown, "n": seeds, "test": test})
     return tables
 
 

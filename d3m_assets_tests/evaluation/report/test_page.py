@@ -59,12 +59,15 @@ def test_report_reads_as_text_with_the_verdict_first(metrics, ledger, samples):
     verdict = "Better than random real images at ipc-1; worse at ipc-5."
     assert page.text.index(verdict) < 100
     paired = stats.ttest_rel([0.90, 0.91, 0.93], [0.70, 0.72, 0.74]).confidence_interval(0.95)
+    corrected = compare_all(metrics)[0].p_corrected
     for words in (
         "Better than class-name prompts at every budget.",
         "The whole train split, 1,000 images, reaches 99.3 %.",
         "▲ better than random real images",
         f"+19.3 points (95 % interval +{paired.low * 100:.1f} to +{paired.high * 100:.1f})",
         "−4.3 points",
+        # Random real images, class names and the whole train split, each at two budgets.
+        f"paired t-test, 95 %, Holm-corrected for 6 comparisons: p = {corrected:.2g}",
         "72.0 ± 5.0",
         "4,000,120",
         "4,000,600",
@@ -297,7 +300,7 @@ def test_the_augmentation_robust_score_is_half_with_and_half_without_augmentatio
     assert "no augmentation" in text
 
 
-def test_variants_are_compared_with_what_they_change_and_are_no_rivals(metrics, ledger):
+def test_variants_are_compared_with_what_they_change_and_are_no_baselines(metrics, ledger):
     variants = pd.concat(
         [
             student_rows("D3M, fresh samples", "ipc-5", [0.97, 0.97, 0.99], bytes_per_class=300, images=2000),
@@ -306,6 +309,7 @@ def test_variants_are_compared_with_what_they_change_and_are_no_rivals(metrics, 
     )
     text = Page(_render(pd.concat([metrics, variants], ignore_index=True), ledger, {})).text
     assert "What one change brings" in text
+    assert "Verdicts by paired t-test, 95 %, Holm-corrected for 2 comparisons" in text
     assert re.search(r"D3M, fresh samples against D3M ▲ \+3\.7 \+\S+ to \+\S+ ", text)
     assert re.search(r"D3M, equal IPC against random real images ▼ −27\.3 −\S+ to −\S+ ", text)
     assert "Against each baseline" not in text
