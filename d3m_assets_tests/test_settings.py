@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from d3m_assets.errors import SettingsError
-from d3m_assets.evaluation.settings import RECIPES, StudentSettings
+from d3m_assets.evaluation.settings import StudentSettings
 from d3m_assets.settings import Settings, load_settings, setting_names
 
 
@@ -50,17 +50,6 @@ def test_a_recipe_gives_what_is_not_set_and_what_is_set_wins(monkeypatch):
     assert load_settings(students=StudentSettings(steps=9)).students.model_dump() == {
         **load_settings().students.model_dump(), "steps": 9
     }  # fmt: skip
-
-
-def test_the_quick_recipe_is_the_default_and_widths_follow_the_architecture():
-    assert {k: v for k, v in StudentSettings().model_dump().items() if k in RECIPES["quick"]} == RECIPES["quick"]
-    assert {a: StudentSettings(architecture=a).width for a in ("convnet-3", "resnet-18", "vit-small")} == {
-        "convnet-3": 32, "resnet-18": 16, "vit-small": 192
-    }  # fmt: skip
-    assert StudentSettings(architecture="resnet-18", recipe="hard-label").width == 64
-    assert StudentSettings(architecture="resnet-18", width=8).width == 8
-    for values in RECIPES.values():
-        assert values.keys() == RECIPES["quick"].keys() <= StudentSettings.model_fields.keys()
 
 
 def test_named_settings_file(monkeypatch, tmp_path):
@@ -219,17 +208,6 @@ def test_every_setting_is_described():
         for name, field in model.model_fields.items():
             assert field.description, f"{model.__name__}.{name}"
     assert {"seed", "inversion.steps", "students.flip"} <= set(setting_names())
-
-
-def test_whole_vectors_have_a_learning_rate_of_their_own():
-    from d3m_assets.distillation.settings import InversionSettings
-
-    assert InversionSettings().learning_rate == 0.15
-    assert InversionSettings(directional=False).learning_rate == 2e-3
-    assert InversionSettings(directional=False, learning_rate=0.15).learning_rate == 0.15
-    # What was made before there was a choice is still up to date.
-    assert "directional" not in InversionSettings().learning()
-    assert InversionSettings(directional=False).learning()["directional"] is False
 
 
 def test_distillations_are_one_for_all_students_or_one_for_each():

@@ -21,10 +21,11 @@ LAYOUT = VectorLayout((64,), (1.0,))
 def made(words):
     rng = np.random.default_rng(0)
     classes = [
-        DistilledClass(words(n, class_id=i), EmbeddingPlan(2, v, "int8", 64),
-                       rng.integers(-127, 128, (2, v, 64)).astype(np.int8))
+        DistilledClass(
+            words(n, class_id=i), EmbeddingPlan(2, v, "int8", 64), rng.integers(-127, 128, (2, v, 64)).astype(np.int8)
+        )
         for i, (n, v) in enumerate((("3", 1), ("7", 3)))
-    ]  # fmt: skip
+    ]
     return Bundle(recipe(), tuple(classes))
 
 

@@ -10,6 +10,8 @@ import pytest
 from d3m_assets.foundation import digests
 from d3m_assets.foundation.digests import file_digests
 from d3m_assets.foundation.files import FoundationFiles, embedded_path
+from d3m_assets.pipeline import Pipeline
+from d3m_assets.settings import load_settings
 
 OLD = 1_600_000_000 * 10**9
 
@@ -91,3 +93,11 @@ def test_the_fingerprint_of_a_model_is_the_same_from_the_cache(tmp_path, read):
     before = len(read)
     assert FoundationFiles("embedded", embedded_path(), digests=cache).fingerprint == plain
     assert len(read) == before
+
+
+def test_a_second_pipeline_reads_no_weights(tmp_path, read):
+    first = Pipeline(load_settings(home=tmp_path)).foundation_files.fingerprint
+    assert any(name.endswith(".safetensors") for name in read)
+    read.clear()
+    assert Pipeline(load_settings(home=tmp_path)).foundation_files.fingerprint == first
+    assert read == []

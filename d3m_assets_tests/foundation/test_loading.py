@@ -37,16 +37,6 @@ def test_facts_come_from_the_files(copy):
     assert not any(p.requires_grad for p in foundation.unet.parameters())
 
 
-def test_fingerprint_follows_weights_and_nothing_else(copy):
-    before = find(copy).fingerprint
-    (copy / "README.md").write_text("notes")
-    assert find(copy).fingerprint == before
-    assert find(embedded_path()).fingerprint == before
-    weights = next((copy / "unet").glob("*.safetensors"))
-    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
-    assert find(copy).fingerprint != before
-
-
 def test_a_path_that_is_no_pipeline_says_so(tmp_path, copy):
     with pytest.raises(FoundationError, match="does not exist"):
         find(tmp_path / "nowhere")

@@ -153,8 +153,11 @@ def test_a_part_that_is_not_in_the_file_is_named(sd1, tmp_path, part):
 def test_what_only_loading_finds_is_named_too(sd1, tmp_path):
     folder, checkpoint = sd1
     tensors = load_file(checkpoint)
-    for part, name in (("unet", "model.diffusion_model.out.2.bias"), ("vae", "first_stage_model.quant_conv.bias"),
-                       ("text_encoder", "cond_stage_model.transformer.text_model.final_layer_norm.bias")):  # fmt: skip
+    for part, name in (
+        ("unet", "model.diffusion_model.out.2.bias"),
+        ("vae", "first_stage_model.quant_conv.bias"),
+        ("text_encoder", "cond_stage_model.transformer.text_model.final_layer_norm.bias"),
+    ):
         save_file({n: t for n, t in tensors.items() if n != name}, tmp_path / "lacking.safetensors")
         with pytest.raises(FoundationError, match=f"lacks weights.* for {part}, .*foundation_config"):
             load_foundation(find(tmp_path / "lacking.safetensors", folder), "cpu")

@@ -41,8 +41,15 @@ def test_it_decodes_what_the_stock_pipeline_decodes_with_it(model, tiny):
     stock.scheduler = _scheduler(foundation.scheduler_config, settings.scheduler)
     stock.set_progress_bar_config(disable=True)
     noise = torch.stack([torch.randn(4, 8, 8, generator=random_stream(noise_seed(0, PROMPTS, k))) for k in (0, 1)])
-    theirs = stock(["a photo of a 6"] * 2, num_inference_steps=4, guidance_scale=3.0, latents=noise, output_type="np",
-                   height=16, width=16).images  # fmt: skip
+    theirs = stock(
+        ["a photo of a 6"] * 2,
+        num_inference_steps=4,
+        guidance_scale=3.0,
+        latents=noise,
+        output_type="np",
+        height=16,
+        width=16,
+    ).images
     assert np.abs(ours / 255 - theirs).max() < 0.01
 
 

@@ -103,8 +103,10 @@ def test_samples_are_pictures_with_alt_texts(metrics, ledger, samples):
     page = Page(_render(metrics, ledger, samples))
     pictures = {a["alt"]: a["src"] for tag, a in page.tags if tag == "img"}
     assert set(pictures) == {
-        "8 × real, class <b>猫</b>", "8 × real, class dog & bone", "2 × distilled, ipc-1, class <b>猫</b>"
-    }  # fmt: skip
+        "8 × real, class <b>猫</b>",
+        "8 × real, class dog & bone",
+        "2 × distilled, ipc-1, class <b>猫</b>",
+    }
     sheets = {k: Image.open(io.BytesIO(base64.b64decode(v.split(",")[1]))) for k, v in pictures.items()}
     real = np.asarray(sheets["8 × real, class dog & bone"])
     assert real.shape[1] == 4 * 32 + 3 * 2
@@ -196,9 +198,15 @@ def audit():
         {"class_name": NAMES[1], **shares, **scores, "coverage": 0.3, "spread": None},
     ]
     return {
-        **shares, **scores, "classes": classes, "train_images": 1155, "quantile": 0.01, "reference": "held-out images",
-        "off_class_of_held_out": 0.021, "scores_k": 5,
-    }  # fmt: skip
+        **shares,
+        **scores,
+        "classes": classes,
+        "train_images": 1155,
+        "quantile": 0.01,
+        "reference": "held-out images",
+        "off_class_of_held_out": 0.021,
+        "scores_k": 5,
+    }
 
 
 def _with_audit(metrics, ledger, audit, findings):
@@ -240,9 +248,11 @@ def test_a_report_without_audits_has_no_section_of_them(metrics, ledger):
 def test_the_label_robust_score_shows_its_ingredients(metrics, ledger):
     text = Page(_render(metrics, ledger, {})).text
     score = label_robust_score(
-        full_hard=np.mean([0.99, 0.99, 1.0]), synthetic_hard=np.mean([0.90, 0.91, 0.93]),
-        synthetic_any=np.mean([0.90, 0.91, 0.93]), random_any=0.72,
-    )  # fmt: skip
+        full_hard=np.mean([0.99, 0.99, 1.0]),
+        synthetic_hard=np.mean([0.90, 0.91, 0.93]),
+        synthetic_any=np.mean([0.90, 0.91, 0.93]),
+        random_any=0.72,
+    )
     assert f"ipc-1 {score.score:.3f} +19.3 8.0 hard" in text
     assert "label-robust" not in Page(_render(metrics[metrics["method"] != "whole train split"], ledger, {})).text
 
@@ -316,8 +326,17 @@ def test_variants_are_compared_with_what_they_change_and_are_no_baselines(metric
 
 
 def test_what_the_teacher_says_is_counted(metrics, ledger):
-    rows = [{"budget": "ipc-1", "images": 200, "off_class": 31, "agrees": 0.845, "probability": 0.8, "least": 0.4,
-             "least_class": NAMES[0]}]  # fmt: skip
+    rows = [
+        {
+            "budget": "ipc-1",
+            "images": 200,
+            "off_class": 31,
+            "agrees": 0.845,
+            "probability": 0.8,
+            "least": 0.4,
+            "least_class": NAMES[0],
+        }
+    ]
     page = render_report(metrics, ledger, {}, {}, class_names=NAMES, agreement=rows)
     assert "ipc-1 84.5 31 80.0 40.0 ( <b>猫</b> )" in Page(page).text.replace("(<b>", "( <b>").replace(
         "</b>)", "</b> )"

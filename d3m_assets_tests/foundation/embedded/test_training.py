@@ -72,8 +72,10 @@ def test_training_can_go_on_from_a_pipeline(copy):
         before, after = weights(copy / "model", part), weights(copy / "further", part)
         assert before.keys() == after.keys()
         assert all(torch.allclose(before[n].float(), after[n].float(), atol=2e-3) for n in before), part
-    assert all(torch.equal(a, b) for a, b in zip(weights(copy / "model", "vae").values(),
-                                                 weights(copy / "further", "vae").values(), strict=True))  # fmt: skip
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(weights(copy / "model", "vae").values(), weights(copy / "further", "vae").values(), strict=True)
+    )
     assert not (copy / "work2" / "autoencoder.safetensors").exists()
 
     file = copy / "model" / "unet" / "diffusion_pytorch_model.safetensors"
@@ -95,8 +97,9 @@ def test_workers_do_not_outlive_a_killed_training(tmp_path):
     script = tmp_path / "program.py"
     script.write_text(program)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    parent = subprocess.Popen([sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, text=True,
-                              start_new_session=True)  # fmt: skip
+    parent = subprocess.Popen(
+        [sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     assert parent.stdout is not None
     try:
         parent.stdout.readline()  # it is training
