@@ -20,22 +20,26 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.record import surroundings
+from d3m_assets.assets.context import Context
+from d3m_assets.assets.foundation_metrics import rendered_characters
+from d3m_assets.assets.raw_dataset import image_rows, labelled_images
+from d3m_assets.assets.reference_metrics import TrainingImages
+from d3m_assets.assets.rows import real_images_allowed
+from d3m_assets.assets.student_metrics import synthetic_images
 from d3m_assets.datasets.labelled_images import LabelledImages
-from d3m_assets.evaluation.baselines import random_real
+from d3m_assets.evaluation.baselines import RANDOM_REAL
 from d3m_assets.evaluation.metrics import student_metrics
-from d3m_assets.ledger import affordable_images
 from d3m_assets.pipeline import Pipeline
 from d3m_assets.settings import load_settings
-from d3m_assets.stages.dataset import image_table, labelled_images
-from d3m_assets.stages.evaluation import rendered_characters, synthetic_images
+from d3m_assets.store import ArtefactKey
 
 MADE = ("class_catalog", "raw_dataset", "foundation_model", "class_prompts", "inverted_embeddings", "synthetic_pool")
 
 
-def measure(pipeline: Pipeline, name: str, sets, budget: str = "") -> list[float]:
+def measure(context: Context, name: str, sets, budget: str = "") -> list[float]:
     """Validation accuracy (fraction) of every student."""
-    validation = labelled_images(pipeline, image_table(pipeline, "validation"), "validation")
-    rows = student_metrics(name, sets, validation, pipeline.settings.students, budget=budget)
+    validation = labelled_images(context, image_rows(context, "validation"), "validation")
+    rows = student_metrics(name, sets, validation, context.settings.students, budget=budget)
     return [float(a) for a in rows["accuracy"]]
 
 
@@ -63,18 +67,19 @@ def variant_accuracies(variant: str, folder: Path, distillations: int, students:
         pipeline = Pipeline(load_settings(**(home | seeds | overrides)))
         begun = time.monotonic()
         for asset in MADE:
-            for outcome in pipeline.materialise(asset, pipeline.keys(asset)):
+            for outcome in pipeline.materialize(asset, pipeline.keys(asset)):
                 if outcome.error:
                     raise outcome.error
         spent = time.monotonic() - begun
         for position, budget in enumerate(pipeline.settings.budgets):
-            data = synthetic_images(pipeline, budget)
-            found = measure(pipeline, "D3M", lambda s, data=data: data, budget)
+            context = pipeline.reading(ArtefactKey("student_metrics", None, budget))
+            data = synthetic_images(context, budget)
+            found = measure(context, "D3M", lambda s, data=data: data, budget)
             rows += [
                 {"position": position, "budget": budget, "distillation": seed, "accuracy": a, "seconds": spent}
                 for a in found
             ]
-        pipeline.workers.close()
+        pipeline.context.close()
     return pd.DataFrame(rows)
 
 
@@ -131,19 +136,20 @@ def main() -> None:
 
 def print_baselines(pipeline: Pipeline) -> None:
     """Validation accuracy of students of random real, of rendered and of all real images."""
-    rows = image_table(pipeline, "train")
-    for budget in pipeline.settings.budgets:
-        n = affordable_images(pipeline.budget_bytes(budget), pipeline.image_shape)
+    context = pipeline.reading(ArtefactKey("whole_dataset_metrics"))
+    real = TrainingImages(context)
+    for budget in context.budgets:
+        n = real_images_allowed(context, budget)
 
         def draw(seed: int, n: int = n) -> LabelledImages:
-            return labelled_images(pipeline, random_real(rows, n, seed), "train")
+            return real.training_set(RANDOM_REAL, n, seed)
 
-        print(f"random real images {budget}: {words(*spread(measure(pipeline, 'random', draw)))}", flush=True)
-    names = list(pipeline.catalog()["class_name"])
-    drawn = measure(pipeline, "rendered", lambda s: rendered_characters(pipeline, names, s))
+        print(f"random real images {budget}: {words(*spread(measure(context, 'random', draw)))}", flush=True)
+    names = list(context.dataset.class_names)
+    drawn = measure(context, "rendered", lambda s: rendered_characters(context, names, s))
     print(f"rendered characters: {words(*spread(drawn))}")
-    whole = labelled_images(pipeline, rows, "train")
-    print(f"whole train split: {words(*spread(measure(pipeline, 'whole', lambda seed: whole)))}")
+    whole = labelled_images(context, image_rows(context, "train"), "train")
+    print(f"whole train split: {words(*spread(measure(context, 'whole', lambda seed: whole)))}")
 
 
 if __name__ == "__main__":

@@ -8,18 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from d3m_assets.distillation.budgets import EmbeddingPlan
-from d3m_assets.distillation.inversion_state import ClassState, InversionTask
 from d3m_assets.distillation.latents import ImageFiles, encode
+from d3m_assets.distillation.objective import FIXED_SAMPLES, sample_diffusion_batch
 from d3m_assets.distillation.prompts import ClassPrompts
+from d3m_assets.distillation.random_streams import random_stream
 
 if TYPE_CHECKING:
     import torch
 
     from d3m_assets.foundation.loading import Foundation
-
-SAMPLES = 64
-"""Samples of the fixed loss; as many as the engine looks at, so that its own record is the same quantity."""
 
 
 @dataclass
@@ -74,12 +71,9 @@ class FixedLoss:
         self.foundation = foundation
         self.schedule = DDPMScheduler.from_config(foundation.scheduler_config)
         latents = torch.from_numpy(encode(foundation, files.load(foundation.files.image_size)))
-        none, plan = torch.zeros(0), EmbeddingPlan(1, 1, "fp16", foundation.layout.width)
-        task = InversionTask(prompts, files, plan)
-        state = ClassState(
-            0, task, latents, [np.arange(len(latents))], [], none, none, none, none, foundation.layout, None
-        )
-        self.draw = state.draw(seed, "fixed", SAMPLES, int(self.schedule.config.num_train_timesteps))
+        stream = random_stream(seed, prompts.class_key, "fixed")
+        timesteps = int(self.schedule.config.num_train_timesteps)
+        self.batch = sample_diffusion_batch(latents, [np.arange(len(latents))], stream, FIXED_SAMPLES, timesteps)
         self.ids = learned_ids(foundation, prompts, 1, 1, 0)
 
     def __call__(self, rows: torch.Tensor) -> float:
@@ -92,13 +86,13 @@ class FixedLoss:
         with torch.inference_mode(), extended_tables(self.foundation) as learned:
             learned.set(rows.to(device))
             text = encode(self.foundation, self.ids)
-            for clean, noise, times in zip(*(part.to(device).split(16) for part in self.draw), strict=True):
+            for clean, noise, times in zip(*(part.to(device).split(16) for part in self.batch), strict=True):
                 noisy = self.schedule.add_noise(clean, noise, times)
                 predicted = self.foundation.predict(noisy, times, text[[0] * len(times)])
                 velocity = self.schedule.config.prediction_type == "v_prediction"
                 target = self.schedule.get_velocity(clean, noise, times) if velocity else noise
                 total += float((predicted - target).square().flatten(1).mean(1).sum())
-        return total / SAMPLES
+        return total / FIXED_SAMPLES
 
 
 def common_targets(curves: Sequence[Sequence[Curve]], share: float) -> list[float]:

@@ -85,7 +85,7 @@ def run_stages(folder: Path, classes: int, workers: int, steps: int) -> dict[str
     for stage in STAGES:
         keys = pipeline.keys(stage)
         shown = time.monotonic()
-        for done, outcome in enumerate(pipeline.materialise(stage, keys), 1):
+        for done, outcome in enumerate(pipeline.materialize(stage, keys), 1):
             if outcome.error is not None:
                 raise outcome.error
             if time.monotonic() - shown > 5:
@@ -93,7 +93,7 @@ def run_stages(folder: Path, classes: int, workers: int, steps: int) -> dict[str
                 shown = time.monotonic()
         after[stage] = _peak("self")
     helpers = sum(_peak(child) for child in _children(str(os.getpid())))
-    pipeline.workers.close()
+    pipeline.context.close()
     return {"classes": classes, "seconds": time.monotonic() - begun, "parent": after[STAGES[-1]], "workers": helpers,
             "total": after[STAGES[-1]] + helpers, "parent_after": after}  # fmt: skip
 

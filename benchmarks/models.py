@@ -109,7 +109,7 @@ def load_model(name: str, device: str, folder: Path) -> Foundation:
         raise FoundationError(f"no model of size {name!r}; --model takes embedded, {', '.join(SIZES)}")
     import torch
 
-    from d3m_assets.foundation.loading import choose_device
+    from d3m_assets.compute.devices import choose_device
 
     where = choose_device(device)
     torch.manual_seed(0)

@@ -113,8 +113,8 @@ class ScriptRun:
         self.original = [table.detach().clone() for table in self.tables]
         self.noise_schedule = DDPMScheduler.from_config(foundation.scheduler_config)
         rate = options.learning_rate * options.batch_size
-        self.optimiser = torch.optim.AdamW(self.tables, lr=rate, betas=(0.9, 0.999), weight_decay=1e-2, eps=1e-8)
-        self.rates = get_scheduler("constant", optimizer=self.optimiser)
+        self.optimizer = torch.optim.AdamW(self.tables, lr=rate, betas=(0.9, 0.999), weight_decay=1e-2, eps=1e-8)
+        self.rates = get_scheduler("constant", optimizer=self.optimizer)
         templates = [prompts.learned(0, t) for t in range(len(prompts.templates))]
         images = _Images(files, foundation.files.image_size, templates, self.tokenizers)
         self.batches = self._batches(images)
@@ -134,7 +134,7 @@ class ScriptRun:
         return torch.cat([table[-1:] for table in self.tables], -1).detach().clone()
 
     def step(self) -> float:
-        """One optimiser step; returns its loss."""
+        """One optimizer step; returns its loss."""
         import torch
         import torch.nn.functional as F
 
@@ -153,9 +153,9 @@ class ScriptRun:
             target = noise
         loss = F.mse_loss(predicted.float(), target.float(), reduction="mean")
         loss.backward()
-        self.optimiser.step()
+        self.optimizer.step()
         self.rates.step()
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         for tokenizer, table, original in zip(self.tokenizers, self.tables, self.original, strict=True):
             others = torch.ones(len(tokenizer), dtype=torch.bool)
             others[-1] = False

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from benchmarks.record import surroundings, synchronise, write_result
+from d3m_assets.compute.devices import cores
+from d3m_assets.compute.workers import Workers
 from d3m_assets.progress import Progress
-from d3m_assets.workers import Workers, cores
 
 if TYPE_CHECKING:
     import torch
@@ -43,16 +44,16 @@ def digits() -> tuple[LabelledImages, LabelledImages]:
     """Training images, 100 of each digit, and the validation part; the test split is not opened."""
     import pandas as pd
 
+    from d3m_assets.assets.raw_dataset import labelled_images
     from d3m_assets.pipeline import Pipeline
     from d3m_assets.settings import load_settings
-    from d3m_assets.stages.dataset import labelled_images
 
-    pipeline = Pipeline(load_settings(dataset="digits"))
-    ids = zip(pipeline.catalog()["class_id"], pipeline.catalog()["class_name"], strict=True)
-    rows = pd.concat([pipeline.scan().classes[name].table(class_id) for class_id, name in ids])
+    context = Pipeline(load_settings(dataset="digits")).context
+    scanned = context.dataset.scan.classes
+    rows = pd.concat([scanned[c.name].table(c.class_id) for c in context.dataset.classes])
     train = rows[rows["split"] == "train"].groupby("class_id").head(PER_CLASS)
     validation = rows[rows["split"] == "validation"]
-    return labelled_images(pipeline, train, "train"), labelled_images(pipeline, validation, "validation")
+    return labelled_images(context, train, "train"), labelled_images(context, validation, "validation")
 
 
 @contextmanager

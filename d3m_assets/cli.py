@@ -18,13 +18,19 @@ from d3m_assets.progress import ProgressEvent
 from d3m_assets.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from d3m_assets.distillation.bundle import Bundle
     from d3m_assets.foundation.files import FoundationFiles
+    from d3m_assets.pipeline import Pipeline
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="Condense a labelled image dataset into a few learned prompt vectors per class (D3M, arXiv 2403.07142).",
-)  # fmt: skip
+)
 foundation_app = typer.Typer(no_args_is_help=True, help="The embedded text-to-image model.")
 app.add_typer(foundation_app, name="foundation")
 
@@ -42,13 +48,20 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 
 
 def _settings(
-    dataset: str | None, foundation: str | None, budget: list[str] | None, storage: str | None, seed: int | None,
+    dataset: str | None,
+    foundation: str | None,
+    budget: list[str] | None,
+    storage: str | None,
+    seed: int | None,
     others: list[str] | None,
-) -> Settings:  # fmt: skip
+) -> Settings:
     given: dict[str, Any] = {
-        "dataset": dataset, "foundation": foundation, "budgets": tuple(budget) if budget else None,
-        "storage": storage, "seed": seed,
-    }  # fmt: skip
+        "dataset": dataset,
+        "foundation": foundation,
+        "budgets": tuple(budget) if budget else None,
+        "storage": storage,
+        "seed": seed,
+    }
     overrides = {k: v for k, v in given.items() if v is not None}
     for item in others or ():
         name, equals, value = item.partition("=")
@@ -79,9 +92,15 @@ def _progress() -> Iterator[Callable[[ProgressEvent], None]]:
         return
     bars: dict[str, Any] = {}
     columns = (
-        SpinnerColumn(), TextColumn("{task.description:22}"), BarColumn(24), TextColumn("{task.percentage:3.0f} %"),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[detail]}"),
-    )  # fmt: skip
+        SpinnerColumn(),
+        TextColumn("{task.description:22}"),
+        BarColumn(24),
+        TextColumn("{task.percentage:3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}"),
+    )
     with Progress(*columns, console=console) as shown:
 
         def bar(event: ProgressEvent) -> None:
@@ -97,9 +116,13 @@ def _progress() -> Iterator[Callable[[ProgressEvent], None]]:
 
 @app.command()
 def distill(
-    dataset: Dataset = None, foundation: FoundationOption = None, budget: Budget = None, storage: Storage = None,
-    seed: Seed = None, settings_: Set = None,
-) -> None:  # fmt: skip
+    dataset: Dataset = None,
+    foundation: FoundationOption = None,
+    budget: Budget = None,
+    storage: Storage = None,
+    seed: Seed = None,
+    settings_: Set = None,
+) -> None:
     """Make everything that is missing or out of date, then show the table."""
     begun = time.monotonic()
     settings = _settings(dataset, foundation, budget, storage, seed, settings_)
@@ -109,7 +132,10 @@ def distill(
 
     with open_instance(settings) as instance, _progress() as progress:
         pipeline = Pipeline(settings, progress=progress)
-        launched = run_pending(settings, instance, progress=progress, pipeline=pipeline)
+        try:
+            launched = run_pending(settings, instance, pipeline, progress=progress)
+        finally:
+            pipeline.context.close()
     launched.raise_for_failures()
     _show_metrics(pipeline)
     if launched.run_id is None:
@@ -126,12 +152,13 @@ def _offline() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
-def _copy_report(pipeline: Any) -> Path:
+def _copy_report(pipeline: Pipeline) -> Path:
     """The report under a name that stays the same, for a browser's bookmark."""
+    from d3m_assets.assets.distillation_report import PAGE, DistillationReport
     from d3m_assets.store import ArtefactKey
 
-    target = pipeline.settings.home.absolute() / "report.html"
-    content = pipeline.store.read(ArtefactKey("distillation_report"), "report.html")
+    target = pipeline.settings.home.absolute() / PAGE
+    content = pipeline.store.read(ArtefactKey(DistillationReport.name), PAGE)
     if not target.exists() or target.read_bytes() != content:
         part = target.with_suffix(".part")
         part.write_bytes(content)
@@ -139,7 +166,15 @@ def _copy_report(pipeline: Any) -> Path:
     return target
 
 
-def _show_metrics(pipeline: Any) -> None:
+def _metrics(pipeline: Pipeline) -> pd.DataFrame:
+    """Every trained student that is stored, one row each."""
+    from d3m_assets.assets.distillation_report import DistillationReport, all_metrics
+    from d3m_assets.store import ArtefactKey
+
+    return all_metrics(pipeline.reading(ArtefactKey(DistillationReport.name)))
+
+
+def _show_metrics(pipeline: Pipeline) -> None:
     from d3m_assets.evaluation.methods import VARIANTS
     from d3m_assets.evaluation.statistics import (
         Comparison,
@@ -150,9 +185,8 @@ def _show_metrics(pipeline: Any) -> None:
         significance_words,
         summarize,
     )
-    from d3m_assets.stages.evaluation import all_metrics
 
-    metrics = all_metrics(pipeline)
+    metrics = _metrics(pipeline)
     print("\n" + format_table(summarize(metrics)) + "\n")
     comparisons: list[Comparison] = []
     for reference in budgeted_baselines(metrics):
@@ -170,18 +204,24 @@ def _show_metrics(pipeline: Any) -> None:
 
 @app.command()
 def status(
-    dataset: Dataset = None, foundation: FoundationOption = None, budget: Budget = None, storage: Storage = None,
-    seed: Seed = None, settings_: Set = None, as_json: AsJson = False,
-) -> None:  # fmt: skip
+    dataset: Dataset = None,
+    foundation: FoundationOption = None,
+    budget: Budget = None,
+    storage: Storage = None,
+    seed: Seed = None,
+    settings_: Set = None,
+    as_json: AsJson = False,
+) -> None:
     """Say what is up to date, missing or out of date, and why."""
-    from d3m_assets.pipeline import ASSETS, Pipeline
+    from d3m_assets.pipeline import Pipeline
 
-    plan = Pipeline(_settings(dataset, foundation, budget, storage, seed, settings_)).plan()
+    pipeline = Pipeline(_settings(dataset, foundation, budget, storage, seed, settings_))
+    plan = pipeline.plan()
     if as_json:
         print(plan.to_json())
         return
-    for asset in ASSETS:
-        entries = [e for e in plan.entries if e.key.asset == asset]
+    for asset in pipeline.graph.names:
+        entries = plan.of(asset)
         if not entries:
             print(f"{asset:24} not needed by these settings")
             continue
@@ -194,23 +234,58 @@ def status(
         if len(behind) > 5:
             print(f"    … and {len(behind) - 5} more")
     if plan.extra:
-        print(f"kept of classes or budgets that are gone: {', '.join(map(str, plan.extra[:10]))}")
+        shown = ", ".join(map(str, plan.extra[:10])) + (" …" if len(plan.extra) > 10 else "")
+        print(f"kept, but of no class, budget or setting that there is now: {shown}. `d3m prune` removes them")
+
+
+@app.command()
+def prune(
+    dataset: Dataset = None,
+    foundation: FoundationOption = None,
+    budget: Budget = None,
+    storage: Storage = None,
+    seed: Seed = None,
+    settings_: Set = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove it; without, it is only listed.")] = False,
+) -> None:
+    """List, or remove, what the store keeps of classes, budgets, settings and assets that are gone."""
+    from d3m_assets.assets.pruning import leftovers
+    from d3m_assets.ledger import byte_size
+    from d3m_assets.pipeline import Pipeline
+
+    pipeline = Pipeline(_settings(dataset, foundation, budget, storage, seed, settings_))
+    found = leftovers(pipeline)
+    for key in found.artefacts:
+        print(key)
+    if found.students:
+        print(f"{len(found.students)} results of students that no table names")
+    if not found.artefacts and not found.students:
+        print("Nothing to prune.")
+    elif delete:
+        found.remove(pipeline.store)
+        print(f"Removed {len(found.artefacts)} artefacts, {byte_size(found.bytes)}.")
+    else:
+        print(f"{len(found.artefacts)} artefacts, {byte_size(found.bytes)}; `d3m prune --delete` removes them.")
 
 
 @app.command()
 def metrics(
-    dataset: Dataset = None, foundation: FoundationOption = None, budget: Budget = None, storage: Storage = None,
-    seed: Seed = None, settings_: Set = None, as_json: AsJson = False,
-) -> None:  # fmt: skip
+    dataset: Dataset = None,
+    foundation: FoundationOption = None,
+    budget: Budget = None,
+    storage: Storage = None,
+    seed: Seed = None,
+    settings_: Set = None,
+    as_json: AsJson = False,
+) -> None:
     """Show what students have reached: mean and 95 % interval over seeds."""
     from d3m_assets.pipeline import Pipeline
 
     pipeline = Pipeline(_settings(dataset, foundation, budget, storage, seed, settings_))
     if as_json:
         from d3m_assets.evaluation.statistics import summarize
-        from d3m_assets.stages.evaluation import all_metrics
 
-        print(summarize(all_metrics(pipeline)).to_json(orient="records", indent=1))
+        print(summarize(_metrics(pipeline)).to_json(orient="records", indent=1))
     else:
         _show_metrics(pipeline)
 
@@ -256,10 +331,13 @@ def regenerate(
     loaded.check_autoencoder(decoder)
     with _progress() as progress:
         count = write_images(
-            loaded, load_foundation(files, settings.device), output, per_class=per_class,
+            loaded,
+            load_foundation(files, settings.device),
+            output,
+            per_class=per_class,
             on_class=lambda name, done, total: progress(ProgressEvent("regenerate", done, total, f"class {name}")),
             autoencoder=decoder,
-        )  # fmt: skip
+        )
     print(f"{count} images of {len(loaded.classes)} classes in {output}")
 
 
@@ -333,9 +411,16 @@ def foundation_train(
     from d3m_assets.foundation.embedded.training import TrainingSettings, train
 
     given: dict[str, Any] = {
-        "steps": steps, "vae_steps": vae_steps, "images": images, "batch": batch, "processes": processes, "seed": seed,
-        "learning_rate": learning_rate, "start": str(start) if start else None, "compile": compile_ or None,
-    }  # fmt: skip
+        "steps": steps,
+        "vae_steps": vae_steps,
+        "images": images,
+        "batch": batch,
+        "processes": processes,
+        "seed": seed,
+        "learning_rate": learning_rate,
+        "start": str(start) if start else None,
+        "compile": compile_ or None,
+    }
     settings = TrainingSettings(**{k: v for k, v in given.items() if v is not None})
     folder = work or load_settings().home / "foundation-training"
     with _progress() as progress:

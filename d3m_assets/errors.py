@@ -41,3 +41,7 @@ class BundleError(D3MError):
 
 class StageError(D3MError):
     """A stage of the pipeline failed for one class or budget, or was asked for before its inputs exist."""
+
+
+class UndeclaredReadError(Exception):
+    """An asset read an artefact that it does not declare as an input: a defect of the graph, not of what it was given."""

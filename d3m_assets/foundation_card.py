@@ -25,12 +25,43 @@ from d3m_assets.progress import Progress, ProgressEvent, silent
 from d3m_assets.settings import Settings
 
 if TYPE_CHECKING:
+    from huggingface_hub import ModelCard
+
     from d3m_assets.datasets.labelled_images import LabelledImages
 
 NAMES = "0123456789abcdefghijklmnopqrstuvwxyz"
 GUIDANCE = (1.0, 2.0, 4.0)
 PER_CLASS = 20
 _RECOGNISER = StudentSettings(width=32, steps=1500, batch_size=64, image_size=16, seeds=(0,))
+_CONTROLLED = (
+    "7",
+    "thin 7",
+    "bold 7",
+    "heavy 7",
+    "backslanted 7",
+    "slanted 7",
+    "narrow 7",
+    "wide 7",
+    "black 7",
+    "barred 7",
+)
+"""Subjects of the picture of control by words."""
+_INTRODUCTION = [
+    "# Embedded foundation model: characters",
+    "",
+    "A stock `StableDiffusionPipeline`, small enough to ship: it draws single characters from captions such as "
+    "`a photo of a bold slanted 7`. Trained by `d3m foundation train`; this card is written by `d3m foundation card`.",
+    "",
+    "![Class-name samples, a row a digit](samples.png)",
+    "",
+]
+_LIMITS = [
+    "## Limits",
+    "",
+    "Single characters at 32x32 pixels, in grey. Letters of both cases share a name, since the tokenizer folds case. "
+    "It stands for a real text-to-image model where none can be downloaded; it knows nothing but characters.",
+    "",
+]
 _SEED = 500_000_000
 """Far from the seeds that training draws with."""
 
@@ -43,7 +74,7 @@ def _by_name(rendered: Rendered) -> LabelledImages:
 
 
 def recognition(foundation: Foundation, settings: Settings, progress: Progress = silent) -> dict[str, float]:
-    """How often a classifier trained on renders recognises what the model draws from a class name.
+    """How often a classifier trained on renders recognises what the model generates from a class name.
 
     The classifier (ConvNet-3, 36 classes: letters of both cases are one) sees renders of seeds that the model's training
     never used; its accuracy on renders of fonts that neither has seen is given beside.
@@ -97,7 +128,7 @@ def student_accuracy(pipeline: Pipeline) -> dict[str, tuple[float, float]]:
     from d3m_assets.store import ArtefactKey
 
     for asset in ("raw_dataset", "class_prompts", "foundation_model", "foundation_metrics"):
-        for outcome in pipeline.materialise(asset, pipeline.keys(asset)):
+        for outcome in pipeline.materialize(asset, pipeline.keys(asset)):
             if outcome.error is not None:
                 raise outcome.error
     stored = pipeline.store.read(ArtefactKey("foundation_metrics"), "metrics.parquet")
@@ -134,45 +165,56 @@ def write_card(path: Path, settings: Settings, progress: Progress = silent) -> N
         facts = json.loads((path / "training.json").read_text())
     except (OSError, ValueError) as error:
         raise FoundationError(f"{path} has no readable training.json ({error}); train it first") from error
-    files = FoundationFiles(str(path), path)
-    foundation = load_foundation(files, settings.device)
-    found = recognition(foundation, settings, progress)
-    chosen = settings.model_copy(update={"foundation": str(path.resolve()), "dataset": "digits"})
+    foundation = load_foundation(FoundationFiles(str(path), path), settings.device)
+    recognized = recognition(foundation, settings, progress)
+    measured_settings = settings.model_copy(update={"foundation": str(path.resolve()), "dataset": "digits"})
     if path.resolve() == (Path.cwd() / "data" / "foundation").resolve():
-        chosen = chosen.model_copy(update={"foundation": "embedded"})
-    accuracy = student_accuracy(Pipeline(chosen, progress=progress))
+        measured_settings = measured_settings.model_copy(update={"foundation": "embedded"})
+    accuracy = student_accuracy(Pipeline(measured_settings, progress=progress))
     (path / "samples.png").write_bytes(samples(foundation, settings, list("0123456789"), 12))
-    words = [
-        "7",
-        "thin 7",
-        "bold 7",
-        "heavy 7",
-        "backslanted 7",
-        "slanted 7",
-        "narrow 7",
-        "wide 7",
-        "black 7",
-        "barred 7",
+    (path / "control.png").write_bytes(samples(foundation, settings, _CONTROLLED))
+    weights = sum(file.stat().st_size for file in path.glob("*/*") if file.is_file()) / 1e6
+    model_card(facts, _parameters(foundation), weights, recognized, accuracy).save(path / "README.md")
+
+
+def model_card(
+    facts: dict[str, Any],
+    parameters: dict[str, float],
+    weights: float,
+    recognized: dict[str, float],
+    accuracy: dict[str, tuple[float, float]],
+) -> ModelCard:
+    """The model card, front matter and text, of measured figures.
+
+    Args:
+        facts: Contents of ``training.json``.
+        parameters: Millions of parameters of "vae", "text_encoder" and "unet".
+        weights: Size of the files in MB.
+        recognized: From :func:`recognition`.
+        accuracy: From :func:`student_accuracy`.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    data = ModelCardData(license="apache-2.0", library_name="diffusers", pipeline_tag="text-to-image")
+    sections = [
+        *_INTRODUCTION,
+        *_data_section(facts["settings"]),
+        *_training_section(facts, parameters, weights),
+        *_measured_section(recognized, accuracy),
+        *_LIMITS,
     ]
-    (path / "control.png").write_bytes(samples(foundation, settings, words))
-    parts = {part: sum(p.numel() for p in getattr(foundation, part).parameters()) / 1e6 for part in ("vae", "unet")}
-    parts["text_encoder"] = sum(p.numel() for p in foundation.text_encoders[0].model.parameters()) / 1e6
-    weights = sum(f.stat().st_size for f in path.glob("*/*") if f.is_file()) / 1e6
-    s = facts["settings"]
-    lines = [
-        "---",
-        "license: apache-2.0",
-        "library_name: diffusers",
-        "pipeline_tag: text-to-image",
-        "---",
-        "",
-        "# Embedded foundation model: characters",
-        "",
-        "A stock `StableDiffusionPipeline`, small enough to ship: it draws single characters from captions such as "
-        "`a photo of a bold slanted 7`. Trained by `d3m foundation train`; this card is written by `d3m foundation card`.",
-        "",
-        "![Class-name samples, a row a digit](samples.png)",
-        "",
+    text = "\n".join(sections)
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+
+
+def _parameters(foundation: Foundation) -> dict[str, float]:
+    """Millions of parameters of each part."""
+    modules = {"vae": foundation.vae, "unet": foundation.unet, "text_encoder": foundation.text_encoders[0].model}
+    return {name: sum(p.numel() for p in module.parameters()) / 1e6 for name, module in modules.items()}
+
+
+def _data_section(s: dict[str, Any]) -> list[str]:
+    return [
         "## Data",
         "",
         f"{s['images']:,} characters drawn by procedure (0-9, A-Z, a-z; {10 * s['digit_share']:.0f} in ten of those trained on "
@@ -185,6 +227,12 @@ def write_card(path: Path, settings: Settings, progress: Progress = silent) -> N
         "field, thresholded, ink counted in 8x8 blocks). Kept out of training: the fonts "
         f"{', '.join(HELD_OUT_FONTS)} and the single-line font rowmans.",
         "",
+    ]
+
+
+def _training_section(facts: dict[str, Any], parts: dict[str, float], weights: float) -> list[str]:
+    s = facts["settings"]
+    return [
         "## Model and training",
         "",
         f"Parameters: autoencoder {parts['vae']:.2f} M (x4, 8x8x4 latents), text encoder {parts['text_encoder']:.2f} M "
@@ -201,6 +249,11 @@ def write_card(path: Path, settings: Settings, progress: Progress = silent) -> N
         f"This card was measured on {os.cpu_count()} processor cores ({platform.machine()}).",
         *(["", facts["notes"]] if facts.get("notes") else []),
         "",
+    ]
+
+
+def _measured_section(found: dict[str, float], accuracy: dict[str, tuple[float, float]]) -> list[str]:
+    return [
         "## Measured",
         "",
         f"A classifier (ConvNet-3, 36 classes) trained on renders recognises of {PER_CLASS} class-name samples a class:",
@@ -221,10 +274,4 @@ def write_card(path: Path, settings: Settings, progress: Progress = silent) -> N
         "![Control by words: 7 with the words plain, thin, bold, heavy, backslanted, slanted, narrow, wide, black, "
         "barred, a row each, the same noise](control.png)",
         "",
-        "## Limits",
-        "",
-        "Single characters at 32x32 pixels, in grey. Letters of both cases share a name, since the tokenizer folds case. "
-        "It stands for a real text-to-image model where none can be downloaded; it knows nothing but characters.",
-        "",
     ]
-    (path / "README.md").write_text("\n".join(lines))

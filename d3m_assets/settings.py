@@ -137,8 +137,10 @@ class Settings(BaseSettings):
         description="Part of the train split set aside for choices, by hash of the image.",
     )
     prompts: PromptSettings = Field(default=PromptSettings(), description="How a class is put into words.")
-    inversion: InversionSettings = Field(default=InversionSettings(), description="How embeddings are fitted.")
-    generation: GenerationSettings = Field(default=GenerationSettings(), description="How the synthetic pool is drawn.")
+    inversion: InversionSettings = Field(default=InversionSettings(), description="How embeddings are learned.")
+    generation: GenerationSettings = Field(
+        default=GenerationSettings(), description="How the synthetic pool is generated."
+    )
     students: StudentSettings = Field(default=StudentSettings(), description="How training sets are measured.")
     evaluation: EvaluationSettings = Field(default=EvaluationSettings(), description="Which rows the table has.")
     teacher: TeacherSettings = Field(default=TeacherSettings(), description="Who gives soft labels and features.")

@@ -16,12 +16,11 @@ import os
 import re
 import secrets
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -30,27 +29,36 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from d3m_assets.errors import StoreError
 
 MANIFEST = "manifest.json"
+RECORDS = ".records"
+"""Folder of small results that are kept under the hash of what they were made from, such as trained students."""
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 ABANDONED_AFTER = timedelta(days=1)
 """Age at which a file that no manifest names was left by a killed writer, not by a running one."""
-
-State = Literal["up to date", "missing", "out of date"]
 
 
 @dataclass(frozen=True)
 class ArtefactKey:
     """Name of one artefact: an asset, and the class and budget it is for where the asset has them.
 
+    Attributes:
+        asset: Name of the asset.
+        class_key: Partition key of the class.
+        budget: Name of the budget.
+        replicate: Which of several artefacts that differ by their seed; 0 is the one with the seed of the settings.
+
     Raises:
         StoreError: A part is not 1 to 64 ASCII letters, digits, ``_``, ``-`` and ``.``, starting with a
-            letter or digit.
+            letter or digit, or the replicate is negative.
     """
 
     asset: str
     class_key: str | None = None
     budget: str | None = None
+    replicate: int = 0
 
     def __post_init__(self) -> None:
+        if self.replicate < 0:
+            raise StoreError(f"{self.asset} has no replicate {self.replicate}; they are counted from 0")
         for part in (self.asset, self.class_key, self.budget):
             if part is not None and not SAFE.fullmatch(part):
                 raise StoreError(
@@ -60,20 +68,22 @@ class ArtefactKey:
 
     @property
     def path(self) -> str:
-        """Folder relative to the store, ``asset[/budget=…][/class=…]``: no two keys share one."""
+        """Folder relative to the store, ``asset[/budget=…][/replicate=…][/class=…]``: no two keys share one."""
         budget = f"/budget={self.budget}" if self.budget is not None else ""
-        return f"{self.asset}{budget}" + (f"/class={self.class_key}" if self.class_key is not None else "")
+        replicate = f"/replicate={self.replicate}" if self.replicate else ""
+        return f"{self.asset}{budget}{replicate}" + (f"/class={self.class_key}" if self.class_key is not None else "")
 
     @classmethod
     def from_path(cls, path: str) -> ArtefactKey | None:
         """Undo :attr:`path`; None when ``path`` is no key's."""
-        match = re.fullmatch(r"([^/=]+)(?:/budget=([^/]+))?(?:/class=([^/]+))?", path)
+        match = re.fullmatch(r"([^/=]+)(?:/budget=([^/]+))?(?:/replicate=([1-9]\d*))?(?:/class=([^/]+))?", path)
         if match is None or not all(part is None or SAFE.fullmatch(part) for part in match.groups()):
             return None
-        return cls(match[1], class_key=match[3], budget=match[2])
+        return cls(match[1], class_key=match[4], budget=match[2], replicate=int(match[3] or 0))
 
     def __str__(self) -> str:
         parts = [part for part in (self.class_key, self.budget) if part is not None]
+        parts += [f"replicate {self.replicate}"] if self.replicate else []
         return f"{self.asset} [{', '.join(parts)}]" if parts else self.asset
 
 
@@ -91,11 +101,11 @@ class Spec:
     settings: dict[str, Any]
     code_version: str
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256, in hex, of the canonical JSON (sorted keys, no spaces) of the three attributes."""
         content = {"inputs": self.inputs, "settings": self.settings, "code_version": self.code_version}
-        return hashlib.sha256(_json_bytes(content, "a spec")).hexdigest()
+        return hashlib.sha256(canonical_json(content, "a spec")).hexdigest()
 
 
 class FileRecord(BaseModel):
@@ -134,11 +144,18 @@ class Manifest(BaseModel):
 
 
 @dataclass(frozen=True)
-class Status:
-    """Whether a stored artefact is the wanted one; ``reasons`` is empty exactly when it is."""
+class Stored:
+    """What the store holds of a key, without its data files having been read.
 
-    state: State
-    reasons: list[str]
+    Attributes:
+        manifest: Its commit record; None: it is not stored, or the record is unreadable.
+        unreadable: Why the commit record cannot be read; empty: it can, or there is none.
+        damage: What the listing shows to be wrong with the data files; empty: nothing.
+    """
+
+    manifest: Manifest | None
+    unreadable: str = ""
+    damage: str = ""
 
 
 class Store:
@@ -197,11 +214,11 @@ class Store:
         manifest = Manifest(
             fingerprint=spec.fingerprint,
             inputs=spec.inputs,
-            settings=json.loads(_json_bytes(spec.settings, f"settings of {key}")),
+            settings=json.loads(canonical_json(spec.settings, f"settings of {key}")),
             code_version=spec.code_version,
             files=records,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            metrics=json.loads(_json_bytes(metrics, f"metrics of {key}")),
+            metrics=json.loads(canonical_json(metrics, f"metrics of {key}")),
         )
         content = manifest.model_dump_json(indent=1).encode()
         try:
@@ -261,25 +278,72 @@ class Store:
                 )
             return data
 
-    def intact(self, key: ArtefactKey) -> str | None:
-        """Cheap check without reading data files.
+    def look(self, key: ArtefactKey) -> Stored:
+        """What is stored of ``key``: a cheap look that reads the commit record and lists the data files."""
+        while True:
+            try:
+                manifest = self.manifest(key)
+            except StoreError as error:
+                return Stored(None, unreadable=str(error))
+            if manifest is None:
+                return Stored(None)
+            sizes = {_name(path): size for path, size in self._listing(self._folder(key)).items()}
+            damage = _damage(manifest, sizes)
+            if not damage or self._manifest_or_none(key) == manifest:
+                return Stored(manifest, damage=damage)
+            # A writer replaced the version between our two reads: look again.
 
-        Returns:
-            None when the manifest is there and its files have the right sizes, otherwise the reason in words.
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder of this machine."""
+        return self._local
+
+    def record(self, kind: str, digest: str) -> dict[str, Any] | None:
+        """A small result that was kept under the hash of what it was made from; None: there is none, or it is damaged.
+
+        Args:
+            kind: What it is, for example ``"students"``.
+            digest: SHA-256 in hex.
+
+        Raises:
+            StoreError: The disk or service refuses.
         """
-        found, sizes = self._look(key)
-        return "not stored" if found is None else (found if isinstance(found, str) else _damage(found, sizes))
+        path = self._record_path(kind, digest)
+        try:
+            content = json.loads(self._fs.cat_file(path))
+            value = content["value"]
+            intact = content["sha256"] == hashlib.sha256(canonical_json(value, path)).hexdigest()
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            return None
+        except Exception as error:  # each service raises its own
+            raise StoreError(f"cannot read {self._shown(path)}: {error}") from error
+        return value if intact else None
 
-    def compare(self, key: ArtefactKey, spec: Spec) -> Status:
-        """Say whether ``key`` is stored as ``spec`` wants it, and if not, what changed."""
-        return _status(*self._look(key), spec)
+    def keep_record(self, kind: str, digest: str, value: Mapping[str, Any]) -> None:
+        """Keep a small result for :meth:`record`; NaN and infinity become null.
 
-    def compare_all(self, specs: Mapping[ArtefactKey, Spec]) -> dict[ArtefactKey, Status]:
-        """:meth:`compare` for many keys at once; a remote store is asked about several at a time."""
-        if self._local:  # faster without threads
-            return {key: self.compare(key, spec) for key, spec in specs.items()}
-        with ThreadPoolExecutor(max_workers=16) as pool:
-            return dict(zip(specs, pool.map(self.compare, specs.keys(), specs.values()), strict=True))
+        Raises:
+            StoreError: The value is not JSON, or the disk or service refuses.
+        """
+        path = self._record_path(kind, digest)
+        plain = json.loads(canonical_json(value, f"{kind} {digest}"))
+        content = {"sha256": hashlib.sha256(canonical_json(plain, path)).hexdigest(), "value": plain}
+        try:
+            self._commit(path, json.dumps(content, ensure_ascii=False).encode())
+        except Exception as error:  # each service raises its own
+            raise StoreError(f"cannot write {self._shown(path)}: {error}") from error
+
+    def records(self, kind: str) -> list[str]:
+        """Digests of all kept results of a kind, sorted."""
+        root = f"{self._root}/{RECORDS}/{kind}"
+        self._fs.invalidate_cache(root)
+        return sorted(_name(path).removesuffix(".json") for path in self._fs.find(root) if path.endswith(".json"))
+
+    def drop_record(self, kind: str, digest: str) -> None:
+        """Remove a kept result; nothing happens when there is none."""
+        self._remove(self._record_path(kind, digest))
 
     def keys(self, asset: str) -> list[ArtefactKey]:
         """Stored keys of one asset, sorted by budget, then class."""
@@ -287,7 +351,19 @@ class Store:
         self._fs.invalidate_cache(root)
         paths = [path.removeprefix(self._root + "/") for path in self._fs.find(root)]
         found = [ArtefactKey.from_path(p.removesuffix(f"/{MANIFEST}")) for p in paths if p.endswith(f"/{MANIFEST}")]
-        return sorted((key for key in found if key), key=lambda k: (k.budget or "", k.class_key or ""))
+        return sorted((k for k in found if k), key=lambda k: (k.budget or "", k.replicate, k.class_key or ""))
+
+    def assets(self) -> list[str]:
+        """Names of all assets of which something is stored, sorted."""
+        self._fs.invalidate_cache(self._root)
+        try:
+            entries = self._fs.ls(self._root, detail=True)
+        except FileNotFoundError:
+            return []
+        except Exception as error:  # each service raises its own
+            raise StoreError(f"cannot list {self._shown(self._root)}: {error}") from error
+        names = (_name(entry["name"].rstrip("/")) for entry in entries if entry["type"] == "directory")
+        return sorted(name for name in names if SAFE.fullmatch(name))
 
     def delete(self, key: ArtefactKey) -> None:
         """Remove ``key`` and its files; nothing happens when it is not stored.
@@ -345,6 +421,11 @@ class Store:
     def __getstate__(self) -> dict[str, Any]:
         # A file system holds connections and threads; another process opens its own.
         return {"url": self.url, "_options": self._options}
+
+    def _record_path(self, kind: str, digest: str) -> str:
+        if not SAFE.fullmatch(kind) or not re.fullmatch(r"[0-9a-f]{64}", digest):
+            raise StoreError(f"{kind} {digest} cannot name a kept result")
+        return f"{self._root}/{RECORDS}/{kind}/{digest[:2]}/{digest}.json"
 
     def _folder(self, key: ArtefactKey) -> str:
         return f"{self._root}/{key.path}"
@@ -410,18 +491,6 @@ class Store:
             raise StoreError(f"cannot list {self._shown(folder)}: {error}") from error
         return {entry["name"]: entry["size"] for entry in entries if entry["type"] != "directory"}
 
-    def _look(self, key: ArtefactKey) -> tuple[Manifest | str | None, dict[str, int]]:
-        """Manifest (the reason when unreadable, None when absent) and sizes of the files beside it."""
-        while True:
-            try:
-                manifest = self.manifest(key)
-            except StoreError as error:
-                return str(error), {}
-            sizes = {_name(path): size for path, size in self._listing(self._folder(key)).items()}
-            if manifest is None or not _damage(manifest, sizes) or self._manifest_or_none(key) == manifest:
-                return manifest, sizes
-            # A writer replaced the version between our two reads: look again.
-
     def _sweep(self, folder: str, *, keep: Manifest, replaced: Manifest | None) -> None:
         """Delete the files of the replaced version and those that killed writers left long ago."""
         kept = {MANIFEST, *(record.path for record in keep.files.values())}
@@ -456,62 +525,21 @@ def _name(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-def _damage(manifest: Manifest, sizes: Mapping[str, int]) -> str | None:
+def _damage(manifest: Manifest, sizes: Mapping[str, int]) -> str:
     for name, record in manifest.files.items():
         if record.path not in sizes:
             return f"file {name} missing"
         if sizes[record.path] != record.bytes:
             return f"file {name} has {sizes[record.path]} bytes instead of {record.bytes}"
-    return None
+    return ""
 
 
-def _status(found: Manifest | str | None, sizes: Mapping[str, int], spec: Spec) -> Status:
-    if found is None:
-        return Status("missing", ["not stored"])
-    if isinstance(found, str):
-        return Status("out of date", [found])
-    damage = _damage(found, sizes)
-    reasons = _changes(found, spec) + ([damage] if damage else [])
-    return Status("out of date" if reasons else "up to date", reasons)
+def canonical_json(value: Any, what: str) -> bytes:
+    """A value as JSON with sorted keys and no spaces; NumPy values become numbers and lists, NaN and infinity null.
 
-
-def _changes(stored: Manifest, wanted: Spec) -> list[str]:
-    if stored.fingerprint == wanted.fingerprint:
-        return []
-    reasons = _differences("input", stored.inputs, wanted.inputs, values=False)
-    settings = json.loads(_json_bytes(wanted.settings, "a spec"))
-    reasons += _differences("setting", _flat(stored.settings), _flat(settings), values=True)
-    if stored.code_version != wanted.code_version:
-        reasons.append(f"code version {stored.code_version} -> {wanted.code_version}")
-    return reasons or ["fingerprint changed"]
-
-
-def _differences(kind: str, old: Mapping[str, Any], new: Mapping[str, Any], *, values: bool) -> list[str]:
-    reasons = []
-    for name in sorted(old.keys() | new.keys()):
-        if name not in old or name not in new:
-            reasons.append(f"{kind} {name} {'added' if name in new else 'removed'}")
-        elif old[name] != new[name]:
-            reasons.append(f"{kind} {name} " + (f"{_short(old[name])} -> {_short(new[name])}" if values else "changed"))
-    return reasons
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _json_bytes(value: Any, what: str) -> bytes:
+    Raises:
+        StoreError: ``what`` holds something that JSON cannot say.
+    """
     try:
         return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     except (TypeError, ValueError) as error:

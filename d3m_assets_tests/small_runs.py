@@ -1,6 +1,8 @@
 """Settings that make a whole distillation in seconds, and running it without an orchestrator."""
 
-from d3m_assets.pipeline import ASSETS, Pipeline
+from dataclasses import replace
+
+from d3m_assets.pipeline import Pipeline
 from d3m_assets.settings import load_settings
 
 QUICK = {
@@ -21,12 +23,11 @@ def open_pipeline(tmp_path, folder, **changes):
     return Pipeline(load_settings(dataset=str(folder), home=tmp_path / "home", **(QUICK | changes)))
 
 
-def run(pipeline):
-    """Work through the plan as the launcher does; return the keys that were made."""
-    made = []
-    for asset in ASSETS:
-        pending = [e.key for e in pipeline.plan().pending() if e.key.asset == asset]
-        for outcome in pipeline.materialise(asset, pending):
-            assert outcome.error is None, outcome.error
-            made.append(outcome.key)
-    return made
+def run(pipeline, assets=None):
+    """Work through the plan as the launcher does, or through that of some assets; return the keys that were made."""
+    plan = pipeline.plan()
+    if assets is not None:
+        plan = replace(plan, entries=[entry for entry in plan.entries if entry.key.asset in assets])
+    tally = pipeline.work_through(plan)
+    assert not tally.failed, tally.failed[0].error
+    return tally.made

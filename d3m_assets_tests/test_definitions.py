@@ -7,32 +7,52 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from d3m_assets.assets.graph import GRAPH
 from d3m_assets.definitions import build_definitions
 from d3m_assets.errors import SettingsError
-from d3m_assets.pipeline import ASSETS
 from d3m_assets.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
-GRAPH = """\
+LINEAGE = """\
 class_catalog [] <-
 raw_dataset [class] <- class_catalog
 foundation_model [] <-
 class_prompts [class] <- raw_dataset
 inverted_embeddings [budget|class] <- class_prompts foundation_model raw_dataset
 synthetic_pool [budget|class] <- class_prompts foundation_model inverted_embeddings
-repeated_pools [budget|class] <- class_prompts foundation_model raw_dataset
 distilled_bundle [budget] <- class_prompts foundation_model inverted_embeddings
 teacher_model [] <- raw_dataset
-pool_labels [budget|class] <- repeated_pools synthetic_pool teacher_model
+pool_labels [budget|class] <- synthetic_pool teacher_model
 reference_metrics [budget] <- foundation_model raw_dataset teacher_model
 whole_dataset_metrics [] <- raw_dataset teacher_model
 foundation_metrics [] <- class_prompts foundation_model raw_dataset teacher_model
-student_metrics [budget] <- pool_labels raw_dataset repeated_pools synthetic_pool teacher_model
+student_metrics [budget] <- class_prompts foundation_model inverted_embeddings pool_labels raw_dataset \
+synthetic_pool teacher_model
 pool_audit [budget] <- raw_dataset synthetic_pool
 distillation_report [] <- distilled_bundle foundation_metrics pool_audit pool_labels raw_dataset reference_metrics \
 student_metrics synthetic_pool teacher_model whole_dataset_metrics
 """
+
+PROPERTIES = """\
+class_catalog in dataset: pandas
+raw_dataset in dataset: pandas !every_class_present
+foundation_model in distillation: huggingface pytorch
+class_prompts in distillation: python
+inverted_embeddings in distillation: pytorch device !finite_and_within_budget
+synthetic_pool in distillation: parquet pytorch device !complete_and_of_the_right_classes
+distilled_bundle in distillation: safetensors
+teacher_model in evaluation: pytorch safetensors device !knows_the_classes
+pool_labels in evaluation: parquet pytorch device
+reference_metrics in evaluation: pytorch device
+whole_dataset_metrics in evaluation: pytorch device
+foundation_metrics in evaluation: pytorch device
+student_metrics in evaluation: pytorch device
+pool_audit in evaluation: pytorch scikitlearn device !not_memorised !no_near_duplicates !of_their_class \
+!no_class_collapsed
+distillation_report in evaluation: html !nothing_stale
+"""
+"""What the UI and the queue see of each asset; code versions are in the golden fingerprints."""
 
 
 def partitioned_by(definition: dg.PartitionsDefinition | None) -> str:
@@ -50,23 +70,42 @@ def test_everything_loads() -> None:
 def test_the_graph_is_the_one_that_was_agreed() -> None:
     graph = build_definitions().resolve_asset_graph()
     lines = []
-    for name in ASSETS:
+    for name in GRAPH.names:
         node = graph.get(dg.AssetKey(name))
         above = " ".join(sorted(key.to_user_string() for key in node.parent_keys))
         lines.append(f"{name} [{partitioned_by(node.partitions_def)}] <- {above}".rstrip())
-    assert "\n".join(lines) + "\n" == GRAPH
+    assert "\n".join(lines) + "\n" == LINEAGE
 
 
-def test_every_asset_says_whose_and_what_it_is() -> None:
-    graph = build_definitions().resolve_asset_graph()
-    assert graph.materializable_asset_keys == {dg.AssetKey(name) for name in ASSETS}
-    for name, info in ASSETS.items():
+def test_the_properties_of_each_asset_are_those_that_were_agreed() -> None:
+    definitions = build_definitions()
+    graph = definitions.resolve_asset_graph()
+    checks = [
+        (key.asset_key.to_user_string(), key.name) for c in definitions.asset_checks or () for key in c.check_keys
+    ]
+    lines = []
+    for name in GRAPH.names:
         node = graph.get(dg.AssetKey(name))
-        assert node.owners, name
-        assert node.group_name in {"dataset", "distillation", "evaluation"}, name
-        assert node.description == info.description, name
-        assert node.code_version == info.code_version, name
-        assert node.kinds == set(info.kinds), name
+        words = sorted(node.kinds)
+        words += ["device"] if definitions.resolve_assets_def(name).op.pool == "gpu" else []
+        words += [f"!{check}" for asset, check in checks if asset == name]
+        lines.append(f"{name} in {node.group_name}: {' '.join(words)}")
+    assert "\n".join(lines) + "\n" == PROPERTIES
+    assert graph.materializable_asset_keys == {dg.AssetKey(name) for name in GRAPH.names}
+    assert all(graph.get(dg.AssetKey(name)).owners == ["team:d3m-assets"] for name in GRAPH.names)
+
+
+def test_every_asset_is_described_by_a_sentence() -> None:
+    graph = build_definitions().resolve_asset_graph()
+    for name in GRAPH.names:
+        description = graph.get(dg.AssetKey(name)).description or ""
+        assert description.endswith("."), name
+        assert len(description.split()) >= 5, name
+    shown = graph.get(dg.AssetKey("raw_dataset")).description
+    assert shown == (
+        "The real images of a class: where they are, their hashes, and their split into train, validation and test. "
+        "The images stay where they are."
+    )
 
 
 @pytest.mark.parametrize(("enabled", "status"), [(False, "STOPPED"), (True, "RUNNING")])

@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from d3m_assets.evaluation.methods import BASELINES
+from d3m_assets.evaluation.baselines import BASELINES
 from d3m_assets_tests.datasets.unseen_fonts import write_unseen_fonts
 from d3m_assets_tests.test_cli import d3m, store_of
 
 NAMES = ["4 in print", "A in print", "K in print", "g in print"]
+
+METHODS = [baseline.method for baseline in BASELINES.values()]
 
 
 @pytest.fixture(scope="module")
@@ -37,18 +39,18 @@ FULL = {"D3M_EVALUATION__TABLE": "full", "D3M_TEACHER__STEPS": "80", "D3M_TEACHE
 def test_the_whole_table_and_the_other_commands(fonts, tmp_path):
     home = tmp_path / "home"
     done = d3m(home, "distill", "--dataset", fonts, **FULL)
-    for row in ("D3M", "D3M, fresh samples", *BASELINES.values(), "class-name prompts", "whole train split"):
+    for row in ("D3M", "D3M, fresh samples", *METHODS, "class-name prompts", "whole train split"):
         assert row in done.stdout
     # The renderer draws single characters only, so there is no row of drawn ones.
     assert "rendered characters" not in done.stdout
-    for reference in BASELINES.values():
+    for reference in METHODS:
         assert re.search(f"(than|from) {re.escape(reference)}", done.stdout), reference
 
     status = json.loads(d3m(home, "status", "--dataset", fonts, "--json", **FULL).stdout)
     assert {e["state"] for e in status["entries"]} == {"up to date"}
     rows = pd.DataFrame(json.loads(d3m(home, "metrics", "--dataset", fonts, "--json", **FULL).stdout))
     assert set(rows["n_evaluated"]) == {4 * 8}
-    for baseline in BASELINES.values():
+    for baseline in METHODS:
         sizes = rows[rows["method"] == baseline].groupby("budget")["bytes_per_class"].agg(set).to_dict()
         assert sizes == {"ipc-1": {144}, "ipc-2": {288}}, baseline
     assert set(rows.loc[rows["method"] == "D3M", "n"]) == {2}
@@ -57,7 +59,9 @@ def test_the_whole_table_and_the_other_commands(fonts, tmp_path):
 
     store = store_of(home)
     assert store.name.startswith("printed")
-    for manifest in (store / "pool_audit").rglob("manifest.json"):
+    manifests = sorted((store / "pool_audit").rglob("manifest.json"))
+    assert [m.parent.name for m in manifests] == ["budget=ipc-1", "budget=ipc-2"]
+    for manifest in manifests:
         found = json.loads(manifest.read_text())["metrics"]
         assert found["images"] == 4 * 5
         assert found["memorised"] < 0.2

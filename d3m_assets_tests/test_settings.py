@@ -43,7 +43,7 @@ def test_a_recipe_gives_what_is_not_set_and_what_is_set_wins(monkeypatch):
     Path("d3m.toml").write_text("[students]\nrecipe = 'hard-label'\nbatch_size = 7\n")
     monkeypatch.setenv("D3M_STUDENTS__WEIGHT_DECAY", "0.5")
     found = load_settings(**{"students.learning_rate": 5e-3}).students
-    assert (found.steps, found.optimiser, found.schedule, found.cutmix) == (4000, "sgd", "steps", 1.0)
+    assert (found.steps, found.optimizer, found.schedule, found.cutmix) == (4000, "sgd", "steps", 1.0)
     assert (found.batch_size, found.weight_decay, found.learning_rate) == (7, 0.5, 5e-3)
     assert pickle.loads(pickle.dumps(found)) == found
     # Given as a model, a section still only replaces what was set in it.

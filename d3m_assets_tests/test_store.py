@@ -16,7 +16,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from d3m_assets import store as store_module
 from d3m_assets.errors import StoreError
-from d3m_assets.store import ArtefactKey, Spec, Store
+from d3m_assets.store import ArtefactKey, Spec, Store, Stored
 
 KEY = ArtefactKey("inverted_embeddings", class_key="7", budget="ipc-1")
 SPEC = Spec({"raw_dataset [7]": "aa"}, {"inversion": {"steps": 150}, "seeds": (0, 1)}, "1")
@@ -72,14 +72,14 @@ def folder_of(store: Store, key: ArtefactKey = KEY) -> Path:
 
 def test_write_then_read(store):
     assert store.manifest(KEY) is None
-    assert store.intact(KEY) == "not stored"
+    assert store.look(KEY) == Stored(None)
     written = store.write(KEY, SPEC, {"a.bin": b"one", "b": b""}, {"loss": np.float32(0.5)})
     assert store.manifest(KEY) == written
     assert written.fingerprint == SPEC.fingerprint
     assert written.metrics == {"loss": 0.5}
     assert store.read(KEY, "a.bin") == b"one"
     assert store.read(KEY, "b") == b""
-    assert store.intact(KEY) is None
+    assert store.look(KEY) == Stored(written)
     assert pickle.loads(pickle.dumps(store)).url == store.url
 
 
@@ -114,36 +114,13 @@ def test_keys_and_delete(store):
     assert store.manifest(keys[2]) is None
 
 
-def test_compare_names_what_changed(store):
-    assert store.compare(KEY, SPEC).state == "missing"
-    store.write(KEY, SPEC, {"a.bin": b"one"}, {})
-    same = store.compare(KEY, Spec(SPEC.inputs, {"seeds": [0, 1], "inversion": {"steps": 150}}, "1"))
-    assert (same.state, same.reasons) == ("up to date", [])
-    wanted = Spec({"raw_dataset [7]": "bb", "prompt": "c"}, {"inversion": {"steps": 200, "x": None}}, "2")
-    status = store.compare(KEY, wanted)
-    assert status.state == "out of date"
-    assert status.reasons == [
-        "input prompt added",
-        "input raw_dataset [7] changed",
-        "setting inversion.steps 150 -> 200",
-        "setting inversion.x added",
-        "setting seeds removed",
-        "code version 1 -> 2",
-    ]
-    other = ArtefactKey("inverted_embeddings", class_key="8", budget="ipc-1")
-    assert store.compare_all({KEY: SPEC, other: SPEC}) == {
-        KEY: store.compare(KEY, SPEC),
-        other: store.compare(other, SPEC),
-    }
-
-
 def test_missing_and_shortened_files_are_noticed(store):
     manifest = store.write(KEY, SPEC, {"a.bin": b"one"}, {})
     path = f"{store._folder(KEY)}/{manifest.files['a.bin'].path}"
     store._fs.pipe_file(path, b"on")
-    assert store.intact(KEY) == "file a.bin has 2 bytes instead of 3"
+    assert store.look(KEY) == Stored(manifest, damage="file a.bin has 2 bytes instead of 3")
     store._fs.rm_file(path)
-    assert store.compare(KEY, SPEC).reasons == ["file a.bin missing"]
+    assert store.look(KEY) == Stored(manifest, damage="file a.bin missing")
     with pytest.raises(StoreError, match="is missing; `d3m distill` will rebuild it"):
         store.read(KEY, "a.bin")
 
@@ -163,9 +140,9 @@ def test_damaged_manifest_is_named_and_can_be_rebuilt(local, content):
     file.write_bytes(content)
     with pytest.raises(StoreError, match=f"{file} is damaged"):
         local.manifest(KEY)
-    status = local.compare(KEY, SPEC)
-    assert status.state == "out of date"
-    assert "damaged" in status.reasons[0]
+    found = local.look(KEY)
+    assert (found.manifest, found.damage) == (None, "")
+    assert f"{file} is damaged" in found.unreadable
     assert local.keys(KEY.asset) == [KEY]
     local.write(KEY, SPEC, {"a.bin": b"two"}, {})
     assert local.read(KEY, "a.bin") == b"two"
@@ -217,6 +194,115 @@ def test_keys_in_words_and_paths():
     for key in (KEY, ArtefactKey("a"), ArtefactKey("a", class_key="b"), ArtefactKey("a", budget="b")):
         assert ArtefactKey.from_path(key.path) == key
     assert ArtefactKey.from_path("a/b") is None
+
+
+def test_replicates_have_keys_of_their_own_and_the_first_keeps_the_old_path():
+    second = dataclasses.replace(KEY, replicate=1)
+    assert dataclasses.replace(KEY, replicate=0) == KEY
+    assert str(second) == "inverted_embeddings [7, ipc-1, replicate 1]"
+    assert second.path == "inverted_embeddings/budget=ipc-1/replicate=1/class=7"
+    assert ArtefactKey("a", replicate=12).path == "a/replicate=12"
+    for key in (
+        second,
+        ArtefactKey("a", replicate=12),
+        ArtefactKey("a", "b", replicate=1),
+        ArtefactKey("a", None, "b", 1),
+    ):
+        assert ArtefactKey.from_path(key.path) == key
+    for path in ("a/replicate=0", "a/replicate=01", "a/replicate=-1", "a/class=b/replicate=1", "a/replicate=x"):
+        assert ArtefactKey.from_path(path) is None
+    with pytest.raises(StoreError, match="no replicate -1; they are counted from 0"):
+        ArtefactKey("a", replicate=-1)
+
+
+def test_replicates_are_stored_listed_and_deleted_apart(store):
+    keys = [dataclasses.replace(KEY, class_key=c, replicate=r) for r in (0, 1, 10) for c in ("7", "8")]
+    for number, key in enumerate(reversed(keys)):
+        store.write(key, SPEC, {"a": bytes([number])}, {})
+    assert store.keys(KEY.asset) == keys
+    assert [store.read(key, "a")[0] for key in keys] == [5, 4, 3, 2, 1, 0]
+    store.delete(keys[0])
+    store.delete(keys[3])
+    assert store.keys(KEY.asset) == [keys[1], keys[2], keys[4], keys[5]]
+    assert store.look(keys[0]) == Stored(None)
+
+
+def test_assets_lists_what_is_stored_and_nothing_else(store):
+    assert store.assets() == []
+    store.write(KEY, SPEC, {"a": b"x"}, {})
+    store.write(ArtefactKey("class_catalog"), SPEC, {"a": b"x"}, {})
+    store.keep_record("students", "ab" * 32, {"accuracy": 0.5})
+    assert store.assets() == ["class_catalog", "inverted_embeddings"]
+
+
+def test_records_are_kept_found_and_dropped(store):
+    first, second = "ab" * 32, "cd" * 32
+    assert store.record("students", first) is None
+    assert store.records("students") == []
+    store.drop_record("students", first)
+
+    kept = {"accuracy": np.float32(0.5), "curve": np.array([1.0, np.nan]), "by class": {"ü": 1}}
+    store.keep_record("students", second, kept)
+    store.keep_record("students", first, {"accuracy": 0.25})
+    store.keep_record("teachers", first, {"accuracy": 1})
+    assert store.record("students", second) == {"accuracy": 0.5, "curve": [1.0, None], "by class": {"ü": 1}}
+    assert store.record("teachers", first) == {"accuracy": 1}
+    assert store.records("students") == [first, second]
+
+    store.keep_record("students", first, {"accuracy": 0.75})
+    assert store.record("students", first) == {"accuracy": 0.75}
+    store.drop_record("students", first)
+    assert store.record("students", first) is None
+    assert store.records("students") == [second]
+    assert store.records("teachers") == [first]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:-4],
+        lambda content: b"\xff",
+        lambda content: b"[]",
+        lambda content: b"null",
+        lambda content: b'{"value": {"accuracy": 0.5}}',
+        lambda content: content.replace(b"0.5", b"0.9"),
+    ],
+)
+def test_a_damaged_record_is_none_and_can_be_kept_again(local, damage):
+    digest = "ab" * 32
+    local.keep_record("students", digest, {"accuracy": 0.5})
+    (file,) = Path(local.url).rglob(f"{digest}.json")
+    content = file.read_bytes()
+    assert damage(content) != content
+    file.write_bytes(damage(content))
+    assert local.record("students", digest) is None
+    local.keep_record("students", digest, {"accuracy": 0.5})
+    assert local.record("students", digest) == {"accuracy": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("kind", "digest"), [("..", "ab" * 32), ("a/b", "ab" * 32), ("students", "../x"), ("students", "AB" * 32)]
+)
+def test_records_cannot_leave_their_folder(local, kind, digest):
+    for use in (local.record, local.drop_record, lambda kind, digest: local.keep_record(kind, digest, {})):
+        with pytest.raises(StoreError, match="cannot name a kept result"):
+            use(kind, digest)
+
+
+def test_a_record_that_is_not_json_is_refused(local):
+    with pytest.raises(StoreError, match="cannot be written as JSON"):
+        local.keep_record("students", "ab" * 32, {"student": object()})
+    assert local.records("students") == []
+
+
+def test_a_refused_record_is_a_store_error(local, monkeypatch):
+    def no_space(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", no_space)
+    with pytest.raises(StoreError, match="cannot write .*No space left"):
+        local.keep_record("students", "ab" * 32, {"accuracy": 0.5})
 
 
 def test_fingerprint_depends_on_everything_and_nothing_else():
@@ -276,13 +362,13 @@ def test_remote_refusal_is_a_store_error(store, monkeypatch):
 
 def test_reader_follows_a_version_that_replaces_the_one_it_began_with(local, monkeypatch):
     first = local.write(KEY, SPEC, {"a.bin": b"one"}, {})
-    local.write(KEY, SPEC, {"a.bin": b"two"}, {})
+    second = local.write(KEY, SPEC, {"a.bin": b"two"}, {})
     real = Store.manifest
     answers = iter([first])
     monkeypatch.setattr(Store, "manifest", lambda self, key: next(answers, None) or real(self, key))
     assert local.read(KEY, "a.bin") == b"two"
     answers = iter([first])
-    assert local.compare(KEY, SPEC).state == "up to date"
+    assert local.look(KEY) == Stored(second)
 
 
 WRITER = """
@@ -309,7 +395,8 @@ def check_consistent(store: Store) -> None:
     n, name = manifest.metrics["n"], manifest.code_version
     text = f"{name} {n} ".encode()
     assert (store.read(KEY, "a.bin"), store.read(KEY, "b.bin")) == (text * 40_000, text * 7)
-    assert store.compare(KEY, Spec({}, {"n": n}, name)).state == "up to date"
+    assert manifest.fingerprint == Spec({}, {"n": n}, name).fingerprint
+    assert store.look(KEY) == Stored(manifest)
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.003, 0.011])
@@ -332,7 +419,7 @@ def test_two_writers_of_one_key_and_a_reader(local):
     while any(writer.poll() is None for writer in writers):
         if local.manifest(KEY) is not None:
             local.read(KEY, "b.bin")
-            assert local.intact(KEY) is None
+            assert not local.look(KEY).damage
             reads += 1
         time.sleep(0.005)
     assert [writer.wait() for writer in writers] == [0, 0]

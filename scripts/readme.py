@@ -8,6 +8,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from d3m_assets.assets.context import Context
+from d3m_assets.assets.distillation_report import all_metrics, sample_grids
 from d3m_assets.evaluation.methods import D3M, VARIANTS
 from d3m_assets.evaluation.statistics import (
     ARCHITECTURE_WORDS,
@@ -21,10 +23,9 @@ from d3m_assets.evaluation.statistics import (
 )
 from d3m_assets.pipeline import Pipeline
 from d3m_assets.settings import load_settings
-from d3m_assets.stages.evaluation import all_metrics
-from d3m_assets.stages.report import sample_grids
 from d3m_assets.store import ArtefactKey
 
+REPORT = ArtefactKey("distillation_report")
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- begin: scripts/readme.py -->", "<!-- end -->"
 TILE, PER_CLASS = 34, 2
@@ -34,12 +35,13 @@ COMMAND = "bash scripts/distill --set evaluation.table=full --set students.seeds
 
 def table(pipeline: Pipeline) -> str:
     """Accuracy of every method at every budget, with date and commit; hard labels and the first network only."""
-    every = all_metrics(pipeline)
+    context: Context = pipeline.reading(REPORT)
+    every = all_metrics(context)
     first = parts(every)[0]
     metrics = first.of(every)
     summary = summarize(metrics[~metrics["method"].isin(list(VARIANTS))])
-    budgets = list(pipeline.settings.budgets)
-    columns = [f"{budget}, {pipeline.budget_bytes(budget):,} B" for budget in budgets]
+    budgets = [budget.name for budget in context.budgets]
+    columns = [f"{budget}, {budget.bytes(context.dataset.shape):,} B" for budget in context.budgets]
     comparisons: list[Comparison] = []
     lines = [f"| trained on | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
     for method, rows in summary.groupby("method", sort=False):
@@ -52,12 +54,12 @@ def table(pipeline: Pipeline) -> str:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    report = pipeline.store.manifest(ArtefactKey("distillation_report"))
+    report = pipeline.store.manifest(REPORT)
     students, images = summary["n"].max(), summary["n_evaluated"].max()
     note = (
         f"Accuracy in % on {images} real test images, hard labels, {ARCHITECTURE_WORDS[first.architecture]}, weights of the "
         f"last step, mean of {students} students and 95 % interval, each of a distillation of its own where images are "
-        f"distilled or drawn; `{COMMAND}` of {report.created[:10]}, written at commit {commit.stdout.strip()}. The last rows "
+        f"distilled or generated; `{COMMAND}` of {report.created[:10]}, written at commit {commit.stdout.strip()}. The last rows "
         "have no budget. ▲ D3M is better, ▼ worse, ≈ not distinguishable "
         f"({significance_words(comparisons)})."
     )
@@ -67,9 +69,9 @@ def table(pipeline: Pipeline) -> str:
 
 def picture(pipeline: Pipeline) -> None:
     """Real, class-name and distilled images of every class, side by side."""
-    grids = sample_grids(pipeline)
+    grids = sample_grids(pipeline.reading(REPORT))
     font, left = ImageFont.load_default(13), 150
-    names = list(pipeline.catalog()["class_name"])
+    names = list(pipeline.context.dataset.class_names)
     sheet = Image.new("L", (left + len(names) * PER_CLASS * TILE, len(grids) * TILE), 255)
     draw = ImageDraw.Draw(sheet)
     for row, (title, by_class) in enumerate(grids.items()):

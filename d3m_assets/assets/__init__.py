@@ -1,21 +1,5 @@
-"""The graph, one module a stage. Thin: keys in, library call, metadata out; what a stage does is in the library."""
+"""The graph, one module an asset: everything about an asset stands in its module.
 
-from d3m_assets.assets import (
-    audit,
-    bundle,
-    catalog,
-    foundation,
-    inversion,
-    metrics,
-    pool,
-    prompts,
-    raw,
-    report,
-    teacher,
-)
-from d3m_assets.assets.stage import Stages
-
-MODULES = (catalog, raw, prompts, foundation, inversion, pool, bundle, teacher, metrics, audit, report)
-"""Every module has ``define(stages)``, which returns its assets."""
-
-__all__ = ["MODULES", "Stages"]
+Thin by rule: an asset says what it is made from and what decides about its content, calls the library that knows how to
+make it, and owns the format of its files. ``graph.py`` lists the assets; no algorithm lives here, and nothing of Dagster.
+"""

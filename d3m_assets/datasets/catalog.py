@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from d3m_assets.datasets.names import class_keys, natural, normalised
+from d3m_assets.datasets.names import class_keys, natural, normalized
 from d3m_assets.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def assign_class_ids(class_names: Iterable[str], previous: pd.DataFrame | None =
     import pandas as pd
 
     known = _identities(previous)
-    names = [normalised(name) for name in class_names]
+    names = [normalized(name) for name in class_names]
     keys = class_keys(names, {name: key for name, (_, key) in known.items()})
     next_id = max((class_id for class_id, _ in known.values()), default=-1) + 1
     fresh = sorted((name for name in names if name not in known), key=natural)

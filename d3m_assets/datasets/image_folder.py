@@ -33,7 +33,7 @@ from d3m_assets.datasets.checks import (
     validation_part,
 )
 from d3m_assets.datasets.images import GREY_MODES, decode_image
-from d3m_assets.datasets.names import natural, normalised
+from d3m_assets.datasets.names import natural, normalized
 from d3m_assets.datasets.source import ClassImages, ImageRecord, Scan, Split
 from d3m_assets.errors import DatasetError
 from d3m_assets.progress import Progress, ProgressEvent, silent
@@ -144,7 +144,7 @@ class ImageFolder:
             except Exception as error:  # each service raises its own
                 raise DatasetError(f"cannot list {self.url}/{split}: {error}. Make it readable.") from error
             for folder, images in found:
-                name = normalised(folder)
+                name = normalized(folder)
                 if (split, name) in tree:
                     raise DatasetError(
                         f"{self.url}: {split}/ has two folders that spell {name} differently in Unicode "

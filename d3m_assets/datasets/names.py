@@ -27,7 +27,7 @@ def class_key(class_name: str) -> str:
     Raises:
         DatasetError: The name is empty or not valid Unicode.
     """
-    name = normalised(class_name)
+    name = normalized(class_name)
     return name if _SAFE.fullmatch(name) else _hashed_key(name, 6)
 
 
@@ -37,7 +37,7 @@ def _hashed_key(name: str, digest_length: int) -> str:
     return f"{stem}-{hashlib.sha256(name.encode()).hexdigest()[:digest_length]}"
 
 
-def normalised(class_name: str) -> str:
+def normalized(class_name: str) -> str:
     """The name in Unicode's NFC form: macOS and Linux store the same folder name differently.
 
     Raises:
@@ -69,7 +69,7 @@ def class_keys(class_names: Iterable[str], taken: Mapping[str, str] | None = Non
     """
     keys = dict(taken or {})
     used = set(keys.values())
-    wanted = [normalised(name) for name in class_names]
+    wanted = [normalized(name) for name in class_names]
     if twice := sorted(name for name, count in Counter(wanted).items() if count > 1):
         raise DatasetError(f"classes with the same name up to Unicode spelling: {', '.join(twice)}; merge them")
     for name in sorted(wanted, key=natural):

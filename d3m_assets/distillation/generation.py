@@ -1,8 +1,8 @@
 """Generation: fresh labelled images from prompts, each addressed by (seed, class, index).
 
-Sample k of a class is the same image whatever else is drawn with it: its noise comes from a counter-based stream of its
-own, and samples are computed in chunks of fixed size and position, because a matrix product may round differently in a
-batch of another size.
+Sample k of a class is the same image however many are generated: its noise comes from a stream of its own, and samples
+are computed in chunks of fixed size and position, because a matrix product may round differently in a batch of another
+size.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sample:
-    """Where one image comes from.
+    """Address of one generated image.
 
     Attributes:
         index: Its number within its class.
-        prompt_index: Which of the class's prompts drew it.
+        prompt_index: Which of the class's prompts generated it.
         prompt: That prompt as text.
-        seed: What its noise was seeded with.
+        seed: Name of its noise; see :func:`noise_seed`.
     """
 
     index: int
@@ -52,7 +52,8 @@ class Sample:
     seed: str
 
 
-def _scheduler(config: dict[str, Any], name: str) -> Any:
+def make_scheduler(config: dict[str, Any], name: str) -> Any:
+    """The diffusers scheduler of a sampler, ``name`` as in ``generation.scheduler``, for a model's noise schedule."""
     from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler, UniPCMultistepScheduler
 
     if name == "dpmsolver++":
@@ -64,14 +65,24 @@ def _scheduler(config: dict[str, Any], name: str) -> Any:
 
 
 def noise_seed(seed: int, prompts: ClassPrompts, index: int) -> str:
-    """Name of the noise of sample ``index`` of a class: equal for every budget, so that budgets compare like with like."""
+    """Name of the noise of sample ``index`` of a class; the same for every budget, so that budgets differ by prompts only."""
     return f"{seed}/{prompts.class_name}/{index}"
 
 
 def prompt_states(
     foundation: Foundation, prompts: ClassPrompts, vectors: np.ndarray | None, plan: EmbeddingPlan | None
 ) -> TextStates:
-    """Text states of a class's prompts; without ``vectors`` those of its name."""
+    """Text states of a class's learned prompts; without ``vectors`` that of its class-name prompt.
+
+    Args:
+        foundation: The frozen model.
+        prompts: Of the class.
+        vectors: Stored vectors ``[prompts, vectors, stored_width]``.
+        plan: How they were planned; given with ``vectors``.
+
+    Raises:
+        StageError: The vectors are not this model's.
+    """
     import torch
 
     from d3m_assets.distillation.text import encode, extended_tables, learned_ids, tokenize
@@ -99,24 +110,24 @@ def generate(
     autoencoder: AutoencoderTiny | None = None,
     progress: Progress = silent,
 ) -> tuple[np.ndarray, list[Sample]]:
-    """Draw images of one class.
+    """Generate images of one class.
 
     Args:
         foundation: The frozen model.
         prompts: Of the class.
         settings: Sampler, steps and guidance (Ho and Salimans 2022), the latter on in a part of the noise schedule only
             where the settings say so (Kynkaanniemi et al. 2024, arXiv 2404.07724). A chunk that does not fit into the
-            device's memory is drawn in halves; a sample then agrees with the whole chunk's to rounding.
+            device's memory is generated in halves; a sample then agrees with the whole chunk's to rounding.
         seed: Root of the random streams.
         count: How many images: samples 0 to ``count`` - 1.
-        vectors: Stored vectors ``[prompts, vectors, stored_width]``; None draws from the class-name prompt.
+        vectors: Stored vectors ``[prompts, vectors, stored_width]``; None: images of the class-name prompt.
         plan: How the vectors were planned; given with ``vectors``.
         channels: 1 turns the images grey, as a grey dataset's are.
         autoencoder: Decodes in place of the model's own; what ``settings.tiny_autoencoder`` names is not loaded here.
         progress: Told of every chunk.
 
     Returns:
-        uint8 images ``[count, H, W, channels]`` at the foundation's size, and where each came from.
+        uint8 images ``[count, H, W, channels]`` at the foundation's size, and the address of each.
 
     Raises:
         StageError: A single image does not fit into the device's memory, the vectors are not this model's, or the sampler
@@ -129,82 +140,112 @@ def generate(
     states = prompt_states(foundation, prompts, vectors, plan)
     with torch.inference_mode():
         empty = empty_prompt(foundation)
-    size = foundation.files.image_size // 2 ** (len(foundation.vae.config.block_out_channels) - 1)
-    shape = (foundation.unet.config.in_channels, size, size)
+    sampler = _Sampler(foundation, settings, empty, autoencoder, prompts.class_name)
     images = []
     for begin in range(0, count, settings.batch_size):
-        # The last chunk is drawn whole, too: its size decides how products round.
+        # The last chunk is generated whole, too: its size decides how products round.
         indices = range(begin, begin + settings.batch_size)
         streams = [random_stream(noise_seed(seed, prompts, k)) for k in indices]
-        text = states[[k % len(states) for k in indices]]
-        images.append(_draw(foundation, prompts, shape, streams, text, empty, settings, autoencoder))
+        images.append(sampler.generate_chunk(states[[k % len(states) for k in indices]], streams))
         progress(ProgressEvent("generation", min(begin + settings.batch_size, count), count))
     pixels = torch.cat(images)[:count].permute(0, 2, 3, 1).cpu().numpy()
     if channels == 1:
         pixels = np.round(pixels.astype(np.float32).mean(-1, keepdims=True)).astype(np.uint8)
-    samples = [
-        Sample(
-            k, k % len(states), prompts.by_name() if vectors is None else prompts.learned(k % len(states)),
-            noise_seed(seed, prompts, k),
-        )
-        for k in range(count)
-    ]  # fmt: skip
+    samples = []
+    for k in range(count):
+        prompt = k % len(states)
+        text = prompts.by_name() if vectors is None else prompts.learned(prompt)
+        samples.append(Sample(k, prompt, text, noise_seed(seed, prompts, k)))
     return pixels, samples
 
 
-def _draw(
-    foundation: Foundation, prompts: ClassPrompts, shape: tuple[int, ...], streams: Sequence[torch.Generator],
-    text: TextStates, empty: TextStates, settings: GenerationSettings, autoencoder: AutoencoderTiny | None,
-) -> torch.Tensor:  # fmt: skip
-    """Images of a chunk; in halves where the device's memory is too small for all of it."""
-    import torch
+@dataclass(frozen=True)
+class _Sampler:
+    """Generates chunks of images of one class.
 
-    before = [stream.get_state() for stream in streams]
-    try:
-        return _denoise(foundation, shape, streams, text, empty, settings, autoencoder)
-    except torch.OutOfMemoryError as error:
-        half = len(streams) // 2
-        if not half:
+    Attributes:
+        foundation: The frozen model.
+        settings: Sampler, steps and guidance.
+        empty: Text states of the empty prompt, one row.
+        autoencoder: Decodes in place of the model's own.
+        class_name: For messages.
+    """
+
+    foundation: Foundation
+    settings: GenerationSettings
+    empty: TextStates
+    autoencoder: AutoencoderTiny | None
+    class_name: str
+
+    def generate_chunk(self, text: TextStates, streams: Sequence[torch.Generator]) -> torch.Tensor:
+        """Images of a chunk, in halves where the device's memory is too small for all of it.
+
+        Args:
+            text: Text states of the prompt of each image, N rows.
+            streams: Random stream of each.
+
+        Returns:
+            uint8 ``[N, 3, H, W]``.
+        """
+        import torch
+
+        before = [stream.get_state() for stream in streams]
+        try:
+            return self._decode(self._denoise(text, streams))
+        except torch.OutOfMemoryError as error:
+            half = len(streams) // 2
+            if not half:
+                raise StageError(
+                    f"one image of class {self.class_name} does not fit into the memory of "
+                    f"{self.foundation.device}: {error}"
+                ) from error
+            _log.warning("out of memory: %d images at a time; set generation.batch_size=%d", half, half)
+        for stream, state in zip(streams, before, strict=True):
+            stream.set_state(state)
+        halves = (slice(0, half), slice(half, None))
+        return torch.cat([self.generate_chunk(text[part], streams[part]) for part in halves])
+
+    def _denoise(self, text: TextStates, streams: Sequence[torch.Generator]) -> torch.Tensor:
+        """Clean latents, float ``[N, C, h, w]``."""
+        import torch
+
+        foundation, settings = self.foundation, self.settings
+        scheduler = self._scheduler()
+        low, high = (share * scheduler.config.num_train_timesteps for share in settings.guidance_interval)
+        # Samplers that add noise on the way take that of a sample from the sample's own stream, too.
+        options = {"generator": list(streams)} if settings.scheduler == "lcm" else {}
+        size = foundation.files.image_size // 2 ** (len(foundation.vae.config.block_out_channels) - 1)
+        shape = (foundation.unet.config.in_channels, size, size)
+        with torch.inference_mode():
+            empty_and_text = self.empty[[0] * len(text)].followed_by(text)
+            latents = torch.stack([torch.randn(shape, generator=stream) for stream in streams])
+            latents = latents.to(foundation.device) * scheduler.init_noise_sigma
+            for t in scheduler.timesteps:
+                guided = not math.isclose(settings.guidance_scale, 1.0) and low <= float(t) <= high
+                model_input = scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, t)
+                predicted = foundation.predict(model_input, t, empty_and_text if guided else text)
+                if guided:
+                    unconditional, conditional = predicted.chunk(2)
+                    predicted = unconditional + settings.guidance_scale * (conditional - unconditional)
+                latents = scheduler.step(predicted, t, latents, **options).prev_sample
+        return latents
+
+    def _scheduler(self) -> Any:
+        """A scheduler at its first step."""
+        settings = self.settings
+        scheduler = make_scheduler(self.foundation.scheduler_config, settings.scheduler)
+        try:
+            scheduler.set_timesteps(settings.steps, device=self.foundation.device)
+        except ValueError as error:  # LCM takes no more steps than it was distilled from
             raise StageError(
-                f"one image of class {prompts.class_name} does not fit into the memory of {foundation.device}: {error}"
+                f"generation.scheduler={settings.scheduler} cannot take {settings.steps} steps: {error}"
             ) from error
-        _log.warning("out of memory: %d images at a time; set generation.batch_size=%d", half, half)
-    for stream, state in zip(streams, before, strict=True):
-        stream.set_state(state)
-    parts = [
-        _draw(foundation, prompts, shape, streams[i], text[i], empty, settings, autoencoder)
-        for i in (slice(0, half), slice(half, None))
-    ]
-    return torch.cat(parts)
+        return scheduler
 
+    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """uint8 images ``[N, 3, H, W]`` of latents."""
+        import torch
 
-def _denoise(
-    foundation: Foundation, shape: tuple[int, ...], streams: Sequence[torch.Generator], text: TextStates,
-    empty: TextStates, settings: GenerationSettings, autoencoder: AutoencoderTiny | None,
-) -> torch.Tensor:  # fmt: skip
-    import torch
-
-    scheduler = _scheduler(foundation.scheduler_config, settings.scheduler)
-    try:
-        scheduler.set_timesteps(settings.steps, device=foundation.device)
-    except ValueError as error:  # LCM takes no more steps than it was distilled from
-        raise StageError(
-            f"generation.scheduler={settings.scheduler} cannot take {settings.steps} steps: {error}"
-        ) from error
-    low, high = (share * scheduler.config.num_train_timesteps for share in settings.guidance_interval)
-    # Samplers that add noise on the way draw that of a sample from the sample's own stream, too.
-    options = {"generator": list(streams)} if settings.scheduler == "lcm" else {}
-    with torch.inference_mode():
-        both = empty[[0] * len(text)].followed_by(text)
-        latents = torch.stack([torch.randn(shape, generator=stream) for stream in streams])
-        latents = latents.to(foundation.device) * scheduler.init_noise_sigma
-        for t in scheduler.timesteps:
-            guided = not math.isclose(settings.guidance_scale, 1.0) and low <= float(t) <= high
-            model_input = scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, t)
-            predicted = foundation.predict(model_input, t, both if guided else text)
-            if guided:
-                without, with_text = predicted.chunk(2)
-                predicted = without + settings.guidance_scale * (with_text - without)
-            latents = scheduler.step(predicted, t, latents, **options).prev_sample
-        at_once = settings.decode_batch_size or (None if foundation.device.type == "cpu" else 8)
-        return foundation.decode_latents(latents, at_once, autoencoder)
+        default = None if self.foundation.device.type == "cpu" else 8
+        with torch.inference_mode():
+            return self.foundation.decode_latents(latents, self.settings.decode_batch_size or default, self.autoencoder)

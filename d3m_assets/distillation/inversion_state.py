@@ -10,7 +10,7 @@ import secrets
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,22 +18,20 @@ from d3m_assets.distillation.budgets import EmbeddingPlan
 from d3m_assets.distillation.latents import ImageFiles
 from d3m_assets.distillation.packing import Packing
 from d3m_assets.distillation.prompts import ClassPrompts
-from d3m_assets.distillation.random_streams import random_stream
 from d3m_assets.distillation.vectors import to_stored
 from d3m_assets.foundation.vector_layout import VectorLayout
 
 if TYPE_CHECKING:
     import torch
 
-Draw: TypeAlias = "tuple[torch.Tensor, torch.Tensor, torch.Tensor]"
-"""Latents, noise and timesteps of samples."""
+    from d3m_assets.distillation.settings import InversionSettings
 
 _log = logging.getLogger(__name__)
-_SAMPLES_PER_PROMPT = 4
-"""Least samples of a prompt in a step: with fewer, its gradient is mostly the noise of which timesteps were drawn."""
+_MIN_SAMPLES_PER_PROMPT = 4
+"""With fewer in a step, a prompt's gradient is mostly the noise of which timesteps were sampled."""
 
-_SETTLED = 1e-3
-"""Share of the best loss by which a later one must be lower to count as progress."""
+_MIN_PROGRESS = 1e-3
+"""Share of the lowest loss by which a later one must be lower to count as progress."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +49,13 @@ class InversionTask:
     images: np.ndarray | ImageFiles
     plan: EmbeddingPlan
 
-    def samples(self, in_all: int) -> int:
-        """Samples of each prompt in a step that shall have ``in_all`` of the class."""
-        return max(_SAMPLES_PER_PROMPT, math.ceil(in_all / self.plan.prompts))
+    def samples_per_prompt(self, samples_per_step: int) -> int:
+        """Samples of each prompt in a step of at least ``samples_per_step`` of the class."""
+        return max(_MIN_SAMPLES_PER_PROMPT, math.ceil(samples_per_step / self.plan.prompts))
+
+    def samples(self, samples_per_step: int) -> int:
+        """Samples of the class in such a step."""
+        return self.plan.prompts * self.samples_per_prompt(samples_per_step)
 
 
 @dataclass(frozen=True)
@@ -80,119 +82,145 @@ class InvertedClass:
     packing: Packing | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class ClassState:
-    """A class while it is learned: directions or whole vectors, Adam's moments of each, and the record of its losses."""
+    """A class while it is learned; equal only to itself.
+
+    Attributes:
+        position: Of its task among all.
+        task: What is learned.
+        latents: Of its images, float16 ``[N, C, h, w]``, on the CPU.
+        clusters: For each prompt the positions in ``latents`` that it learns from.
+        token_ids: For each template the token ids of all prompts, int64 ``[E, prompts, L]``; see ``distillation.text``.
+        rows: What is learned, float ``[prompts * vectors, D]``; directions or whole vectors, as the optimizer has it.
+        optimizer_state: Tensors that the optimizer keeps from step to step.
+        best_rows: The rows of the lowest loss on the fixed batch.
+        layout: Of a row over the model's text encoders.
+        state_file: Where the state is kept; None: nowhere.
+        step: Steps taken.
+        best_step: Step of ``best_rows``.
+        evaluations_without_progress: On the fixed batch, since the last that lowered the loss notably.
+        losses: Loss on the fixed batch as ``(step, loss)``.
+    """
 
     position: int
     task: InversionTask
     latents: torch.Tensor
-    owner: list[np.ndarray]
-    ids: list[torch.Tensor]
+    clusters: list[np.ndarray]
+    token_ids: list[torch.Tensor]
     rows: torch.Tensor
-    first: torch.Tensor
-    second: torch.Tensor
-    best: torch.Tensor
+    optimizer_state: dict[str, torch.Tensor]
+    best_rows: torch.Tensor
     layout: VectorLayout
-    file: Path | None
+    state_file: Path | None
     step: int = 0
     best_step: int = 0
-    checks_without_progress: int = 0
+    evaluations_without_progress: int = 0
     losses: list[tuple[int, float]] = field(default_factory=list)
 
     @property
-    def prompts(self) -> int:
+    def prompt_count(self) -> int:
         """Learned prompts of the class."""
         return self.task.plan.prompts
 
-    def samples(self, in_all: int) -> int:
-        """Samples of each prompt."""
-        return self.task.samples(in_all)
+    def samples_per_prompt(self, samples_per_step: int) -> int:
+        """Samples of each prompt in a step; see :meth:`InversionTask.samples_per_prompt`."""
+        return self.task.samples_per_prompt(samples_per_step)
 
-    def draw(self, seed: int, name: object, samples: int, steps_of_noise: int, power: float = 1.0) -> Draw:
-        """Latents, noise and timesteps of ``samples`` samples for each prompt.
+    def at_evaluation(self, settings: InversionSettings) -> bool:
+        """Whether the fixed batch is evaluated at this step."""
+        return self.step % settings.check_every == 0 or self.step >= settings.steps
 
-        Args:
-            seed: Root of the random streams.
-            name: Of this draw's own stream.
-            samples: Of each prompt.
-            steps_of_noise: Timesteps of the noise schedule.
-            power: Timesteps are drawn as ``steps_of_noise * u ** power`` with uniform u: below 1 the noisy ones more often.
-        """
-        import torch
-
-        generator = random_stream(seed, self.task.prompts.class_key, name)
-        chosen, times = [], []
-        for images in self.owner:
-            pick = torch.randint(0, len(images), (samples,), generator=generator)
-            chosen.append(torch.from_numpy(images)[pick])
-            # Stratified: the loss depends far more on the timestep than on anything else.
-            stratum = (torch.arange(samples) + torch.rand(samples, generator=generator)) / samples
-            times.append((stratum**power * steps_of_noise).long().clamp(max=steps_of_noise - 1))
-        clean = self.latents[torch.cat(chosen)].float()
-        return clean, torch.randn(clean.shape, generator=generator), torch.cat(times)
+    @property
+    def evaluated(self) -> bool:
+        """Whether the loss on the fixed batch is known at this step."""
+        return bool(self.losses) and self.losses[-1][0] == self.step
 
     def record(self, loss: float) -> None:
-        """Note the loss on fixed inputs at this step."""
+        """Note the loss on the fixed batch at this step."""
         lowest = min((known for _, known in self.losses), default=math.inf)
         self.losses.append((self.step, loss))
-        self.checks_without_progress = 0 if loss < lowest * (1 - _SETTLED) else self.checks_without_progress + 1
+        progress = loss < lowest * (1 - _MIN_PROGRESS)
+        self.evaluations_without_progress = 0 if progress else self.evaluations_without_progress + 1
         if loss < lowest:
-            self.best, self.best_step = self.rows.clone(), self.step
+            self.best_rows, self.best_step = self.rows.clone(), self.step
+
+    def stop_reason(self, settings: InversionSettings) -> str | None:
+        """Why the class is finished at this step, "loss settled" or "step limit"; None if it is not."""
+        if not self.at_evaluation(settings):
+            return None
+        if settings.patience is not None and self.evaluations_without_progress >= settings.patience:
+            return "loss settled"
+        return "step limit" if self.step >= settings.steps else None
 
     def save(self) -> None:
-        """Keep what is needed to go on after a stop: rows, moments and counters."""
+        """Keep what is needed to go on after a stop: rows, the optimizer's state and counters."""
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
-        if self.file is None:
+        if self.state_file is None:
             return
-        tensors = {n: getattr(self, n).detach().cpu().clone() for n in ("rows", "first", "second", "best")}
-        counters = {"step": self.step, "best_step": self.best_step, "losses": self.losses,
-                    "checks_without_progress": self.checks_without_progress}  # fmt: skip
+        tensors = {name: tensor.detach().cpu().clone() for name, tensor in self._tensors().items()}
+        counters = {
+            "step": self.step,
+            "best_step": self.best_step,
+            "losses": self.losses,
+            "evaluations_without_progress": self.evaluations_without_progress,
+        }
         # Two budgets that buy the same vectors may be at work on the same file.
-        part = self.file.with_suffix(f".{secrets.token_hex(4)}.part")
+        part = self.state_file.with_suffix(f".{secrets.token_hex(4)}.part")
         try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self.state_file.parent.mkdir(parents=True, exist_ok=True)
             save_file(tensors, part, metadata={"state": json.dumps(counters), "sha256": _digest(tensors)})
-            part.replace(self.file)
+            part.replace(self.state_file)
         except (OSError, SafetensorError) as error:
-            _log.warning("the state of class %s cannot be kept in %s: %s", self.task.prompts.class_name,
-                         self.file.parent, error)  # fmt: skip
+            name, folder = self.task.prompts.class_name, self.state_file.parent
+            _log.warning("the state of class %s cannot be kept in %s: %s", name, folder, error)
 
     def restore(self) -> None:
-        """Go on from :meth:`save`, if there is something; a damaged file is passed over."""
+        """Go on from :meth:`save`, if there is something.
+
+        A file that is damaged, or that another version of this code laid out otherwise, is passed over: the class begins
+        anew.
+        """
         from safetensors import SafetensorError, safe_open
 
-        if self.file is None or not self.file.exists():
+        if self.state_file is None or not self.state_file.exists():
             return
+        name = self.task.prompts.class_name
         try:
-            with safe_open(self.file, "pt") as stored:
-                metadata = stored.metadata()
-                found = {n: stored.get_tensor(n) for n in ("rows", "first", "second", "best")}
-            if _digest(found) != metadata["sha256"]:
+            with safe_open(self.state_file, "pt") as stored:
+                metadata, names = stored.metadata(), stored.keys()
+                tensors = {key: stored.get_tensor(key) for key in names}
+            if tensors.keys() != self._tensors().keys():
+                _log.info("the state of class %s in %s is another version's; it begins anew", name, self.state_file)
+                return
+            if _digest(tensors) != metadata["sha256"]:
                 raise ValueError("wrong hash")
             counters = json.loads(metadata["state"])
-            found = {n: tensor.to(self.rows) for n, tensor in found.items()}
+            tensors = {key: tensor.to(self.rows) for key, tensor in tensors.items()}
             losses = [(int(step), float(loss)) for step, loss in counters["losses"]]
             step, best_step = int(counters["step"]), int(counters["best_step"])
-            checks = int(counters["checks_without_progress"])
+            without_progress = int(counters["evaluations_without_progress"])
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-            _log.warning("the state of class %s in %s is damaged (%s); it begins anew",
-                         self.task.prompts.class_name, self.file, error)  # fmt: skip
+            _log.warning("the state of class %s in %s is damaged (%s); it begins anew", name, self.state_file, error)
             return
-        self.rows, self.first, self.second, self.best = (found[n] for n in ("rows", "first", "second", "best"))
-        self.step, self.best_step, self.losses, self.checks_without_progress = step, best_step, losses, checks
+        self.rows, self.best_rows = tensors.pop("rows"), tensors.pop("best_rows")
+        self.optimizer_state = tensors
+        self.step, self.best_step, self.losses = step, best_step, losses
+        self.evaluations_without_progress = without_progress
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return {"rows": self.rows, "best_rows": self.best_rows, **self.optimizer_state}
 
     def result(self, reason: str) -> InvertedClass:
-        """The best rows, as stored."""
+        """The best rows, as stored; the state is kept until the caller has stored them."""
         self.save()
         plan = self.task.plan
-        rows = self.best.cpu().view(plan.prompts, plan.vectors, -1).numpy()
-        sizes = [len(images) for images in self.owner]
-        return InvertedClass(
-            to_stored(rows, plan, self.layout.widths), self.losses, sizes, self.best_step, reason, self.file
-        )
+        rows = self.best_rows.cpu().view(plan.prompts, plan.vectors, -1).numpy()
+        vectors = to_stored(rows, plan, self.layout.widths)
+        sizes = [len(cluster) for cluster in self.clusters]
+        return InvertedClass(vectors, self.losses, sizes, self.best_step, reason, self.state_file)
 
 
 def _digest(tensors: dict[str, torch.Tensor]) -> str:

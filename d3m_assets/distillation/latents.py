@@ -24,8 +24,8 @@ _log = logging.getLogger(__name__)
 CODE_VERSION = "1"
 """Raised whenever a change here, or in how images are loaded, changes the latents of an image."""
 
-_LEFT_AFTER = 86_400.0
-"""Age in seconds at which a half-written file was left by a killed process."""
+_ABANDONED_AFTER = 86_400.0
+"""Age in seconds of a half-written file beyond which its process must have been killed."""
 
 
 def encode(foundation: Foundation, images: np.ndarray) -> np.ndarray:
@@ -50,7 +50,7 @@ def encode(foundation: Foundation, images: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """The images of a class, not read yet.
+    """The images of a class as files, to be read when its turn comes.
 
     Attributes:
         uris: Local paths or fsspec URLs.
@@ -96,22 +96,30 @@ class LatentCache:
             DatasetError: An image cannot be read.
         """
         size = foundation.files.image_size
-        named = [CODE_VERSION, foundation.files.fingerprint, str(foundation.vae.dtype), foundation.device.type, str(size),
-                 str(files.channels), str(files.flip), *files.sha256]  # fmt: skip
-        path = self.folder / f"{hashlib.sha256(' '.join(named).encode()).hexdigest()[:32]}.safetensors"
-        found = self._read(path) if self.max_bytes else None
-        if found is None:
-            found = encode(foundation, files.load(size))
-            self._write(path, found)
-        return found
+        inputs = [
+            CODE_VERSION,
+            foundation.files.fingerprint,
+            str(foundation.vae.dtype),
+            foundation.device.type,
+            str(size),
+            str(files.channels),
+            str(files.flip),
+            *files.sha256,
+        ]
+        path = self.folder / f"{hashlib.sha256(' '.join(inputs).encode()).hexdigest()[:32]}.safetensors"
+        latents = self._read(path) if self.max_bytes else None
+        if latents is None:
+            latents = encode(foundation, files.load(size))
+            self._write(path, latents)
+        return latents
 
     def _read(self, path: Path) -> np.ndarray | None:
         from safetensors import SafetensorError, safe_open
 
         try:
             with safe_open(path, "np") as stored:
-                latents, wanted = stored.get_tensor("latents"), (stored.metadata() or {}).get("sha256")
-            if _digest(latents) == wanted:
+                latents, expected = stored.get_tensor("latents"), (stored.metadata() or {}).get("sha256")
+            if _digest(latents) == expected:
                 with contextlib.suppress(OSError):
                     os.utime(path)
                 return latents
@@ -150,7 +158,7 @@ class LatentCache:
             with contextlib.suppress(OSError):  # another process made room
                 sizes[file] = file.stat()
         for file in [f for f in sizes if f.suffix == ".part"]:
-            if time.time() - sizes.pop(file).st_mtime > _LEFT_AFTER:
+            if time.time() - sizes.pop(file).st_mtime > _ABANDONED_AFTER:
                 _remove(file)
         total = sum(s.st_size for s in sizes.values())
         for file in sorted(sizes, key=lambda f: sizes[f].st_mtime_ns):

@@ -1,4 +1,4 @@
-"""How many classes are learned together: as many as the device's memory holds, measured and not guessed."""
+"""How many classes share a batch: as many as the device's memory holds, measured and not guessed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 MOST_CLASSES = 64
 """Beyond this a GPU gains nothing, but the latents of every class of a batch are held in the computer's memory."""
 UNMEASURED_CLASSES = 32
-"""Where memory cannot be measured; too many is found out by running out of it."""
+"""Classes of a batch where memory cannot be measured; if they are too many, the batch is halved as memory runs out."""
 _SHARE = 0.85
-"""Part of the free memory to fill: the rest is for what the allocator cannot join and other steps need."""
+"""Part of the free memory to fill; the rest is for fragmentation and for larger steps."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class StepMemory:
     """Memory of one step, in bytes.
 
     Attributes:
-        taken: The most that the step held beyond what was there before it.
-        free: What a step could have had, before it began.
+        taken: Peak of the step, less what was allocated before it.
+        free: Available to the step when it began.
     """
 
     taken: int
@@ -52,15 +52,15 @@ class CudaMemory:
         self._before = self._free = 0
 
     def begin(self) -> None:
-        """A step begins: what is there now is not its own."""
+        """A step begins: what is allocated now is not counted."""
         import torch
 
         torch.cuda.synchronize(self._device)
         torch.cuda.reset_peak_memory_stats(self._device)
         self._before = torch.cuda.memory_allocated(self._device)
-        # What PyTorch keeps for itself without using it is free for a step, too.
-        kept = torch.cuda.memory_reserved(self._device) - self._before
-        self._free = torch.cuda.mem_get_info(self._device)[0] + kept
+        # What PyTorch has reserved but not allocated is free for a step, too.
+        unused = torch.cuda.memory_reserved(self._device) - self._before
+        self._free = torch.cuda.mem_get_info(self._device)[0] + unused
 
     def end(self) -> StepMemory:
         """It has ended."""
@@ -72,7 +72,7 @@ class CudaMemory:
 def samples_that_fit(taken: int, samples: int, free: int, share: float = _SHARE) -> int:
     """Most samples of a step, from the memory of a smaller one.
 
-    Memory grows no faster than the samples: what a step takes at any size is counted as if it grew, too.
+    Memory is taken as proportional to samples, which overestimates it by the part that does not grow.
 
     Args:
         taken: Bytes of a step.
@@ -88,7 +88,7 @@ def samples_that_fit(taken: int, samples: int, free: int, share: float = _SHARE)
 
 @dataclass
 class Packing:
-    """The size of a batch of classes.
+    """Limits of a batch of classes.
 
     Attributes:
         classes: Most classes.
@@ -114,7 +114,7 @@ class Packing:
         return len(samples) < self.classes and (self.samples is None or sum(samples) + more <= self.samples)
 
     def learn(self, step: StepMemory, samples: int) -> bool:
-        """Choose the size by a step of ``samples`` samples; whether it was the largest so far, and so was looked at."""
+        """Choose the size by a step of ``samples`` samples, if it is the largest so far; returns whether it is."""
         if self.samples is None or samples <= self.measured:
             return False
         self.measured, self.bytes_per_sample = samples, -(-step.taken // samples)
@@ -122,6 +122,6 @@ class Packing:
         return True
 
     def halve(self, classes: int) -> int:
-        """Memory was too small for ``classes`` classes: how many of them go on, now and later."""
+        """Memory was too small for ``classes`` classes; returns the new limit."""
         self.classes = max(1, classes // 2)
         return self.classes

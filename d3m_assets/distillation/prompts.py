@@ -1,4 +1,4 @@
-"""Prompts: how a class is put into words, and the placeholder tokens that stand for what is learned."""
+"""Prompts of a class, and the placeholder tokens that stand for its learned vectors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def placeholder_token(class_id: int, prompt: int) -> str:
 
 @dataclass(frozen=True)
 class ClassPrompts:
-    """What a class is called in prompts.
+    """Names and templates of a class's prompts.
 
     Attributes:
         class_id: The class.
@@ -52,18 +52,24 @@ class ClassPrompts:
 
     @classmethod
     def of(
-        cls, class_id: int, class_key: str, class_name: str, *, templates: tuple[str, ...], initializer: str | None,
+        cls,
+        class_id: int,
+        class_key: str,
+        class_name: str,
+        *,
+        templates: tuple[str, ...],
+        initializer: str | None,
         keep_class_name: bool,
-    ) -> ClassPrompts:  # fmt: skip
-        """Prompts of a class by the rules of the settings."""
+    ) -> ClassPrompts:
+        """Prompts of a class under the settings; without ``initializer`` vectors start from the class's name."""
         display = " ".join(class_name.replace("_", " ").split()) or class_name
         return cls(class_id, class_key, class_name, display, initializer or display, templates, keep_class_name)
 
     def starts(self, vectors: int) -> list[str]:
-        """The words that each of a prompt's vectors starts from.
+        """The text that each of a prompt's vectors starts from.
 
-        The words of an initializer are dealt out in turn: with more vectors than words they come again, with fewer a
-        vector gets several. The class's own name is given to all vectors whole.
+        The words of an initializer are assigned to the vectors in turn: with more vectors than words they repeat, with
+        fewer a vector gets several. The class's own name is not split: every vector starts from all of it.
         """
         words = self.initializer.split()
         if self.initializer == self.display_name or len(words) < 2:
@@ -71,7 +77,7 @@ class ClassPrompts:
         return [" ".join(words[v::vectors]) if v < len(words) else words[v % len(words)] for v in range(vectors)]
 
     def by_name(self, template: int = 0) -> str:
-        """The class-name prompt: no learned vector."""
+        """The class-name prompt, without learned vectors."""
         return self.templates[template % len(self.templates)].format(self.display_name)
 
     def learned(self, prompt: int, template: int = 0) -> str:
@@ -82,7 +88,7 @@ class ClassPrompts:
         return self.templates[template % len(self.templates)].format(subject)
 
     def to_json(self) -> dict[str, Any]:
-        """As stored."""
+        """JSON values, as stored."""
         return asdict(self)
 
     @classmethod

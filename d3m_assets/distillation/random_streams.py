@@ -1,4 +1,4 @@
-"""Random numbers by name: what is drawn for one thing never depends on what else is drawn."""
+"""Named random streams: the numbers of one stream never depend on which others are used, or in what order."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class PromptSettings(Section):
 class InversionSettings(Section):
     """How the embeddings of a class are fitted to its images."""
 
-    steps: Positive = Field(default=150, description="Optimiser steps.")
+    steps: Positive = Field(default=150, description="Optimizer steps.")
     samples_per_step: Positive = Field(
         default=16, description="Noised training images of each class in one step, at least 4 for each prompt."
     )
@@ -73,13 +73,16 @@ class InversionSettings(Section):
         default=None,
         description="Most classes inverted together; none: 1 on a CPU, on a GPU as many as fit into its memory.",
     )
-    check_every: Positive = Field(default=10, description="Steps between two looks at the loss on fixed inputs.")
+    check_every: Positive = Field(default=10, description="Steps between two evaluations of the loss on fixed inputs.")
     patience: Positive | None = Field(
-        default=None, description="Looks without progress after which a class is finished early; none: all its steps."
+        default=None,
+        description="Evaluations without progress after which a class is finished early; none: all its steps.",
     )
     flip: bool = Field(default=False, description="Also learn from mirrored images; wrong for digits and letters.")
     timestep_power: float = Field(
-        default=1.0, gt=0, description="Timesteps are drawn as T u^power, u uniform: below 1 the noisy ones more often."
+        default=1.0,
+        gt=0,
+        description="Timesteps are sampled as T u^power, u uniform: below 1 the noisy ones more often.",
     )
     snr_gamma: float | None = Field(default=None, gt=0, description="Cap of min-SNR loss weights; none: no weights.")
     max_prompts: Annotated[int, Field(ge=1, le=676)] = Field(
@@ -93,14 +96,14 @@ class InversionSettings(Section):
             self.__dict__["learning_rate"] = 2e-3
         return self
 
-    def learning(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
         """What decides about vectors, as JSON values; how many classes share a batch does not."""
         left_out = {"classes_per_batch"} | ({"directional"} if self.directional else set())
         return self.model_dump(mode="json", exclude=left_out)
 
 
 class GenerationSettings(Section):
-    """How the synthetic pool is drawn from the embeddings."""
+    """How the synthetic pool is generated from the embeddings."""
 
     images_per_class: Positive = Field(default=100, description="Images regenerated for each class and budget.")
     steps: Positive = Field(default=10, description="Denoising steps of one image.")
@@ -124,6 +127,6 @@ class GenerationSettings(Section):
         description="Folder of a diffusers AutoencoderTiny (TAESD) that decodes in place of the model's own autoencoder.",
     )
 
-    def drawing(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
         """What decides about images, as JSON values; the tiny autoencoder is known by its content, not by its place."""
         return self.model_dump(mode="json", exclude={"tiny_autoencoder"})

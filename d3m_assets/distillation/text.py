@@ -1,4 +1,4 @@
-"""Prompts to text states, with rows of our own behind the token tables.
+"""Prompts to text states, with learned rows behind the token tables.
 
 Token ids of prompts are int64 ``[E, N, L]``: E text encoders, N prompts, L tokens. A negative id -1 - r stands for
 learned row r.
@@ -32,7 +32,7 @@ class LearnedRows:
         self._layout, self._tables = foundation.layout, tables
 
     def set(self, rows: torch.Tensor | None) -> None:
-        """Use float rows ``[R, D]``, at the norms they shall have; None: no rows."""
+        """Use float rows ``[R, D]``, at the norms that the text encoders shall see; None: no rows."""
         for i, table in enumerate(self._tables):
             table.rows = None if rows is None else self._layout.split(rows)[i]
 
@@ -60,16 +60,16 @@ def tokenize(foundation: Foundation, prompts: Sequence[str]) -> torch.Tensor:
 
     ids = []
     for encoder in foundation.text_encoders:
-        tokenizer = encoder.tokenizer
-        ids.append(tokenizer(list(prompts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True,
-                             return_tensors="pt").input_ids)  # fmt: skip
+        length = encoder.tokenizer.model_max_length
+        tokens = encoder.tokenizer(
+            list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        )
+        ids.append(tokens.input_ids)
     return torch.stack(ids).to(foundation.device)
 
 
-def learned_ids(
-    foundation: Foundation, prompts: ClassPrompts, count: int, vectors: int, template: int, first_row: int = 0
-) -> torch.Tensor:
-    """Token ids of a class's learned prompts.
+def learned_ids(foundation: Foundation, prompts: ClassPrompts, count: int, vectors: int, template: int) -> torch.Tensor:
+    """Token ids of a class's learned prompts, whose vectors are the rows from 0, prompt by prompt.
 
     The tokenizers are left as they are: the placeholder is cut out of the text and its rows are put in, so that
     thousands of classes cost nothing and nothing can be merged, folded or truncated silently.
@@ -80,7 +80,6 @@ def learned_ids(
         count: Learned prompts of the class.
         vectors: Vectors of each.
         template: Which template.
-        first_row: Row of the first vector.
 
     Returns:
         int64 ``[E, count, L]``.
@@ -90,17 +89,17 @@ def learned_ids(
     """
     import torch
 
-    lines = [
-        [_learned_line(encoder, prompts, prompt, first_row + prompt * vectors, vectors, template)
-         for prompt in range(count)]
+    ids = [
+        [_learned_prompt_ids(encoder, prompts, prompt, vectors, template) for prompt in range(count)]
         for encoder in foundation.text_encoders
-    ]  # fmt: skip
-    return torch.tensor(lines, device=foundation.device)
+    ]
+    return torch.tensor(ids, device=foundation.device)
 
 
-def _learned_line(
-    encoder: TextEncoder, prompts: ClassPrompts, prompt: int, first_row: int, vectors: int, template: int
+def _learned_prompt_ids(
+    encoder: TextEncoder, prompts: ClassPrompts, prompt: int, vectors: int, template: int
 ) -> list[int]:
+    """Token ids ``[L]`` of one learned prompt for one text encoder."""
     tokenizer = encoder.tokenizer
     length = tokenizer.model_max_length
     before, after = prompts.learned(prompt, template).split(placeholder_token(prompts.class_id, prompt))
@@ -110,9 +109,9 @@ def _learned_line(
             f"class {prompts.class_name}: {vectors} vectors do not fit into the {length} tokens of the text encoder "
             f"beside the template {prompts.templates[template]!r}; shorten it or lower inversion.vectors_per_prompt"
         )
-    rows = [-1 - first_row - v for v in range(vectors)]
-    line = [tokenizer.bos_token_id, *words[0], *rows, *words[1]][: length - 1] + [tokenizer.eos_token_id]
-    return line + [tokenizer.pad_token_id] * (length - len(line))
+    rows = [-1 - prompt * vectors - v for v in range(vectors)]
+    ids = [tokenizer.bos_token_id, *words[0], *rows, *words[1]][: length - 1] + [tokenizer.eos_token_id]
+    return ids + [tokenizer.pad_token_id] * (length - len(ids))
 
 
 def encode(foundation: Foundation, ids: torch.Tensor) -> TextStates:
@@ -126,19 +125,20 @@ def encode(foundation: Foundation, ids: torch.Tensor) -> TextStates:
 
     xl = len(foundation.text_encoders) > 1
     states, pooled = [], None
-    for encoder, own in zip(foundation.text_encoders, ids, strict=True):
-        shifted = torch.where(own < 0, len(encoder.table) - 1 - own, own)
-        found = encoder.model(shifted, output_hidden_states=xl)
+    for encoder, encoder_ids in zip(foundation.text_encoders, ids, strict=True):
+        # Learned rows stand behind the token table.
+        table_rows = torch.where(encoder_ids < 0, len(encoder.table) - 1 - encoder_ids, encoder_ids)
+        output = encoder.model(table_rows, output_hidden_states=xl)
         if not xl:
-            return TextStates(found.last_hidden_state)
-        states.append(found.hidden_states[-2])
-        end = (own == encoder.tokenizer.eos_token_id).int().argmax(-1)
-        pooled = found.last_hidden_state[torch.arange(len(own), device=end.device), end]
+            return TextStates(output.last_hidden_state)
+        states.append(output.hidden_states[-2])
+        end = (encoder_ids == encoder.tokenizer.eos_token_id).int().argmax(-1)
+        pooled = output.last_hidden_state[torch.arange(len(encoder_ids), device=end.device), end]
     return TextStates(torch.cat(states, -1), foundation.text_encoders[-1].model.text_projection(pooled))
 
 
 def empty_prompt(foundation: Foundation) -> TextStates:
-    """What the U-Net is told when there is no prompt, for classifier-free guidance: one row."""
+    """Text states of the empty prompt, the unconditional half of classifier-free guidance: one row."""
     import torch
 
     empty = encode(foundation, tokenize(foundation, [""]))

@@ -1,7 +1,7 @@
 """How learned vectors are stored: as directions, in int8 or float16.
 
-Their norm is that of the model's token table, or lies behind the directions: a float16 for each text encoder, as two
-numbers of int8 or one of float16.
+Their norm is that of the model's token table, or is stored after the directions: a float16 for each text encoder, which
+takes the place of two int8 numbers or of one float16.
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ def _parts(rows: np.ndarray, widths: tuple[int, ...]) -> list[np.ndarray]:
 
 
 def to_stored(rows: np.ndarray, plan: EmbeddingPlan, widths: tuple[int, ...]) -> np.ndarray:
-    """Float ``[prompts, vectors, D]`` rows, whose parts have these widths, in the plan's storage type.
+    """Convert rows to the plan's storage type.
+
+    Args:
+        rows: Float ``[prompts, vectors, D]``.
+        plan: Storage type, and whether norms are stored.
+        widths: Of the parts of D, one for each text encoder.
 
     Returns:
         int8 or float16 ``[prompts, vectors, D]``, or, where the plan has norms, ``[prompts, vectors, stored_width]``.
@@ -46,8 +51,8 @@ def from_stored(vectors: np.ndarray, layout: VectorLayout) -> np.ndarray:
     Raises:
         StageError: A vector is zero or not finite, or of another width.
     """
-    width, behind = sum(layout.widths), len(layout.widths) * _NORM.itemsize // vectors.itemsize
-    if vectors.shape[-1] not in (width, width + behind):
+    width, norm_width = sum(layout.widths), len(layout.widths) * _NORM.itemsize // vectors.itemsize
+    if vectors.shape[-1] not in (width, width + norm_width):
         raise StageError(
             f"embedding vectors of {vectors.shape[-1]} numbers do not fit this foundation model, which takes "
             f"{' + '.join(map(str, layout.widths))}; use the model that they were learned with"
@@ -59,12 +64,7 @@ def from_stored(vectors: np.ndarray, layout: VectorLayout) -> np.ndarray:
     directions = vectors[..., :width].astype(np.float32)
     for k, part in enumerate(_parts(directions, layout.widths)):
         length, norm = np.linalg.norm(part, axis=-1, keepdims=True), norms[..., k, None]
-        if (
-            not np.isfinite(length).all()
-            or not (length > 0).all()
-            or not np.isfinite(norm).all()
-            or not (norm > 0).all()
-        ):
+        if not all(np.isfinite(values).all() and (values > 0).all() for values in (length, norm)):
             raise StageError("an embedding vector is zero or not finite; delete its artefact and run `d3m distill`")
         rows.append(part / length * norm)
     return np.concatenate(rows, axis=-1)

@@ -1,4 +1,4 @@
-"""Networks of students, and of what looks at images for the audit: from an architecture's name to a module.
+"""Networks of students and of the audit's features: from an architecture's name to a module.
 
 All take float ``[N, channels, side, side]`` in 0..1 and give logits ``[N, K]``, with sides from 8 to 64 px in mind.
 """
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from d3m_assets.compute.devices import one_thread
 from d3m_assets.errors import StageError
-from d3m_assets.workers import one_thread
 
 if TYPE_CHECKING:
     import torch
@@ -66,15 +66,19 @@ def _resnet(width: int, n_classes: int, channels: int, image_size: int) -> torch
     from transformers import ResNetConfig, ResNetForImageClassification
 
     config = ResNetConfig(
-        num_channels=channels, embedding_size=width, hidden_sizes=[width * 2**stage for stage in range(4)],
-        depths=[2, 2, 2, 2], layer_type="basic", num_labels=n_classes,
-    )  # fmt: skip
+        num_channels=channels,
+        embedding_size=width,
+        hidden_sizes=[width * 2**stage for stage in range(4)],
+        depths=[2, 2, 2, 2],
+        layer_type="basic",
+        num_labels=n_classes,
+    )
     model = ResNetForImageClassification(config)
     stem = model.resnet.embedder
     stem.embedder.convolution = nn.Conv2d(channels, width, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(stem.embedder.convolution.weight, mode="fan_out", nonlinearity="relu")
     stem.pooler = nn.Identity()
-    return _answering_with_logits(model)
+    return _with_logits_output(model)
 
 
 def _vit(width: int, n_classes: int, channels: int, image_size: int) -> torch.nn.Module:
@@ -82,20 +86,26 @@ def _vit(width: int, n_classes: int, channels: int, image_size: int) -> torch.nn
 
     heads = next(h for h in range(max(1, width // 64), 0, -1) if width % h == 0)
     config = ViTConfig(
-        num_channels=channels, image_size=image_size, patch_size=image_size // 4, hidden_size=width,
-        intermediate_size=4 * width, num_hidden_layers=6, num_attention_heads=heads, num_labels=n_classes,
-    )  # fmt: skip
-    return _answering_with_logits(ViTForImageClassification(config))
+        num_channels=channels,
+        image_size=image_size,
+        patch_size=image_size // 4,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=6,
+        num_attention_heads=heads,
+        num_labels=n_classes,
+    )
+    return _with_logits_output(ViTForImageClassification(config))
 
 
-def _answering_with_logits(model: torch.nn.Module) -> torch.nn.Module:
+def _with_logits_output(model: torch.nn.Module) -> torch.nn.Module:
     # A hook rather than a wrapper: the names of the weights stay those of transformers' own checkpoints.
     model.register_forward_hook(lambda module, inputs, output: output.logits)
     return model
 
 
 def last_features(module: torch.nn.Module, images: np.ndarray, *, batch_size: int = 512) -> np.ndarray:
-    """What the last linear layer of a classifier sees of images.
+    """Features of images: the input of the last linear layer of a classifier.
 
     Args:
         module: Trained network of :func:`build_student`, in evaluation mode.
@@ -113,8 +123,8 @@ def last_features(module: torch.nn.Module, images: np.ndarray, *, batch_size: in
     layers = [layer for layer in module.modules() if isinstance(layer, torch.nn.Linear)]
     if not layers:
         raise StageError(f"{type(module).__name__} has no linear layer, so it has no features; give a classifier")
-    seen: list[torch.Tensor] = []
-    handle = layers[-1].register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0].float().cpu()))
+    features: list[torch.Tensor] = []
+    handle = layers[-1].register_forward_pre_hook(lambda layer, inputs: features.append(inputs[0].float().cpu()))
     device = next(module.parameters()).device
     try:
         with one_thread(), torch.inference_mode():
@@ -122,7 +132,7 @@ def last_features(module: torch.nn.Module, images: np.ndarray, *, batch_size: in
                 module(as_tensor(chunk).to(device))
     finally:
         handle.remove()
-    return torch.cat(seen).numpy()
+    return torch.cat(features).numpy()
 
 
 def as_tensor(images: np.ndarray) -> torch.Tensor:

@@ -6,6 +6,7 @@ tables out; where images come from and what the network is that sees features is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     from d3m_assets.datasets.labelled_images import LabelledImages
     from d3m_assets.evaluation.settings import AuditSettings
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 """Raised whenever a change here changes what an audit finds."""
+_SHARES = ["memorised", "near_duplicate", "off_class"]
 
 REFERENCE_IMAGES = 1000
 """Most real images whose distances to the train split make a threshold; a percentile needs no more."""
@@ -116,6 +118,42 @@ def audit_pool(
     """
     import pandas as pd
 
+    _check_sets(pool, train, held_out)
+    judging = "features" if "features" in train.spaces else "pixels"
+    spaces = {name: _compare_in(name, pool, train, held_out, quantile, neighbours) for name in pool.spaces}
+    votes = _vote(spaces[judging].nearest, train.labels, n_classes)
+    table: dict[str, np.ndarray] = {"label": pool.labels.astype(np.int64)}
+    for name, space in spaces.items():
+        table |= {
+            f"{name}_distance": space.distances[:, 0],
+            f"{name}_nearest": space.nearest[:, 0],
+            f"{name}_other": space.to_other,
+        }
+    table |= {
+        "memorised": np.any([space.memorised for space in spaces.values()], axis=0),
+        "near_duplicate": np.any([space.near_duplicate for space in spaces.values()], axis=0),
+        "judged_class": votes,
+        "off_class": votes != pool.labels,
+    }
+    images = pd.DataFrame(table)
+    spread = spread_ratios(pool.spaces[judging], pool.labels, train.spaces[judging], train.labels, n_classes)
+    summary = {
+        "images": len(pool),
+        "train_images": len(train),
+        "held_out_images": len(held_out),
+        "quantile": quantile,
+        "neighbours": neighbours,
+        "reference": "held-out images" if _enough(held_out) else "train images, each left out once",
+        "judged_in": judging,
+        "thresholds": {name: space.thresholds for name, space in spaces.items()},
+        **{share: float(images[share].mean()) for share in _SHARES},
+        "off_class_of_held_out": _off_class_share(held_out, train, judging, neighbours, n_classes),
+        "classes": _class_shares(images, spread),
+    }
+    return Audit(images, summary)
+
+
+def _check_sets(pool: ImageSet, train: ImageSet, held_out: ImageSet) -> None:
     if not len(pool):
         raise StageError(
             "the pool is empty, so there is nothing to audit; generation.images_per_class must be at least 1"
@@ -126,47 +164,71 @@ def audit_pool(
         raise StageError(
             f"pool, train and held-out images are in different spaces: {[*pool.spaces]}, {[*train.spaces]}"
         )
-    judging = "features" if "features" in train.spaces else "pixels"
-    table: dict[str, np.ndarray] = {"label": pool.labels.astype(np.int64)}
-    memorised, repeated = np.zeros(len(pool), bool), np.zeros(len(pool), bool)
-    thresholds, off_held_out = {}, float("nan")
-    for name, points in pool.spaces.items():
-        real = train.spaces[name]
-        distances, nearest = nearest_images(points, real, neighbours)
-        among_real = _sample_to_others(real)
-        from_held_out = len(held_out) >= FEWEST_HELD_OUT
-        close = np.quantile(_sample_to(held_out.spaces[name], real) if from_held_out else among_real, quantile)
-        close_among_real = np.quantile(among_real, quantile)
-        to_other = (
-            nearest_images(points, points, 1, same=True)[0][:, 0] if len(pool) > 1 else np.full(len(pool), np.inf)
-        )
-        memorised |= (distances[:, 0] <= close) & (distances[:, 0] <= COPY_RATIO * distances[:, -1])
-        repeated |= to_other <= close_among_real
-        table |= {f"{name}_distance": distances[:, 0], f"{name}_nearest": nearest[:, 0], f"{name}_other": to_other}
-        thresholds[name] = {"to_train": float(close), "within_pool": float(close_among_real)}
-        if name == judging:
-            judged = _vote(nearest, train.labels, n_classes)
-            if len(held_out):
-                found = nearest_images(held_out.spaces[name], real, neighbours)[1]
-                off_held_out = float((_vote(found, train.labels, n_classes) != held_out.labels).mean())
-    table |= {"memorised": memorised, "near_duplicate": repeated, "judged_class": judged}
-    table["off_class"] = judged != pool.labels
-    images = pd.DataFrame(table)
-    spread = spread_ratios(pool.spaces[judging], pool.labels, train.spaces[judging], train.labels, n_classes)
-    shares = ["memorised", "near_duplicate", "off_class"]
-    by_class = images.groupby("label")[shares].mean().reindex(range(n_classes))
+
+
+def _off_class_share(images: ImageSet, train: ImageSet, space: str, neighbours: int, n_classes: int) -> float:
+    """Share of images whose nearest training images are mostly of another class; NaN without images."""
+    if not len(images):
+        return math.nan
+    nearest = nearest_images(images.spaces[space], train.spaces[space], neighbours)[1]
+    return float((_vote(nearest, train.labels, n_classes) != images.labels).mean())
+
+
+def _enough(held_out: ImageSet) -> bool:
+    """Whether there are held-out images enough to take a threshold from."""
+    return len(held_out) >= FEWEST_HELD_OUT
+
+
+@dataclass(frozen=True)
+class _Space:
+    """A pool compared with real images in one space.
+
+    Attributes:
+        distances: To the nearest training images of each image of the pool, float64 ``[N, k]``.
+        nearest: Rows of these, int64 ``[N, k]``.
+        to_other: Distance to the nearest other image of the pool ``[N]``; infinite where there is no other.
+        memorised: bool ``[N]``.
+        near_duplicate: bool ``[N]``.
+        thresholds: Distances at most which an image is too close, "to_train" and "within_pool".
+    """
+
+    distances: np.ndarray
+    nearest: np.ndarray
+    to_other: np.ndarray
+    memorised: np.ndarray
+    near_duplicate: np.ndarray
+    thresholds: dict[str, float]
+
+
+def _compare_in(
+    name: str, pool: ImageSet, train: ImageSet, held_out: ImageSet, quantile: float, neighbours: int
+) -> _Space:
+    points, real = pool.spaces[name], train.spaces[name]
+    distances, nearest = nearest_images(points, real, neighbours)
+    to_other = np.full(len(points), np.inf)
+    if len(points) > 1:
+        to_other = nearest_images(points, points, 1, same=True)[0][:, 0]
+    among_real = _nearest_distances_of_sample(real)
+    from_held_out = _nearest_distances_of_sample(held_out.spaces[name], real) if _enough(held_out) else among_real
+    to_train, within_pool = np.quantile(from_held_out, quantile), np.quantile(among_real, quantile)
+    return _Space(
+        distances,
+        nearest,
+        to_other,
+        memorised=(distances[:, 0] <= to_train) & (distances[:, 0] <= COPY_RATIO * distances[:, -1]),
+        near_duplicate=to_other <= within_pool,
+        thresholds={"to_train": float(to_train), "within_pool": float(within_pool)},
+    )
+
+
+def _class_shares(images: pd.DataFrame, spread: np.ndarray) -> list[dict[str, Any]]:
+    """Number of images, shares and spread of every class; NaN for a class without an image."""
+    shares = images.groupby("label")[_SHARES].mean().reindex(range(len(spread)))
     counts = images["label"].value_counts()
-    classes = [
-        {"images": int(counts.get(c, 0)), **{s: float(by_class[s].iloc[c]) for s in shares}, "spread": float(spread[c])}
-        for c in range(n_classes)
+    return [
+        {"images": int(counts.get(c, 0)), **{s: float(shares[s].iloc[c]) for s in _SHARES}, "spread": float(spread[c])}
+        for c in range(len(spread))
     ]
-    summary = {
-        "images": len(pool), "train_images": len(train), "held_out_images": len(held_out), "quantile": quantile,
-        "neighbours": neighbours, "reference": "held-out images" if from_held_out else "train images, each left out once",
-        "judged_in": judging, "thresholds": thresholds, **{s: float(images[s].mean()) for s in shares},
-        "off_class_of_held_out": off_held_out, "classes": classes,
-    }  # fmt: skip
-    return Audit(images, summary)
 
 
 @dataclass(frozen=True)
@@ -208,27 +270,30 @@ def findings(summary: Mapping[str, Any], settings: AuditSettings) -> list[Findin
         warning, error = getattr(settings, f"{name}_warning"), getattr(settings, f"{name}_error")
         # Shares are faults when large, a spread when small.
         sign = -1 if name == "spread" else 1
+        # null or NaN, which is not even equal to itself, where a class has no such figure
         values = [(c[name], c["class_name"]) for c in summary["classes"] if c[name] is not None and c[name] == c[name]]
-        values.sort(key=lambda v: -sign * v[0])
-        wrong = [(v, n) for v, n in values if sign * v > sign * error]
-        doubtful = [(v, n) for v, n in values if sign * error >= sign * v > sign * warning]
-        for severity, classes, limit in (("error", wrong, error), ("warning", doubtful, warning)):
-            if classes:
-                listed = ", ".join(f"{n} ({v * 100:.0f} %)" for v, n in classes[:5]) + (
-                    " …" if len(classes) > 5 else ""
-                )
-                many = "1 class" if len(classes) == 1 else f"{len(classes)} classes"
-                than = "less" if name == "spread" else "more"
-                of = "" if name == "spread" else "of the images "
-                text = f"{many} with {than} than {limit * 100:g} % {of}{words}: {listed}"
-                found.append(Finding(check, severity, text))  # type: ignore[arg-type]
+        values.sort(key=lambda value: -sign * value[0])
+        errors = [(value, of) for value, of in values if sign * value > sign * error]
+        warnings = [(value, of) for value, of in values if sign * error >= sign * value > sign * warning]
+        if errors:
+            found.append(Finding(check, "error", _finding_text(name, words, errors, error)))
+        if warnings:
+            found.append(Finding(check, "warning", _finding_text(name, words, warnings, warning)))
     return found
+
+
+def _finding_text(name: str, words: str, classes: list[tuple[float, str]], limit: float) -> str:
+    """A sentence about the classes beyond a limit, the first five by name."""
+    count = "1 class" if len(classes) == 1 else f"{len(classes)} classes"
+    comparison, of = ("less", "") if name == "spread" else ("more", "of the images ")
+    listed = ", ".join(f"{class_name} ({value * 100:.0f} %)" for value, class_name in classes[:5])
+    return f"{count} with {comparison} than {limit * 100:g} % {of}{words}: {listed}{' …' if len(classes) > 5 else ''}"
 
 
 def nearest_images(
     queries: np.ndarray, references: np.ndarray, k: int, *, same: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find the ``k`` nearest references of every query, nearest first.
+    """Find the ``k`` nearest references of every query, nearest first and, where those are equally near, by row.
 
     Args:
         queries: ``[N, F]``, any number type.
@@ -238,7 +303,7 @@ def nearest_images(
 
     Returns:
         Root mean square differences, float64 ``[N, k]`` in the units of the input, and rows of ``references``, int64
-        ``[N, k]``. Exact to about a millionth of the largest value.
+        ``[N, k]``. Exact to about a millionth of the largest value; copies of whole numbers such as pixels are at 0.
     """
     return _nearest(queries, references, k, np.arange(len(queries)) if same else None)
 
@@ -253,9 +318,9 @@ def spread_ratios(
     """
     ratios = np.full(n_classes, np.nan)
     for c in range(n_classes):
-        ours, theirs = points[labels == c], real[real_labels == c]
-        if len(ours) and len(theirs) and (width := _spread(theirs)) > 0:
-            ratios[c] = _spread(ours) / width
+        synthetic_points, real_points = points[labels == c], real[real_labels == c]
+        if len(synthetic_points) and len(real_points) and (real_spread := _spread(real_points)) > 0:
+            ratios[c] = _spread(synthetic_points) / real_spread
     return ratios
 
 
@@ -264,46 +329,32 @@ def _spread(points: np.ndarray) -> float:
     return float(np.sqrt(((values - values.mean(0)) ** 2).sum(1).mean()))
 
 
-def _sample_to(points: np.ndarray, references: np.ndarray) -> np.ndarray:
-    """Distances of evenly chosen points to their nearest reference."""
-    chosen = np.unique(np.linspace(0, len(points) - 1, min(len(points), REFERENCE_IMAGES)).astype(np.int64))
-    return _nearest(points[chosen], references, 1, None)[0][:, 0]
-
-
-def _sample_to_others(points: np.ndarray) -> np.ndarray:
-    """Distances of evenly chosen points to their nearest other."""
-    chosen = np.unique(np.linspace(0, len(points) - 1, min(len(points), REFERENCE_IMAGES)).astype(np.int64))
-    return _nearest(points[chosen], points, 1, chosen)[0][:, 0]
+def _nearest_distances_of_sample(points: np.ndarray, references: np.ndarray | None = None) -> np.ndarray:
+    """Distances of evenly spaced points to their nearest reference, or without references to the nearest other point."""
+    count = min(len(points), REFERENCE_IMAGES)
+    rows = np.unique(np.linspace(0, len(points) - 1, count).astype(np.int64))
+    if references is None:
+        return _nearest(points[rows], points, 1, rows)[0][:, 0]
+    return _nearest(points[rows], references, 1, None)[0][:, 0]
 
 
 def _nearest(
-    queries: np.ndarray, references: np.ndarray, k: int, excluded: np.ndarray | None
+    queries: np.ndarray, references: np.ndarray, k: int, own_rows: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    # In pieces: the squares of all distances of a large pool and train split do not fit into memory.
-    width = references.shape[1]
-    rows = max(1, 2**22 // max(1, width))
-    k = min(k, len(references) - (excluded is not None))
-    centre = references[:rows].astype(np.float64).mean(0)
-    squares = np.empty((len(queries), k))
-    positions = np.empty((len(queries), k), np.int64)
-    for begin in range(0, len(queries), rows):
-        part = queries[begin : begin + rows].astype(np.float64) - centre
-        best = np.full((len(part), k), np.inf)
-        where = np.zeros((len(part), k), np.int64)
-        for first in range(0, len(references), rows):
-            others = references[first : first + rows].astype(np.float64) - centre
-            found = (part**2).sum(1)[:, None] + (others**2).sum(1) - 2 * part @ others.T
-            if excluded is not None:
-                own = excluded[begin : begin + rows] - first
-                inside = np.flatnonzero((own >= 0) & (own < len(others)))
-                found[inside, own[inside]] = np.inf
-            both = np.concatenate([best, found], axis=1)
-            index = np.concatenate([where, np.broadcast_to(np.arange(first, first + len(others)), found.shape)], axis=1)
-            few = np.argpartition(both, k - 1, axis=1)[:, :k]
-            few = np.take_along_axis(few, np.take_along_axis(both, few, 1).argsort(axis=1, kind="stable"), 1)
-            best, where = np.take_along_axis(both, few, 1), np.take_along_axis(index, few, 1)
-        squares[begin : begin + rows], positions[begin : begin + rows] = best, where
-    return np.sqrt(squares.clip(min=0) / width), positions
+    """As :func:`nearest_images`, with the row of each query among the references, which is left out, if it is one."""
+    from sklearn.neighbors import NearestNeighbors
+
+    # float32 holds pixels and features exactly; scikit-learn multiplies them in float64, in pieces that fit into memory.
+    queries, references = (x.astype(np.float32) if x.dtype.itemsize <= 4 else x for x in (queries, references))
+    k = min(k, len(references) - (own_rows is not None))
+    search = NearestNeighbors(n_neighbors=k + (own_rows is not None), algorithm="brute").fit(references)
+    distances, rows = (found.copy() for found in search.kneighbors(queries))
+    if own_rows is not None:
+        # Where there are many copies of a query, it need not be among its neighbours itself; then the last one goes.
+        distances[rows == own_rows[:, None]] = np.inf
+    order = np.lexsort((rows, distances))[:, :k]
+    distances, rows = np.take_along_axis(distances, order, 1), np.take_along_axis(rows, order, 1)
+    return distances.astype(np.float64) / np.sqrt(references.shape[1]), rows.astype(np.int64)
 
 
 def _vote(neighbours: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:

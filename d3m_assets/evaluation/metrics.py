@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -25,8 +26,30 @@ from d3m_assets.evaluation.students import (
 from d3m_assets.progress import Progress, ProgressEvent, silent
 
 if TYPE_CHECKING:
+    import torch
+
     from d3m_assets.evaluation.settings import StudentSettings
 
+COLUMNS = (
+    "method",
+    "budget",
+    "labels",
+    "architecture",
+    "augmentation",
+    "seed",
+    "distillation",
+    "accuracy",
+    "split",
+    "n_train_images",
+    "images_per_class",
+    "bytes_per_class",
+    "steps",
+    "n_evaluated",
+    "class_accuracy",
+    "confusion",
+    "recipe",
+)
+"""Columns of a table of students, in the order in which they are stored."""
 _log = logging.getLogger(__name__)
 _reads: list[dict[str, object]] = []
 
@@ -98,12 +121,12 @@ def student_metrics(
 ) -> pd.DataFrame:
     """Train one student for each seed of the settings and evaluate their last weights.
 
-    Training and test images of any size are first fitted to the student's input, which follows from the test
-    images (they are real, at the dataset's stored size) unless the settings fix it.
+    Images of any size are first resized to the student's input, which follows from the test images (they are real, at the
+    dataset's stored size) unless the settings fix it.
 
     Args:
         method: Name of the row, one of :data:`METHODS` or a new one.
-        training_sets: Gives the training set for a seed, so that baselines can draw anew for every student.
+        training_sets: Gives the training set for a seed, so that baselines can choose anew for every student.
         test: Real images to evaluate on, from :func:`test_split` or marked "validation".
         settings: Recipe, the same for every row of a report.
         budget: Name of the budget; empty for rows that have none.
@@ -115,11 +138,9 @@ def student_metrics(
         progress: Told of every fiftieth step, over all seeds.
 
     Returns:
-        One row a student: method, budget, labels ("hard", "soft stored" or "soft teacher"), architecture,
-        augmentation, seed, distillation, accuracy (fraction), split, n_train_images, images_per_class,
-        bytes_per_class, steps, n_evaluated, class_accuracy (list of K fractions, NaN where a class has no image),
-        confusion (list of [class, taken for, count], see
-        :func:`d3m_assets.evaluation.scores.confusion_counts`), recipe (JSON).
+        One row a student with :data:`COLUMNS`. labels is "hard", "soft stored" or "soft teacher"; accuracy a fraction;
+        class_accuracy a list of K fractions, NaN where a class has no image; confusion a list of [class, predicted class,
+        count], see :func:`d3m_assets.evaluation.scores.confusion_counts`; recipe JSON.
 
     Raises:
         DatasetError: If ``test`` is training data, or labels are out of range.
@@ -130,47 +151,93 @@ def student_metrics(
     height, width, channels = test.images.shape[1:]
     side = student_image_size(settings, height, width)
     test = test.resized(side, channels)
-    used = json.dumps(recipe(settings, image_size=side, channels=channels, labelling=labelling), sort_keys=True)
-    total, seeds, rows = settings.steps * len(settings.seeds), settings.seeds, []
-    # A processor is busy with one small student (`python -m benchmarks.students`); other devices take all of a row at once.
+    common = {
+        "method": method,
+        "budget": budget,
+        "labels": labelling.kind,
+        "bytes_per_class": float(bytes_per_class),
+        **settings.model_dump(include={"architecture", "augmentation", "steps"}),
+        "recipe": _recipe_json(settings, side, channels, labelling),
+    }
+    row_progress = _labelled(progress, f"{method} {budget}".strip())
+    rows = [
+        common | {"seed": seed, "distillation": distillation(seed), **_measured(model, train, test, k)}
+        for seed, train, model in _trained(training_sets, settings, labelling, side, channels, k, device, row_progress)
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _recipe_json(settings: StudentSettings, side: int, channels: int, labelling: Labelling) -> str:
+    return json.dumps(recipe(settings, image_size=side, channels=channels, labelling=labelling), sort_keys=True)
+
+
+def _trained(
+    training_sets: Callable[[int], LabelledImages],
+    settings: StudentSettings,
+    labelling: Labelling,
+    side: int,
+    channels: int,
+    k: int,
+    device: str,
+    progress: Progress,
+) -> Iterator[tuple[int, LabelledImages, torch.nn.Module]]:
+    """Seed, prepared training set and trained student of K classes, one for each seed of the settings."""
+    seeds = settings.seeds
+    # A CPU is busy with one small student (`python -m benchmarks.students`); other devices take all of a row at once.
     at_once = 1 if device == "cpu" else len(seeds)
     for begin in range(0, len(seeds), at_once):
         together = seeds[begin : begin + at_once]
-        given = {seed: training_sets(seed) for seed in together}
-        # What is one set for several seeds is fitted and labelled once.
-        distinct = {id(train): train for train in given.values()}
-        ready = {key: labelling.applied(train.resized(side, channels)) for key, train in distinct.items()}
-        sets = [ready[id(given[seed])] for seed in together]
-
-        def report(event: ProgressEvent, before: int = begin, count: int = len(together)) -> None:
-            done = settings.steps * before + round(event.done / event.total * settings.steps * count)
-            detail = " ".join(word for word in (method, budget, event.detail) if word)
-            progress(ProgressEvent("students", done, total, detail))
-
+        sets = _prepared([training_sets(seed) for seed in together], labelling, side, channels)
         models = train_students(
-            sets, settings, n_classes=k, seeds=together, device=device, labeller=labelling.labeller(), progress=report
+            sets,
+            settings,
+            n_classes=k,
+            seeds=together,
+            device=device,
+            labeller=labelling.labeller(),
+            progress=_over_all_seeds(progress, settings, begin, len(together)),
         )
-        for seed, train, model in zip(together, sets, models, strict=True):
-            predictions = evaluate(model, test)
-            rows.append(
-                {
-                    "method": method,
-                    "budget": budget,
-                    "labels": labelling.kind,
-                    "architecture": settings.architecture,
-                    "augmentation": settings.augmentation,
-                    "seed": seed,
-                    "distillation": distillation(seed),
-                    "accuracy": float((predictions == test.labels).mean()),
-                    "split": test.split,
-                    "n_train_images": len(train),
-                    "images_per_class": len(train) / k,
-                    "bytes_per_class": float(bytes_per_class),
-                    "steps": settings.steps,
-                    "n_evaluated": len(test),
-                    "class_accuracy": class_accuracies(predictions, test.labels, k),
-                    "confusion": confusion_counts(predictions, test.labels, k),
-                    "recipe": used,
-                }
-            )
-    return pd.DataFrame(rows)
+        yield from zip(together, sets, models, strict=True)
+
+
+def _prepared(
+    training_sets: Sequence[LabelledImages], labelling: Labelling, side: int, channels: int
+) -> list[LabelledImages]:
+    """Training sets at the students' size and labelled; one that several seeds share is prepared once."""
+    distinct = {id(train): train for train in training_sets}
+    prepared = {key: labelling.applied(train.resized(side, channels)) for key, train in distinct.items()}
+    return [prepared[id(train)] for train in training_sets]
+
+
+def _over_all_seeds(progress: Progress, settings: StudentSettings, before: int, count: int) -> Progress:
+    """Progress of ``count`` students, trained together after ``before`` others, as that of the row's students."""
+    total = settings.steps * len(settings.seeds)
+
+    def report(event: ProgressEvent) -> None:
+        done = settings.steps * before + round(event.done / event.total * settings.steps * count)
+        progress(ProgressEvent("students", done, total, event.detail))
+
+    return report
+
+
+def _labelled(progress: Progress, row: str) -> Progress:
+    """Progress with the name of a row before the details."""
+
+    def report(event: ProgressEvent) -> None:
+        progress(replace(event, detail=" ".join(word for word in (row, event.detail) if word)))
+
+    return report
+
+
+def _measured(model: torch.nn.Module, train: LabelledImages, test: LabelledImages, k: int) -> dict[str, object]:
+    """What is measured of one student of K classes, and the numbers of images."""
+    predictions = evaluate(model, test)
+    return {
+        "accuracy": float((predictions == test.labels).mean()),
+        "split": test.split,
+        "n_train_images": len(train),
+        "images_per_class": len(train) / k,
+        "n_evaluated": len(test),
+        "class_accuracy": class_accuracies(predictions, test.labels, k),
+        "confusion": confusion_counts(predictions, test.labels, k),
+    }

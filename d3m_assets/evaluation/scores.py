@@ -61,24 +61,32 @@ def coverage_scores(real: np.ndarray, synthetic: np.ndarray, *, k: int = NEIGHBO
     if min(len(real), len(synthetic)) < 2:
         return Coverage(*[math.nan] * 4)
     real_radii, synthetic_radii = _radii(real, k), _radii(synthetic, k)
-    holding = np.zeros(len(synthetic))
+    balls_holding = np.zeros(len(synthetic))
     recalled, covered = np.zeros(len(real), bool), np.zeros(len(real), bool)
     for begin in range(0, len(synthetic), _PIECE):
         piece = slice(begin, begin + _PIECE)
         distances = _distances(real, synthetic[piece])
         inside = distances <= real_radii[:, None]
-        holding[piece] = inside.sum(0)
+        balls_holding[piece] = inside.sum(0)
         covered |= inside.any(1)
         recalled |= (distances <= synthetic_radii[piece]).any(1)
     return Coverage(
-        float((holding > 0).mean()), float(recalled.mean()), float(holding.mean() / k), float(covered.mean())
+        float((balls_holding > 0).mean()),
+        float(recalled.mean()),
+        float(balls_holding.mean() / k),
+        float(covered.mean()),
     )
 
 
 def class_coverage(
-    real: np.ndarray, real_labels: np.ndarray, synthetic: np.ndarray, labels: np.ndarray, *, n_classes: int,
+    real: np.ndarray,
+    real_labels: np.ndarray,
+    synthetic: np.ndarray,
+    labels: np.ndarray,
+    *,
+    n_classes: int,
     k: int = NEIGHBOURS,
-) -> list[Coverage]:  # fmt: skip
+) -> list[Coverage]:
     """:func:`coverage_scores` of every class by itself, in the order of the classes."""
     return [coverage_scores(real[real_labels == c], synthetic[labels == c], k=k) for c in range(n_classes)]
 
@@ -96,7 +104,8 @@ def _radii(points: np.ndarray, k: int) -> np.ndarray:
 
 
 def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    # Pair by pair, not from squares and products, whose rounding would lose points on a rim.
+    # Pair by pair by scipy. NearestNeighbors of scikit-learn, as in the audit, computes squares and products, whose
+    # rounding would lose points on a rim.
     from scipy.spatial.distance import cdist  # type: ignore[import-untyped]
 
     return cdist(a.astype(np.float64), b.astype(np.float64))
@@ -138,13 +147,16 @@ def label_robust_score(
         StageError: A value is not a fraction.
     """
     values = {
-        "full_hard": full_hard, "synthetic_hard": synthetic_hard, "synthetic_any": synthetic_any, "random_any": random_any
-    }  # fmt: skip
+        "full_hard": full_hard,
+        "synthetic_hard": synthetic_hard,
+        "synthetic_any": synthetic_any,
+        "random_any": random_any,
+    }
     _refuse_percentages(values | {"weight": weight})
     recovery, over_random = full_hard - synthetic_hard, synthetic_any - random_any
     gain = weight * over_random - (1 - weight) * recovery
     return RobustScore(
-        _normalised(gain), gain, values | {"hard_label_recovery": recovery, "improvement_over_random": over_random}
+        _normalized(gain), gain, values | {"hard_label_recovery": recovery, "improvement_over_random": over_random}
     )
 
 
@@ -172,17 +184,19 @@ def augmentation_robust_score(
         StageError: A value is not a fraction.
     """
     values = {
-        "synthetic_augmented": synthetic_augmented, "random_augmented": random_augmented,
-        "synthetic_plain": synthetic_plain, "random_plain": random_plain,
-    }  # fmt: skip
+        "synthetic_augmented": synthetic_augmented,
+        "random_augmented": random_augmented,
+        "synthetic_plain": synthetic_plain,
+        "random_plain": random_plain,
+    }
     _refuse_percentages(values | {"weight": weight})
     augmented, plain = synthetic_augmented - random_augmented, synthetic_plain - random_plain
     gain = weight * augmented + (1 - weight) * plain
     differences = {"improvement_with_augmentation": augmented, "improvement_without_augmentation": plain}
-    return RobustScore(_normalised(gain), gain, values | differences)
+    return RobustScore(_normalized(gain), gain, values | differences)
 
 
-def _normalised(gain: float) -> float:
+def _normalized(gain: float) -> float:
     return (math.exp(gain) - math.exp(-1)) / (math.e - math.exp(-1))
 
 
@@ -193,7 +207,7 @@ def _refuse_percentages(values: dict[str, float]) -> None:
 
 
 def confusion_counts(predictions: np.ndarray, labels: np.ndarray, n_classes: int) -> list[list[int]]:
-    """Count how often each class was taken for each.
+    """Count how often each class was predicted for each.
 
     Args:
         predictions: Predicted class positions, integer ``[N]``.
@@ -201,7 +215,7 @@ def confusion_counts(predictions: np.ndarray, labels: np.ndarray, n_classes: int
         n_classes: Number of classes K.
 
     Returns:
-        ``[class, taken for, count]`` for every pair that occurs, in order: at most N rows, where a matrix of a thousand
+        ``[class, predicted class, count]`` for every pair that occurs, in order: at most N rows, where a matrix of a thousand
         classes would have a million.
     """
     pairs, counts = np.unique(labels.astype(np.int64) * n_classes + predictions, return_counts=True)
@@ -212,10 +226,10 @@ def confusion_matrix(students: Sequence[Sequence[Sequence[int]]], n_classes: int
     """Add up the :func:`confusion_counts` of some students.
 
     Returns:
-        int64 ``[K, K]``: images of the class of the row that were taken for the class of the column.
+        int64 ``[K, K]``: images of the class of the row that were predicted as the class of the column.
     """
     matrix = np.zeros((n_classes, n_classes), np.int64)
     for counts in students:
-        for true, taken, count in counts:
-            matrix[true, taken] += count
+        for true, predicted, count in counts:
+            matrix[true, predicted] += count
     return matrix

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode
 
+from d3m_assets.evaluation.baselines import BASELINES
+from d3m_assets.evaluation.baselines.random_real import RANDOM_REAL
 from d3m_assets.setting_types import Positive, Section, Seeds, Share, as_list, distinct
 
 LabelKind = Literal["hard", "soft stored", "soft teacher"]
@@ -15,20 +17,17 @@ LabelKind = Literal["hard", "soft stored", "soft teacher"]
 LABEL_KINDS: tuple[LabelKind, ...] = get_args(LabelKind)
 """What students are trained on: the class, probabilities kept with each sample, or a teacher asked at every step."""
 
-Baseline = Literal["random", "herding", "k-center", "k-means", "el2n", "collages", "latent-means"]
 
-BASELINES: tuple[Baseline, ...] = get_args(Baseline)
-"""Training sets of equal bytes made from real images; :mod:`d3m_assets.evaluation.selection` says how."""
-
-
-def _with_random(names: tuple[Baseline, ...]) -> tuple[Baseline, ...]:
-    if "random" not in names:
+def _with_random(names: tuple[str, ...]) -> tuple[str, ...]:
+    if unknown := [name for name in names if name not in BASELINES]:
+        raise ValueError(f'"{unknown[0]}" is not a baseline; known are {", ".join(BASELINES)}')
+    if RANDOM_REAL.name not in names:
         raise ValueError("random real images are what every result is compared with; add random")
     return tuple(name for name in BASELINES if name in names)
 
 
 Baselines = Annotated[
-    tuple[Baseline, ...],
+    tuple[str, ...],
     NoDecode,
     BeforeValidator(as_list),
     AfterValidator(distinct),
@@ -38,7 +37,7 @@ Baselines = Annotated[
 Variant = Literal["equal-ipc", "rejection", "unaugmented", "fresh"]
 
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
-"""Rows beside the distilled one that change one thing about it; :mod:`d3m_assets.stages.variants` says what."""
+"""Rows beside the distilled one that change one thing about it; :mod:`d3m_assets.assets.student_metrics` says what."""
 
 Architecture = Literal["convnet-3", "resnet-18", "vit-small"]
 
@@ -64,15 +63,15 @@ Labels = Annotated[
 
 RECIPES: dict[str, dict[str, Any]] = {
     "quick": {
-        "steps": 300, "batch_size": 32, "learning_rate": 5e-3, "weight_decay": 5e-4, "optimiser": "adamw",
+        "steps": 300, "batch_size": 32, "learning_rate": 5e-3, "weight_decay": 5e-4, "optimizer": "adamw",
         "schedule": "cosine", "augmentation": "affine", "cutmix": 0.0,
     },
     "hard-label": {
-        "steps": 4000, "batch_size": 64, "learning_rate": 0.01, "weight_decay": 5e-4, "optimiser": "sgd",
+        "steps": 4000, "batch_size": 64, "learning_rate": 0.01, "weight_decay": 5e-4, "optimizer": "sgd",
         "schedule": "steps", "augmentation": "crop", "cutmix": 1.0,
     },
     "soft-label": {
-        "steps": 600, "batch_size": 50, "learning_rate": 1e-3, "weight_decay": 0.01, "optimiser": "adamw",
+        "steps": 600, "batch_size": 50, "learning_rate": 1e-3, "weight_decay": 0.01, "optimizer": "adamw",
         "schedule": "cosine", "augmentation": "crop", "cutmix": 1.0,
     },
 }  # fmt: skip
@@ -101,13 +100,13 @@ class StudentSettings(Section):
         default=32,
         description="Channels; unless given 32 for convnet-3, 64 for resnet-18 (16 in the quick recipe), 192 for vit-small.",
     )
-    steps: Positive = Field(default=300, description="Optimiser steps, the same for every training set.")
+    steps: Positive = Field(default=300, description="Optimizer steps, the same for every training set.")
     batch_size: Positive = Field(default=32, description="Images in one step.")
     learning_rate: float = Field(
         default=5e-3, gt=0, description="Highest learning rate of the schedule; quick has 1e-3 for vit-small."
     )
     weight_decay: float = Field(default=5e-4, ge=0, description="Weight decay: decoupled for adamw, L2 for sgd.")
-    optimiser: Literal["adamw", "sgd"] = Field(default="adamw", description="AdamW, or SGD with momentum 0.9.")
+    optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="AdamW, or SGD with momentum 0.9.")
     schedule: Literal["cosine", "steps"] = Field(
         default="cosine", description="Learning rate: a cosine to zero, or a fifth after 2/3 and again after 5/6."
     )
@@ -150,7 +149,7 @@ class AuditSettings(Section):
 
     steps: Positive = Field(
         default=200,
-        description="Optimiser steps of the ConvNet-3, trained on the train split, whose features are compared.",
+        description="Optimizer steps of the ConvNet-3, trained on the train split, whose features are compared.",
     )
     quantile: float = Field(
         default=0.01, gt=0, lt=1, description="Share of real images that the distance thresholds call too close."
@@ -177,7 +176,7 @@ class AuditSettings(Section):
 TABLES: dict[str, dict[str, Any]] = {
     "quick": {"baselines": ("random",), "labels": ("hard",), "architectures": (), "variants": ()},
     "full": {
-        "baselines": BASELINES, "labels": ("hard", "soft teacher"), "architectures": ("convnet-3", "resnet-18"),
+        "baselines": tuple(BASELINES), "labels": ("hard", "soft teacher"), "architectures": ("convnet-3", "resnet-18"),
         "variants": VARIANTS,
     },
 }  # fmt: skip
@@ -229,6 +228,17 @@ class EvaluationSettings(Section):
         self.__dict__.update({k: v for k, v in found.items() if k not in self.model_fields_set})
         return self
 
+    @property
+    def has_soft_labels(self) -> bool:
+        """Whether there are rows with soft labels."""
+        return self.labels != ("hard",)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a row of the table needs a teacher."""
+        asked = any(BASELINES[name].needs_teacher for name in self.baselines)
+        return asked or "rejection" in self.variants or self.has_soft_labels
+
 
 class TeacherSettings(Section):
     """Where the classifier of the real data comes from that gives soft labels and features."""
@@ -238,7 +248,7 @@ class TeacherSettings(Section):
         description="Folder of a transformers image classifier (config.json, *.safetensors) to use; none: one is trained.",
     )
     width: Positive = Field(default=64, description="Channels of each convolution of a trained teacher.")
-    steps: Positive = Field(default=600, description="Optimiser steps.")
+    steps: Positive = Field(default=600, description="Optimizer steps.")
     batch_size: Positive = Field(default=64, description="Images in one step.")
     learning_rate: float = Field(default=3e-3, gt=0, description="Highest learning rate of the cosine schedule.")
     weight_decay: float = Field(default=5e-4, ge=0, description="Decoupled weight decay.")

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from d3m_assets.compute.devices import one_thread
 from d3m_assets.datasets.labelled_images import LabelledImages
 from d3m_assets.errors import DatasetError
 from d3m_assets.evaluation.architectures import as_tensor, build_student
 from d3m_assets.evaluation.augmentation import AUGMENTATION, Augmentation, affine_warp, cutmix, random_resized_crop
 from d3m_assets.evaluation.stacking import can_stack, stack_networks, unstack_networks
 from d3m_assets.progress import Progress, ProgressEvent, silent
-from d3m_assets.workers import one_thread
 
 if TYPE_CHECKING:
     import torch
@@ -290,7 +290,7 @@ def _optimizer_and_schedule(model: torch.nn.Module, settings: StudentSettings) -
 
     options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
     optimizer: optim.Optimizer
-    if settings.optimiser == "adamw":
+    if settings.optimizer == "adamw":
         optimizer = optim.AdamW(model.parameters(), fused=True, **options)
     else:
         optimizer = optim.SGD(model.parameters(), momentum=0.9, fused=True, **options)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from d3m_assets.compute.devices import one_thread
 from d3m_assets.datasets.labelled_images import LabelledImages, resize_to_square
 from d3m_assets.errors import TeacherError
 from d3m_assets.evaluation.architectures import as_tensor, build_student
@@ -27,7 +28,6 @@ from d3m_assets.evaluation.students import (
 )
 from d3m_assets.evaluation.teacher_checkpoint import Checkpoint, check_order, listed, load_classifier, match_outputs
 from d3m_assets.progress import Progress, silent
-from d3m_assets.workers import one_thread
 
 if TYPE_CHECKING:
     import torch
@@ -218,7 +218,7 @@ def train_teacher(
         "channels": channels,
         "temperature": 1.0,
         "bytes": len(weights),
-        "recipe": recipe | {"seed": seed, "optimiser": "AdamW, cosine to 0", "augmentation": vars(AUGMENTATION).copy()},
+        "recipe": recipe | {"seed": seed, "optimizer": "AdamW, cosine to 0", "augmentation": vars(AUGMENTATION).copy()},
     }
     teacher = _described_teacher(network, _last_linear(network, len(class_names)), record, device)
     return weights, record | _check_and_calibrate(teacher, validation, range(len(class_names)))

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from d3m_assets.compute.devices import one_thread
 from d3m_assets.datasets.images import encode_png
 from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.distillation.generation import generate
 from d3m_assets.errors import BundleError
 from d3m_assets.foundation.tiny_autoencoder import load_tiny_autoencoder
-from d3m_assets.workers import one_thread
 
 if TYPE_CHECKING:
     from d3m_assets.foundation.loading import Foundation

@@ -29,7 +29,7 @@ class ExportedToken:
     """One learned prompt as a file.
 
     Attributes:
-        class_name: The class that it draws.
+        class_name: The class that it generates.
         token: What stands for its vectors in a prompt.
         prompt: The prompt it was learned for.
         path: The file.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from d3m_assets.compute.devices import choose_device
 from d3m_assets.errors import FoundationError
 from d3m_assets.foundation import single_file
 from d3m_assets.foundation.files import EMBEDDED, TEXT_ENCODERS, FoundationFiles, embedded_path
@@ -225,35 +226,6 @@ class Foundation:
         scaled = latents.to(vae.dtype) / vae.config.scaling_factor
         images = torch.cat([vae.decode(part).sample for part in scaled.split(at_once or len(scaled))])
         return ((images.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(dtype=torch.uint8)
-
-
-def choose_device(name: str) -> torch.device:
-    """The torch device of a ``device`` setting.
-
-    Raises:
-        FoundationError: The device does not exist here.
-    """
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise FoundationError(f"device {name} was asked for, but this PyTorch sees no CUDA device; set device=auto")
-    return torch.device(name)
-
-
-def choose_devices(name: str) -> tuple[str, ...]:
-    """Every torch device that a ``device`` setting stands for: all GPUs of the machine for "auto" and "cuda".
-
-    Raises:
-        FoundationError: There is none.
-    """
-    import torch
-
-    first = choose_device(name)
-    if first.type == "cuda" and first.index is None:
-        return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count()))
-    return (str(first),)
 
 
 def load_foundation(files: FoundationFiles, device: str = "auto", *, compile_unet: bool = False) -> Foundation:

@@ -1,12 +1,12 @@
-"""Jobs: ``distil`` brings everything up to the report up to date, ``verify`` evaluates all checks.
+"""Jobs: ``distill`` brings everything up to the last asset up to date, ``verify`` evaluates all checks.
 
-Assets with different partitions cannot share a run, and a run for each stage costs 0.4 s from a shell and 20 s
-through the queue. So ``distil`` is one op that goes through the stages and records what it makes as materialisations
-of the assets: one run, one model in memory, and 25 ms an artefact.
+Assets with different partitions cannot share a run, and a run for each asset costs 0.4 s from a shell and 20 s
+through the queue. So ``distill`` is one op that goes through the assets and records what it makes as materialisations:
+one run, one model in memory, and 25 ms an artefact.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import dagster as dg
@@ -15,127 +15,108 @@ from pydantic import Field
 from d3m_assets.orchestration import checks, record
 from d3m_assets.orchestration.partitions import register_classes
 from d3m_assets.orchestration.resources import PipelineResource, device_request, log_progress
-from d3m_assets.orchestration.wishes import select
-from d3m_assets.pipeline import ASSETS, Pipeline
+from d3m_assets.planning.asset import Asset
+from d3m_assets.planning.planner import Outcome, Plan, Planner, Tally
 from d3m_assets.settings import Settings
 from d3m_assets.store import ArtefactKey
 
-DISTIL = "distil"
+DISTILL = "distill"
+DISTILL_OP = "distill_pending"
 VERIFY = "verify"
 
 
-class DistilConfig(dg.Config):
-    """Run configuration of the job ``distil``."""
+class DistillConfig(dg.Config):
+    """Run configuration of the job ``distill``."""
 
-    limit: int | None = Field(None, description="Most partitions of each asset to work on; none: all pending.")
-
-
-@dataclass
-class Distilled:
-    """What one run of ``distil`` did.
-
-    Attributes:
-        made: Artefacts made, in order.
-        failures: Those that failed, and why.
-        blocked: Those not tried because an input failed.
-        deferred: Those left for another run by the limit.
-    """
-
-    made: list[ArtefactKey] = field(default_factory=list)
-    failures: list[record.Failure] = field(default_factory=list)
-    blocked: list[ArtefactKey] = field(default_factory=list)
-    deferred: list[ArtefactKey] = field(default_factory=list)
+    limit: int | None = Field(None, description="Most artefacts of each asset to work on; none: all pending.")
 
 
-def distil(
+def run_config(limit: int | None) -> dict[str, Any]:
+    """Run configuration of the job ``distill`` with a limit."""
+    return {"ops": {DISTILL_OP: {"config": {"limit": limit}}}}
+
+
+def distill(
     context: dg.OpExecutionContext,
     pipelines: PipelineResource,
-    pipeline: Pipeline,
+    planner: Planner,
     *,
+    plan: Plan | None = None,
     limit: int | None = None,
-    say: Callable[[str], object] = lambda text: None,
-) -> Distilled:
-    """Work through what the plan lists, stage by stage; what does not depend on a failure goes on.
+    log: Callable[[str], object] = lambda text: None,
+) -> Tally:
+    """Work through what the plan lists, asset by asset; what does not depend on a failure goes on.
 
     Args:
         context: Of the op; materialisations and checks are logged to it.
-        pipelines: For the lease of the device.
-        pipeline: Makes the plan and does the work.
-        limit: Most partitions of each asset, None for no limit.
-        say: Told when there is a wait for the device.
+        pipelines: For the lease of the device, which is held while a model is used and given back between.
+        planner: Makes the plan and does the work. What another process makes in the meantime is found to be up to date.
+        plan: A plan that was just made; None: one is made.
+        limit: Most artefacts of each asset, None for no limit.
+        log: Told when there is a wait for the device.
     """
-    done = Distilled()
-    register_classes(context.instance, pipeline.catalog()["class_key"])
-    with pipelines.device_lease(say):
-        # The plan is made under the lease: another process may just have done all of it.
-        plan = pipeline.plan()
-        chosen = {entry.key for entry in select(plan.pending(), limit)}
-        unready = {str(entry.key) for entry in plan.pending()}
-        for asset in ASSETS:
-            pending = [entry.key for entry in plan.pending() if entry.key.asset == asset]
-            ready = [key for key in pending if key in chosen and not unready & pipeline.spec(key).inputs.keys()]
-            if ready:
-                result = record.work(context, pipeline, asset, ready)
-                done.made += result.made
-                done.failures += result.failures
-                unready -= {str(key) for key in result.made + result.unchanged}
-            tried = set(ready)
-            for key in pending:
-                if key not in tried:
-                    (done.blocked if _below_failure(key, pipeline, done) else done.deferred).append(key)
-        touched = {key.asset for key in [*done.made, *(failure.key for failure in done.failures)]}
-        checks.evaluate(context, pipeline, touched | {"distillation_report"})
-    return done
+    register_classes(context.instance, planner.context.values("class"))
+
+    def materialize(asset: str, keys: Sequence[ArtefactKey]) -> Iterable[Outcome]:
+        return record.work(context, planner, planner.graph[asset], keys, False)
+
+    def before(asset: Asset) -> contextlib.AbstractContextManager[object]:
+        return pipelines.device_lease(planner, log) if asset.device else contextlib.nullcontext()
+
+    tally = planner.work_through(plan or planner.plan(), limit=limit, materialize=materialize, before=before)
+    checks.evaluate(context, planner, tally.assets)
+    return tally
 
 
-def _below_failure(key: ArtefactKey, pipeline: Pipeline, done: Distilled) -> bool:
-    unavailable = {str(failure.key) for failure in done.failures} | {str(blocked) for blocked in done.blocked}
-    return bool(unavailable & pipeline.spec(key).inputs.keys())
-
-
-def build_distil(
+def build_distill(
     settings: Settings,
     *,
-    finished: Callable[[Distilled], None] = lambda done: None,
-    say: Callable[[str], object] | None = None,
+    plan: Plan | None = None,
+    finished: Callable[[Tally], None] = lambda tally: None,
+    log: Callable[[str], object] | None = None,
 ) -> dg.JobDefinition:
-    """The job ``distil``; its run asks Ray and Kubernetes launchers for a GPU unless the device is the CPU.
+    """The job ``distill``; its run asks Ray and Kubernetes launchers for a GPU unless the device is the CPU.
 
     Args:
         settings: For the device.
+        plan: As for :func:`distill`.
         finished: Called with what was done, before failures are raised.
-        say: Told when there is a wait for the device; None: the run's log is.
+        log: Told when there is a wait for the device; None: the run's log is.
     """
     tags = device_request(settings.device)
 
     @dg.op(
+        name=DISTILL_OP,
         out=dg.Out(dg.Nothing),
         tags=tags,
         description="Bring every artefact that is missing or out of date up to date, in dependency order.",
     )
-    def distil_pending(
-        context: dg.OpExecutionContext, config: DistilConfig, pipelines: dg.ResourceParam[PipelineResource]
+    def distill_pending(
+        context: dg.OpExecutionContext, config: DistillConfig, pipelines: dg.ResourceParam[PipelineResource]
     ) -> None:
-        pipeline = pipelines.of_run(context.run.run_id, log_progress(context.log))
-        done = distil(context, pipelines, pipeline, limit=config.limit, say=say or context.log.info)
-        finished(done)
+        planner = pipelines.of_run(context.run.run_id, log_progress(context.log))
+        tally = distill(context, pipelines, planner, plan=plan, limit=config.limit, log=log or context.log.info)
+        finished(tally)
         context.log.info(
             "%d made, %d failed, %d blocked by a failure, %d left for another run",
-            *(len(done.made), len(done.failures), len(done.blocked), len(done.deferred)),
+            *(len(tally.made), len(tally.failed), len(tally.blocked), len(tally.deferred)),
         )
-        if done.failures:
-            raise record.failure(done.failures)
+        if tally.failed:
+            raise record.failure([str(outcome.error) for outcome in tally.failed])
 
     # The run's own process is isolation enough for its one step; a second process would start for 5 to 14 s more.
-    @dg.job(name=DISTIL, description=__doc__, tags=tags, executor_def=dg.in_process_executor)
+    @dg.job(name=DISTILL, description=__doc__, tags=tags, executor_def=dg.in_process_executor)
     def job() -> None:
-        distil_pending()
+        distill_pending()
 
     return job
 
 
 def build_verify() -> Any:
-    """The job ``verify``."""
+    """The job ``verify``: all checks in one process, so that the dataset is scanned once."""
     return dg.define_asset_job(
-        VERIFY, selection=dg.AssetSelection.all_asset_checks(), description="Evaluate all asset checks."
+        VERIFY,
+        selection=dg.AssetSelection.all_asset_checks(),
+        description="Evaluate all asset checks.",
+        executor_def=dg.in_process_executor,
     )

@@ -1,4 +1,4 @@
-"""Launching from a shell: an instance in the user's home, and a run of ``distil`` in this process."""
+"""Launching from a shell: an instance in the user's home, and a run of ``distill`` in this process."""
 
 import contextlib
 import importlib.resources
@@ -12,14 +12,14 @@ from pathlib import Path
 
 import dagster as dg
 import filelock
-from dagster._core.instance import InstanceRef
 
 from d3m_assets.errors import StageError
-from d3m_assets.orchestration.jobs import Distilled, build_distil
+from d3m_assets.orchestration.dagster_private import instance_without_captured_output
+from d3m_assets.orchestration.jobs import build_distill, run_config
 from d3m_assets.orchestration.partitions import register_classes
+from d3m_assets.orchestration.requests import UNFINISHED
 from d3m_assets.orchestration.resources import PipelineResource, locks
-from d3m_assets.orchestration.wishes import UNFINISHED
-from d3m_assets.pipeline import Pipeline
+from d3m_assets.planning.planner import Planner, Tally
 from d3m_assets.progress import Progress, ProgressEvent, silent
 from d3m_assets.settings import Settings
 
@@ -53,17 +53,14 @@ def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
 
     Output of runs is not captured to files: that would take the terminal away from the progress display.
     """
-    home = ensure_instance_home(settings)
-    nothing = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
-    reference = InstanceRef.from_dir(str(home), overrides={"compute_logs": nothing})
-    with dg.DagsterInstance.from_ref(reference) as instance:
+    with instance_without_captured_output(ensure_instance_home(settings)) as instance:
         fail_abandoned_runs(instance, settings)
         yield instance
 
 
 @dataclass(frozen=True)
 class Launched:
-    """A finished run of ``distil``.
+    """A finished run of ``distill``.
 
     Attributes:
         run_id: Of the Dagster run; None when nothing was pending and none was launched.
@@ -72,7 +69,7 @@ class Launched:
     """
 
     run_id: str | None
-    done: Distilled
+    done: Tally
     seconds: float
 
     def raise_for_failures(self) -> None:
@@ -81,8 +78,8 @@ class Launched:
         Raises:
             StageError: Something failed.
         """
-        if self.done.failures:
-            lines = [failure.message for failure in self.done.failures]
+        if self.done.failed:
+            lines = [str(outcome.error) for outcome in self.done.failed]
             if self.done.blocked:
                 lines.append(f"{len(self.done.blocked)} artefacts that need them were left out")
             raise StageError("\n".join(lines))
@@ -91,18 +88,18 @@ class Launched:
 def run_pending(
     settings: Settings,
     instance: dg.DagsterInstance,
+    pipeline: Planner,
     *,
-    pipeline: Pipeline | None = None,
     progress: Progress = silent,
     limit: int | None = None,
 ) -> Launched:
     """Bring everything up to date in one run in this process, recorded in ``instance``.
 
     Args:
-        settings: What to distil and how.
+        settings: What to distill and how.
         instance: From :func:`open_instance`.
-        pipeline: Used instead of a new one; it then has its own progress listener.
-        progress: Hears the pipeline, and an event of stage ``"waiting"`` while another process has the device.
+        pipeline: Of these settings; it has its own progress listener.
+        progress: Hears an event of stage ``"waiting"`` while another process has the device.
         limit: Most partitions of each asset, None for no limit.
 
     Returns:
@@ -113,29 +110,34 @@ def run_pending(
         KeyboardInterrupt: Ctrl-C or SIGTERM; what was finished is kept.
     """
     started = time.monotonic()
-    pipeline = pipeline or Pipeline(settings, progress=progress)
-    register_classes(instance, pipeline.catalog()["class_key"])
-    pending = pipeline.plan().pending()
-    if not pending:
-        return Launched(None, Distilled(), time.monotonic() - started)
+    register_classes(instance, pipeline.context.values("class"))
+    plan = pipeline.plan()
+    if not plan.pending():
+        return Launched(None, Tally(), time.monotonic() - started)
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         progress(ProgressEvent("waiting", 0, 0, text))
 
-    done: list[Distilled] = []
+    def reopen(settings: Settings, *, progress: Progress = silent) -> Planner:
+        return pipeline
+
+    done: list[Tally] = []
     run_id = str(uuid.uuid4())
     # With failures the run ends in dagster.Failure, for the UI; the caller has them in the result.
-    with _alive(settings) as tag, contextlib.suppress(dg.Failure):
+    with _alive(settings) as tag:
         try:
-            build_distil(settings, finished=done.append, say=say).execute_in_process(
+            build_distill(settings, plan=plan, finished=done.append, log=log).execute_in_process(
                 run_id=run_id,
                 instance=instance,
-                resources={"pipelines": PipelineResource(settings, pipeline)},
-                run_config={"ops": {"distil_pending": {"config": {"limit": limit}}}, **QUIET},
+                resources={"pipelines": PipelineResource(settings, reopen, pipeline)},
+                run_config={**run_config(limit), **QUIET},
                 tags={LAUNCHER_TAG: tag},
             )
         except dg.DagsterExecutionInterruptedError:
             raise KeyboardInterrupt from None
+        except dg.Failure:
+            if not done:
+                raise
     return Launched(run_id, done[0], time.monotonic() - started)
 
 

@@ -27,7 +27,7 @@ def describe(store: Store, key: ArtefactKey, manifest: Manifest, described: Mapp
         store: Where the artefact is.
         key: Which it is.
         manifest: Its commit record.
-        described: From ``Pipeline.describe``: numbers, text, PNG bytes under ``*_png``, markdown under ``*_md``,
+        described: From ``Planner.preview``: numbers, text, PNG bytes under ``*_png``, markdown under ``*_md``,
             tables as DataFrames, ``rows`` for the number of rows.
 
     Returns:

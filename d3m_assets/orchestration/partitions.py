@@ -1,15 +1,17 @@
 """Partitions: classes (dynamic, they appear at run time), budgets (static, from the settings) and their product.
 
 Classes are registered from the dataset, which is the source of truth; a wiped instance gets them back with the next
-run or sensor tick.
+run or sensor tick. Replicates are no partitions: Dagster keeps class x budget, the store keeps the rest.
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
 
-from d3m_assets.pipeline import ASSETS
+from d3m_assets.planning.asset import Asset
 from d3m_assets.store import ArtefactKey
 
 CLASSES = "d3m_classes"
@@ -18,32 +20,32 @@ CLASSES = "d3m_classes"
 
 @dataclass(frozen=True)
 class Partitions:
-    """The three partitions definitions of the graph, by the names that ``ASSETS`` uses for them."""
+    """The partitions definitions of a graph, by the dimensions of its assets."""
 
-    by: dict[str, dg.PartitionsDefinition]
+    by: dict[frozenset[str], dg.PartitionsDefinition]
 
     @classmethod
-    def of(cls, budgets: Sequence[str]) -> "Partitions":
+    def of(cls, budgets: Sequence[str]) -> Partitions:
         """Partitions for these budgets and whatever classes are registered."""
         classes = dg.DynamicPartitionsDefinition(name=CLASSES)
         static = dg.StaticPartitionsDefinition(list(budgets))
         both = dg.MultiPartitionsDefinition({"class": classes, "budget": static})
-        return cls({"class": classes, "budget": static, "class_budget": both})
+        return cls({frozenset({"class"}): classes, frozenset({"budget"}): static, frozenset({"class", "budget"}): both})
 
-    def definition(self, asset: str) -> dg.PartitionsDefinition | None:
+    def definition(self, asset: type[Asset] | Asset) -> dg.PartitionsDefinition | None:
         """Partitions definition of an asset, None when it has no partitions."""
-        return self.by.get(ASSETS[asset].partitioned_by)
+        return self.by[frozenset(asset.partitions)] if asset.partitions else None
 
 
-def mapping(upstream: str, downstream: str) -> dg.PartitionMapping | None:
+def mapping(upstream: type[Asset], downstream: type[Asset] | Asset) -> dg.PartitionMapping | None:
     """Which partitions of ``upstream`` one partition of ``downstream`` is made from; None without partitions."""
-    source, target = ASSETS[upstream].partitioned_by, ASSETS[downstream].partitioned_by
+    source, target = frozenset(upstream.partitions), frozenset(downstream.partitions)
     if not source:
         return None
     if source == target:
         return dg.IdentityPartitionMapping()
-    if "class_budget" in (source, target) and target:
-        return dg.MultiToSingleDimensionPartitionMapping(target if source == "class_budget" else source)
+    if shared := source & target:
+        return dg.MultiToSingleDimensionPartitionMapping(*shared)
     return dg.AllPartitionMapping()
 
 
@@ -54,20 +56,20 @@ def partition_key(key: ArtefactKey) -> str | None:
     return key.class_key if key.class_key is not None else key.budget
 
 
-def artefact_key(asset: str, partition: str | None) -> ArtefactKey:
-    """Undo :func:`partition_key` for a partition key as an execution context gives it."""
+def artefact_key(asset: Asset, partition: str | None) -> ArtefactKey:
+    """Undo :func:`partition_key` for a partition key as an execution context gives it; of replicate 0."""
     if isinstance(partition, dg.MultiPartitionKey):
         parts = partition.keys_by_dimension
-        return ArtefactKey(asset, class_key=parts["class"], budget=parts["budget"])
-    if ASSETS[asset].partitioned_by == "budget":
-        return ArtefactKey(asset, budget=partition)
-    return ArtefactKey(asset, class_key=partition)
+        return ArtefactKey(asset.name, class_key=parts["class"], budget=parts["budget"])
+    if "budget" in asset.partitions:
+        return ArtefactKey(asset.name, budget=partition)
+    return ArtefactKey(asset.name, class_key=partition)
 
 
 def class_changes(instance: dg.DagsterInstance, class_keys: Iterable[str]) -> tuple[list[str], list[str]]:
     """Class keys to register, in the order given, and registered ones that the dataset no longer has."""
-    wanted, known = list(class_keys), instance.get_dynamic_partitions(CLASSES)
-    return [key for key in wanted if key not in set(known)], [key for key in known if key not in set(wanted)]
+    expected, known = list(class_keys), instance.get_dynamic_partitions(CLASSES)
+    return [key for key in expected if key not in set(known)], [key for key in known if key not in set(expected)]
 
 
 def register_classes(instance: dg.DagsterInstance, class_keys: Iterable[str]) -> None:

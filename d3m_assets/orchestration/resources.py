@@ -1,15 +1,17 @@
-"""What a run is given: the pipeline, made once a run, and the lease of a compute device."""
+"""What a run is given: the pipeline, opened once a run, and the lease of a compute device."""
 
 import contextlib
 import json
 import logging
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import filelock
 
-from d3m_assets.pipeline import Pipeline
+from d3m_assets.planning.planner import Planner
 from d3m_assets.progress import Progress, ProgressEvent, silent
 from d3m_assets.settings import Settings
 
@@ -20,59 +22,71 @@ POOL = "gpu"
 """Assets that use a model queue in this Dagster pool, one at a time unless the instance says otherwise."""
 
 
+class OpenPipeline(Protocol):
+    """Opens the pipeline of settings as it is now, to be told of by ``progress``."""
+
+    def __call__(self, settings: Settings, *, progress: Progress = ...) -> Planner:
+        """Open it."""
+
+
 class PipelineResource:
-    """Hands out one :class:`~d3m_assets.pipeline.Pipeline` a run, so that its steps share one scan and one model.
+    """Hands out one pipeline a run, so that its steps share one scan and one model.
 
     A plain object rather than a ``ConfigurableResource``: settings are read once, by the front door, and a run must
     not be able to disagree with the plan about them.
+
+    Args:
+        settings: What to distill and how.
+        open_pipeline: Opens it.
+        pipeline: One that is open; it is used for every run and keeps its own listener.
     """
 
-    def __init__(self, settings: Settings, pipeline: Pipeline | None = None) -> None:
+    def __init__(self, settings: Settings, open_pipeline: OpenPipeline, pipeline: Planner | None = None) -> None:
         self.settings = settings
+        self._open = open_pipeline
         self._given = pipeline
-        self._made: tuple[str, Pipeline] | None = None
+        self._opened: tuple[str, Planner] | None = None
         self._listener: Progress = silent
 
-    def fresh(self) -> Pipeline:
+    def fresh(self) -> Planner:
         """A pipeline that sees the dataset as it is now."""
-        return Pipeline(self.settings)
+        return self._open(self.settings)
 
-    def of_run(self, run_id: str, listener: Progress = silent) -> Pipeline:
-        """The pipeline of a run; ``listener`` hears its progress until the next call.
-
-        A pipeline given to the constructor is used for every run and keeps its own listener.
-        """
+    def of_run(self, run_id: str, listener: Progress = silent) -> Planner:
+        """The pipeline of a run; ``listener`` hears its progress until the next call."""
         if self._given is not None:
             return self._given
         self._listener = listener
-        if self._made is None or self._made[0] != run_id:
-            if self._made is not None:
-                self._made[1].workers.close()
-            self._made = (run_id, Pipeline(self.settings, progress=lambda event: self._listener(event)))
-        return self._made[1]
+        if self._opened is None or self._opened[0] != run_id:
+            if self._opened is not None:
+                self._opened[1].context.close()
+            self._opened = (run_id, self._open(self.settings, progress=lambda event: self._listener(event)))
+        return self._opened[1]
 
     @contextlib.contextmanager
-    def device_lease(self, say: Callable[[str], object], *, timeout: float = -1) -> Iterator[None]:
-        """Hold the compute device: wait while another process of this home uses it.
+    def device_lease(self, planner: Planner, log: Callable[[str], object], *, timeout: float = -1) -> Iterator[None]:
+        """Hold the compute device of this machine: wait while another process of this home uses it.
 
         A Dagster pool does not do: it is a count that a killed process keeps, and a run started from a shell that
         waits for a slot answers neither Ctrl-C nor SIGTERM (seen in 1.13.27). The system frees this lock whatever
         becomes of the process.
 
         Args:
-            say: Told when there is a wait.
+            planner: Its device is held.
+            log: Told when there is a wait.
             timeout: Seconds to wait at most; negative for ever.
 
         Raises:
             TimeoutError: The time is over.
         """
-        path = locks(self.settings) / f"device-{self.settings.device.replace(':', '-')}.lock"
+        device = planner.context.device
+        path = locks(self.settings) / f"device-{socket.gethostname()}-{device.replace(':', '-')}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(path)
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            say(f"waiting for device {self.settings.device}, which another process of this home uses")
+            log(f"waiting for device {device}, which another process of this home uses")
             lock.acquire(timeout=timeout, poll_interval=0.5)
         try:
             yield
@@ -81,7 +95,7 @@ class PipelineResource:
 
 
 def locks(settings: Settings) -> Path:
-    """Folder of the lock files, on this machine."""
+    """Folder of the lock files."""
     return settings.home.absolute() / "locks"
 
 

@@ -1,4 +1,4 @@
-"""Schedules: ``nightly_distil`` has done what the plan lists, also what failed before; ``nightly_verify`` checks.
+"""Schedules: ``nightly_distill`` has done what the plan lists, also what failed before; ``nightly_verify`` checks.
 
 The sensor sees the dataset only; this one also sees changed settings, newer code and damaged files.
 """
@@ -7,28 +7,29 @@ import dagster as dg
 
 from d3m_assets.errors import D3MError
 from d3m_assets.orchestration.launch import fail_abandoned_runs
+from d3m_assets.orchestration.requests import RunRequest, unfinished_run
 from d3m_assets.orchestration.resources import PipelineResource
-from d3m_assets.orchestration.wishes import Wish, select, unfinished_run
+from d3m_assets.planning.planner import first_of_each_asset
 from d3m_assets.settings import Settings
 
 
 def build_schedules(job: dg.JobDefinition, verify: object, settings: Settings) -> list[dg.ScheduleDefinition]:
-    """``nightly_distil`` over ``job`` and ``nightly_verify`` over the job ``verify``."""
+    """``nightly_distill`` over ``job`` and ``nightly_verify`` over the job ``verify``."""
     status = dg.DefaultScheduleStatus.RUNNING if settings.automation.enabled else dg.DefaultScheduleStatus.STOPPED
 
     @dg.schedule(
-        name="nightly_distil",
+        name="nightly_distill",
         job=job,
         cron_schedule=settings.automation.cron,
         default_status=status,
-        description="Distils whatever is missing or out of date, and tries again what failed.",
+        description="Distills whatever is missing or out of date, and tries again what failed.",
     )
-    def nightly_distil(
+    def nightly_distill(
         context: dg.ScheduleEvaluationContext, pipelines: dg.ResourceParam[PipelineResource]
     ) -> dg.RunRequest | dg.SkipReason:
-        pipeline = pipelines.fresh()
+        planner = pipelines.fresh()
         try:
-            pending = pipeline.plan().pending()
+            pending = planner.plan().pending()
         except D3MError as error:
             return dg.SkipReason(str(error))
         if not pending:
@@ -37,7 +38,8 @@ def build_schedules(job: dg.JobDefinition, verify: object, settings: Settings) -
         if running := unfinished_run(context.instance, job.name):
             return dg.SkipReason(f"run {running} is at it; {len(pending)} artefacts pending")
         limit = settings.automation.max_partitions_per_tick
-        return Wish.of(pipeline, select(pending, limit)).request(job.name, context.instance, limit)
+        request = RunRequest.of(planner, first_of_each_asset(pending, limit))
+        return request.to_dagster(job.name, context.instance, limit)
 
     nightly_verify = dg.ScheduleDefinition(
         name="nightly_verify",
@@ -46,4 +48,4 @@ def build_schedules(job: dg.JobDefinition, verify: object, settings: Settings) -
         default_status=status,
         description="Evaluates all asset checks.",
     )
-    return [nightly_distil, nightly_verify]
+    return [nightly_distill, nightly_verify]

@@ -1,6 +1,6 @@
 """Sensors: ``dataset_classes`` follows the dataset.
 
-It asks for each wish once. What failed is not asked for again until it changes, or the nightly schedule or a person
+It asks for each thing once. What failed is not asked for again until it changes, or the nightly schedule or a person
 asks: a sensor that retries fails for ever at every tick (368,000 failed runs in two weeks, elsewhere).
 """
 
@@ -11,8 +11,9 @@ import dagster as dg
 from d3m_assets.errors import D3MError
 from d3m_assets.orchestration.launch import fail_abandoned_runs
 from d3m_assets.orchestration.partitions import CLASSES, class_changes
+from d3m_assets.orchestration.requests import RunRequest, unfinished_run
 from d3m_assets.orchestration.resources import PipelineResource
-from d3m_assets.orchestration.wishes import Wish, select, unfinished_run
+from d3m_assets.planning.planner import first_of_each_asset
 from d3m_assets.settings import Settings
 
 
@@ -30,10 +31,10 @@ def build_sensor(job: dg.JobDefinition, settings: Settings) -> dg.SensorDefiniti
     def dataset_classes(
         context: dg.SensorEvaluationContext, pipelines: dg.ResourceParam[PipelineResource]
     ) -> dg.SensorResult:
-        pipeline = pipelines.fresh()
+        planner = pipelines.fresh()
         try:
-            plan = pipeline.plan()
-            added, vanished = class_changes(context.instance, pipeline.catalog()["class_key"])
+            plan = planner.plan()
+            added, vanished = class_changes(context.instance, planner.context.values("class"))
         except D3MError as error:
             # The dataset is being copied, or broken: say so, change nothing, look again at the next tick.
             return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
@@ -46,15 +47,15 @@ def build_sensor(job: dg.JobDefinition, settings: Settings) -> dg.SensorDefiniti
 
         pending = plan.pending()
         limit = settings.automation.max_partitions_per_tick
-        wish = Wish.of(pipeline, select(pending, limit))
+        request = RunRequest.of(planner, first_of_each_asset(pending, limit))
         asked = set(json.loads(context.cursor)) if context.cursor else set()
-        asked &= Wish.of(pipeline, pending).parts
+        asked &= RunRequest.of(planner, pending).parts
         fail_abandoned_runs(context.instance, settings)
         if running := unfinished_run(context.instance, job.name):
             requests, reason = [], f"run {running} is at it; {len(pending)} artefacts pending"
-        elif wish.parts - asked:
-            requests, reason = [wish.request(job.name, context.instance, limit)], None
-            asked |= wish.parts
+        elif request.parts - asked:
+            requests, reason = [request.to_dagster(job.name, context.instance, limit)], None
+            asked |= request.parts
         else:
             requests = []
             behind = f"{len(pending)} artefacts failed before, or wait for one that did; see the last run"

@@ -223,3 +223,19 @@ def test_a_variant_is_distilled_from_several_seeds_without_the_test_split(tmp_pa
     assert found[["budget", "distillation"]].to_numpy().tolist() == [["ipc-1", 0], ["ipc-1", 1]]
     assert found["accuracy"].between(0, 1).all()
     assert len(test_split_reads()) == before
+
+
+def test_baselines_are_measured_without_the_test_split_too(tmp_path, capsys):
+    from d3m_assets.evaluation.metrics import test_split_reads
+    from d3m_assets.pipeline import Pipeline
+
+    before = len(test_split_reads())
+    changes = {"budgets": ("ipc-1",), "students.steps": 2, "students.seeds": (0, 1), "generation.images_per_class": 2}
+    pipeline = Pipeline(load_settings(home=tmp_path, workers=1, **changes))
+    for asset in ("class_catalog", "raw_dataset"):
+        assert all(outcome.error is None for outcome in pipeline.materialize(asset, pipeline.keys(asset)))
+    choose.print_baselines(pipeline)
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.partition(": ")[0] for line in lines if " ± " in line]
+    assert names == ["random real images ipc-1", "rendered characters", "whole train split"]
+    assert len(test_split_reads()) == before

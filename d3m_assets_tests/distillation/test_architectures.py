@@ -81,15 +81,22 @@ def test_prompts_mean_what_they_mean_to_diffusers(model):
 
 @pytest.mark.parametrize("scheduler", ["dpmsolver++", "unipc", "ddim"])
 def test_our_loop_draws_what_the_stock_pipeline_draws(model, words, scheduler):
-    from d3m_assets.distillation.generation import _scheduler
+    from d3m_assets.distillation.generation import make_scheduler
 
     settings = GenerationSettings(steps=4, batch_size=2, guidance_scale=3.0, scheduler=scheduler)
     ours, _ = generate(model, words("6"), settings, 0, count=2)
     stock = stock_pipeline(model)
-    stock.scheduler = _scheduler(model.scheduler_config, scheduler)
+    stock.scheduler = make_scheduler(model.scheduler_config, scheduler)
     noise = torch.stack([torch.randn(4, 8, 8, generator=random_stream(noise_seed(0, words("6"), k))) for k in (0, 1)])
-    theirs = stock(["a photo of a 6"] * 2, num_inference_steps=4, guidance_scale=3.0, latents=noise, output_type="np",
-                   height=16, width=16).images  # fmt: skip
+    theirs = stock(
+        ["a photo of a 6"] * 2,
+        num_inference_steps=4,
+        guidance_scale=3.0,
+        latents=noise,
+        output_type="np",
+        height=16,
+        width=16,
+    ).images
     assert np.abs(ours / 255 - theirs).max() < 0.01
 
 
@@ -136,8 +143,9 @@ def test_diffusers_draws_with_exported_tokens(model, learned, tmp_path):
         states = prompt_states(model, task.prompts, result.vectors, plan)
         for prompt in range(2):
             assert made.token_of(index, prompt) == exported[2 * index + prompt].token
-            found = stock.encode_prompt(task.prompts.learned(prompt), device="cpu", num_images_per_prompt=1,
-                                        do_classifier_free_guidance=False)  # fmt: skip
+            found = stock.encode_prompt(
+                task.prompts.learned(prompt), device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
+            )
             assert torch.allclose(found[0][0], states.states[prompt], atol=1e-5)
             if states.pooled is not None:
                 assert torch.allclose(found[2][0], states.pooled[prompt], atol=1e-5)

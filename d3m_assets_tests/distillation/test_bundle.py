@@ -20,7 +20,7 @@ def recipe(**changes):
         "foundation": "embedded",
         "foundation_fingerprint": "f" * 64,
         "foundation_bytes": 1000,
-        "generation": GenerationSettings(steps=3, batch_size=4).drawing(),
+        "generation": GenerationSettings(steps=3, batch_size=4).fingerprint(),
         "scheduler": "cosine v",
         "seed": 0,
         "templates": ("a photo of a {}",),

@@ -5,9 +5,8 @@ import torch
 from d3m_assets.distillation.budgets import plan_embeddings
 from d3m_assets.distillation.inversion import invert
 from d3m_assets.distillation.inversion_state import InversionTask, InvertedClass
-from d3m_assets.distillation.packing import CudaMemory, Packing, StepMemory, samples_that_fit
+from d3m_assets.distillation.packing import Packing, StepMemory, samples_that_fit
 from d3m_assets.distillation.settings import InversionSettings
-from d3m_assets.stages.distillation import _batch
 
 QUICK = InversionSettings(steps=6, samples_per_step=4)
 
@@ -119,22 +118,3 @@ def test_a_wrong_estimate_is_mended_by_halving(foundation, tasks, monkeypatch, c
     assert max(device.steps) == 12
     for a, b in zip(separate, found, strict=True):
         assert np.abs(a.vectors.astype(int) - b.vectors.astype(int)).max() <= 1
-
-
-def test_memory_is_measured_on_a_gpu_unless_a_number_is_asked_for():
-    cuda, cpu = torch.device("cuda"), torch.device("cpu")
-    assert isinstance(_batch(cuda, InversionSettings())["probe"], CudaMemory)
-    assert _batch(cuda, InversionSettings(classes_per_batch=7)) == {"classes_per_batch": 7}
-    assert _batch(cpu, InversionSettings()) == {"classes_per_batch": 1}
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_cuda_step_is_measured():
-    probe = CudaMemory(torch.device("cuda"))
-    kept = torch.ones(2**20, device="cuda")
-    probe.begin()
-    (torch.ones(2**22, device="cuda") * 2).sum().item()
-    step = probe.end()
-    assert 2 * 2**24 <= step.taken < 2**27
-    assert step.free > step.taken
-    assert kept.sum() == 2**20

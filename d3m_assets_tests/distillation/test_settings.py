@@ -12,14 +12,14 @@ def test_whole_vectors_have_a_learning_rate_of_their_own():
     assert InversionSettings(directional=False).learning_rate == 2e-3
     assert InversionSettings(directional=False, learning_rate=0.15).learning_rate == 0.15
     # What was made before there was a choice is still up to date.
-    assert "directional" not in InversionSettings().learning()
-    assert InversionSettings(directional=False).learning()["directional"] is False
+    assert "directional" not in InversionSettings().fingerprint()
+    assert InversionSettings(directional=False).fingerprint()["directional"] is False
 
 
 def test_what_does_not_decide_about_vectors_and_images_is_left_out():
-    assert InversionSettings(classes_per_batch=3).learning() == InversionSettings().learning()
-    assert InversionSettings(steps=3).learning() != InversionSettings().learning()
-    assert GenerationSettings(tiny_autoencoder=Path("here")).drawing() == GenerationSettings().drawing()
+    assert InversionSettings(classes_per_batch=3).fingerprint() == InversionSettings().fingerprint()
+    assert InversionSettings(steps=3).fingerprint() != InversionSettings().fingerprint()
+    assert GenerationSettings(tiny_autoencoder=Path("here")).fingerprint() == GenerationSettings().fingerprint()
 
 
 @pytest.mark.parametrize("template", ["a photo", "{} and {}", "a {x} {}"])

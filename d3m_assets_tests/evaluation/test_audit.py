@@ -173,8 +173,19 @@ def test_nearest_images_are_those_of_all_pairs(same):
     np.testing.assert_allclose(few, distances[:9], atol=1e-5)
 
 
-def test_pieces_do_not_change_the_nearest():
-    """2**22 numbers a piece: this many columns leave pieces of one row."""
+def test_copies_are_at_no_distance_and_come_in_the_order_of_their_rows():
+    points = np.random.default_rng(0).integers(0, 256, (20, 64)).astype(np.uint8)
+    distances, rows = nearest_images(points, np.concatenate([points] * 3), 3)
+    assert (distances == 0).all()
+    assert (rows == np.arange(20)[:, None] + [0, 20, 40]).all()
+    # Of three copies each finds the two others, whichever the search returns with them.
+    distances, rows = nearest_images(np.repeat(points, 3, axis=0), np.repeat(points, 3, axis=0), 2, same=True)
+    assert (distances == 0).all()
+    assert rows[:3].tolist() == [[1, 2], [0, 2], [0, 1]]
+    assert not (rows == np.arange(60)[:, None]).any()
+
+
+def test_few_images_of_very_many_pixels_are_compared_exactly():
     points = np.random.default_rng(0).random((5, 2**21 + 1), np.float32)
     distances, rows = nearest_images(points, points, 2, same=True)
     pairs = cdist(points.astype(float), points.astype(float)) / np.sqrt(points.shape[1])

@@ -50,7 +50,7 @@ def test_a_stack_gives_the_logits_and_gradients_of_its_networks(architecture, wi
 
 
 @pytest.mark.parametrize(("architecture", "width"), ARCHITECTURES)
-@pytest.mark.parametrize("changes", [{}, {"augmentation": "crop", "cutmix": 1.0, "optimiser": "sgd"}])
+@pytest.mark.parametrize("changes", [{}, {"augmentation": "crop", "cutmix": 1.0, "optimizer": "sgd"}])
 def test_students_trained_together_are_those_trained_alone(architecture, width, changes, train_digits):
     sets = [LabelledImages(train_digits.images[i::7], train_digits.labels[i::7]).resized(16, 1) for i in range(3)]
     rate = 5e-3 if architecture == "convnet-3" else 1e-3

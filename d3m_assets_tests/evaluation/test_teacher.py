@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from d3m_assets.compute.devices import one_thread
 from d3m_assets.datasets.labelled_images import LabelledImages
 from d3m_assets.errors import TeacherError
 from d3m_assets.evaluation.settings import TeacherSettings
@@ -18,7 +19,6 @@ from d3m_assets.evaluation.teacher import (
     use_checkpoint,
 )
 from d3m_assets.evaluation.teacher_checkpoint import Checkpoint, check_order, match_outputs
-from d3m_assets.workers import one_thread
 from d3m_assets_tests.evaluation.conftest import _digits
 
 NAMES = tuple("0123456789")
@@ -52,14 +52,14 @@ def checkpoint(digits, tmp_path_factory):
     model = ViTForImageClassification(config)
     images = torch.from_numpy(digits[0].images[..., 0]).float()[:, None] / 127.5 - 1
     labels = torch.from_numpy(digits[0].labels)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     with one_thread():
         for step in range(300):
             chosen = torch.arange(step * 64, step * 64 + 64) % len(images)
             loss = torch.nn.functional.cross_entropy(model(pixel_values=images[chosen]).logits, labels[chosen])
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
     folder = tmp_path_factory.mktemp("vit")
     model.save_pretrained(folder)
     return folder

@@ -3,9 +3,10 @@ import shutil
 
 import pytest
 
+from d3m_assets.compute.devices import choose_device
 from d3m_assets.errors import FoundationError
 from d3m_assets.foundation.files import embedded_path
-from d3m_assets.foundation.loading import choose_device, find_foundation, load_foundation
+from d3m_assets.foundation.loading import find_foundation, load_foundation
 from d3m_assets_tests.foundation.small_pipelines import write_pipeline
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from d3m_assets.distillation.generation import _scheduler, generate, noise_seed
+from d3m_assets.distillation.generation import generate, make_scheduler, noise_seed
 from d3m_assets.distillation.prompts import ClassPrompts
 from d3m_assets.distillation.random_streams import random_stream
 from d3m_assets.distillation.settings import GenerationSettings
@@ -38,7 +38,7 @@ def test_it_decodes_what_the_stock_pipeline_decodes_with_it(model, tiny):
     assert np.abs(ours.astype(int) - plain).max() > 10
     stock = getattr(diffusers, model.kind).from_pretrained(model.path, dtype=torch.float32, local_files_only=True)
     stock.vae = diffusers.AutoencoderTiny.from_pretrained(tiny, local_files_only=True)
-    stock.scheduler = _scheduler(foundation.scheduler_config, settings.scheduler)
+    stock.scheduler = make_scheduler(foundation.scheduler_config, settings.scheduler)
     stock.set_progress_bar_config(disable=True)
     noise = torch.stack([torch.randn(4, 8, 8, generator=random_stream(noise_seed(0, PROMPTS, k))) for k in (0, 1)])
     theirs = stock(

@@ -1,7 +1,6 @@
 """A persistent instance of its own for every test, and compute that costs nothing."""
 
 import shutil
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,16 +17,15 @@ warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 
 @pytest.fixture
-def stages(monkeypatch: pytest.MonkeyPatch) -> fakes.FakeStages:
-    """The compute stages, faked."""
-    fake = fakes.FakeStages()
-    for name in fakes.REPLACED:
-        monkeypatch.setitem(sys.modules, name, fake)
+def makers(monkeypatch: pytest.MonkeyPatch) -> fakes.FakeMakers:
+    """What the assets of the graph make, faked."""
+    fake = fakes.FakeMakers()
+    fake.install(monkeypatch.setattr)
     return fake
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stages: fakes.FakeStages) -> Settings:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, makers: fakes.FakeMakers) -> Settings:
     """Three classes, two budgets, and a home in a temporary folder."""
     monkeypatch.setenv("DAGSTER_HOME", "")
     monkeypatch.setenv("DAGSTER_DISABLE_TELEMETRY", "1")

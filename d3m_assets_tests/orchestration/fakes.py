@@ -1,23 +1,21 @@
-"""A dataset, a foundation folder and compute stages that cost nothing; scan, plan and store are the real ones."""
+"""A dataset, a foundation folder and makers that cost nothing; graph, scan, plan and store are the real ones."""
 
+import functools
 import json
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from d3m_assets.errors import D3MError, StageError
-from d3m_assets.pipeline import Pipeline, Problem
+from d3m_assets.assets.context import Context, Item
+from d3m_assets.assets.graph import GRAPH
+from d3m_assets.errors import StageError
+from d3m_assets.planning.asset import Asset, Finding, Graph, Made
 from d3m_assets.settings import Settings, load_settings
 from d3m_assets.store import ArtefactKey
-
-REPLACED = ("d3m_assets.stages", "d3m_assets.stages.inspection")
-"""Modules that the pipeline imports its stages from."""
 
 
 def write_image(path: Path, seed: int) -> None:
@@ -53,46 +51,43 @@ def make_settings(folder: Path, classes: Sequence[str] = ("a", "b", "c"), **chan
     return load_settings(dataset=str(folder / "dataset"), foundation=str(foundation), home=folder / "home", **given)
 
 
-REPLACED = ("d3m_assets.stages", "d3m_assets.stages.inspection")
-"""Modules that :class:`FakeStages` stands in for."""
+class FakeMakers:
+    """Stands in for what the assets of the graph make, show and verify; keeps what was made, and fails where told to.
 
-
-class FakeStages(ModuleType):
-    """Stands in for ``d3m_assets.stages``; keeps what was made, and fails where told to."""
+    Everything else of an asset stays as it is: its inputs, settings and reasons to be skipped decide about the plan.
+    """
 
     def __init__(self) -> None:
-        super().__init__("d3m_assets.stages")
         self.made: list[str] = []
         self.failing: set[str] = set()
         self.damaged: set[str] = set()
-        self.before = lambda key: None
+        self.before: Callable[[ArtefactKey], None] = lambda key: None
 
-    def make(self, pipeline: Pipeline, asset: str, keys: Sequence[ArtefactKey]) -> Iterator[Any]:
-        """As in ``d3m_assets.stages``."""
-        for key in keys:
-            self.before(key)
-            error: D3MError | None = None
-            if str(key) in self.failing:
-                error = StageError(f"{key}: the loss is not finite; lower inversion.learning_rate")
-            else:
-                self.made.append(str(key))
+    def install(self, replace: Callable[[object, str, object], None] = setattr, graph: Graph = GRAPH) -> None:
+        """Put the fakes on the assets of a graph; ``replace`` may be that of a monkeypatch, which takes them off again."""
+        for asset in graph:
+            replace(asset, "make", functools.partial(self.make, asset))
+            replace(asset, "preview", self.preview)
+            replace(asset, "verify", self.verify)
+
+    def make(self, asset: Asset, context: Context, items: Sequence[Item]) -> Iterator[Made]:
+        """As :meth:`Asset.make`."""
+        for item in items:
+            self.before(item.key)
+            if str(item.key) in self.failing:
+                error = StageError(f"{item.key}: the loss is not finite; lower inversion.learning_rate")
+                yield Made(item.key, error=error)
+                continue
+            self.made.append(str(item.key))
             # The catalog is read back to give ids, so it has to be a real one.
-            table = pipeline.full_catalog() if asset == "class_catalog" else pd.DataFrame({"key": [str(key)]})
-            files = {"catalog.parquet" if asset == "class_catalog" else "data.parquet": table.to_parquet()}
-            yield SimpleNamespace(key=key, files=files, metrics={"loss": 0.5}, error=error)
+            real = asset.make_one(context, item).files if asset.name == "class_catalog" else None
+            files = real or {"data.parquet": pd.DataFrame({"key": [str(item.key)]}).to_parquet()}
+            yield Made(item.key, files, {"loss": 0.5})
 
-    def describe(self, pipeline: Pipeline, key: ArtefactKey) -> dict[str, Any]:
-        """As in ``d3m_assets.stages``."""
+    def preview(self, context: Context, item: Item) -> dict[str, Any]:
+        """As :meth:`Asset.preview`."""
         return {"loss": 0.5, "rows": 3, "picture_png": b"\x89PNG", "losses": pd.DataFrame({"step": [0], "loss": [1.0]})}
 
-    def verify(self, pipeline: Pipeline, asset: str) -> list[Problem]:
-        """As in ``d3m_assets.stages``."""
-        missing = [Problem(k, f"{k} is missing", "warning") for k in pipeline.keys(asset) if pipeline.store.intact(k)]
-        return missing + [Problem(k, f"{k} is not finite") for k in pipeline.keys(asset) if str(k) in self.damaged]
-
-
-def install() -> FakeStages:
-    """Put the fake where the pipeline imports its stages from; for processes that tests start."""
-    stages = FakeStages()
-    sys.modules |= dict.fromkeys(REPLACED, stages)
-    return stages
+    def verify(self, context: Context, item: Item) -> list[Finding]:
+        """As :meth:`Asset.verify`."""
+        return [Finding("not finite")] if str(item.key) in self.damaged else []

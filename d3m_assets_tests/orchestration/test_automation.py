@@ -30,7 +30,7 @@ class Automation:
     def __init__(self, settings: Settings, instance: dg.DagsterInstance) -> None:
         self.definitions = build_definitions(settings)
         self.repository = self.definitions.get_repository_def()
-        self.resources = {"pipelines": PipelineResource(settings)}
+        self.resources = {"pipelines": PipelineResource(settings, Pipeline)}
         self.instance = instance
         self.dataset = Path(settings.dataset)
         self.cursor: str | None = None
@@ -55,7 +55,7 @@ class Automation:
         with dg.build_schedule_context(
             self.instance, repository_def=self.repository, resources=self.resources
         ) as context:
-            data = self.repository.get_schedule_def("nightly_distil").evaluate_tick(context)
+            data = self.repository.get_schedule_def("nightly_distill").evaluate_tick(context)
         return Tick(list(data.run_requests or []), data.skip_message)
 
     def launch(self, request: dg.RunRequest) -> bool:
@@ -79,34 +79,34 @@ def only(requests: Sequence[dg.RunRequest]) -> dg.RunRequest:
 
 
 def test_the_sensor_follows_new_changed_and_vanished_classes(
-    automation: Automation, instance: dg.DagsterInstance, stages: fakes.FakeStages
+    automation: Automation, instance: dg.DagsterInstance, makers: fakes.FakeMakers
 ) -> None:
     first = automation.sensor_tick()
     assert instance.get_dynamic_partitions(CLASSES) == ["a", "b", "c"]
     assert automation.launch(only(first.requests))
     assert str(automation.sensor_tick().reason) == "everything is up to date"
 
-    stages.made.clear()
+    makers.made.clear()
     fakes.write_image(automation.dataset / "train" / "a" / "new.png", 77)
     assert automation.launch(only(automation.sensor_tick().requests))
-    assert "inverted_embeddings [a, ipc-1]" in stages.made
-    assert "inverted_embeddings [b, ipc-1]" not in stages.made
+    assert "inverted_embeddings [a, ipc-1]" in makers.made
+    assert "inverted_embeddings [b, ipc-1]" not in makers.made
 
     for split in ("train", "test"):
         (automation.dataset / split / "c").rename(automation.dataset.parent / f"gone-{split}")
     last = automation.sensor_tick()
     assert instance.get_dynamic_partitions(CLASSES) == ["a", "b"]
-    stages.made.clear()
+    makers.made.clear()
     assert automation.launch(only(last.requests))
-    assert "student_metrics [ipc-1]" in stages.made
+    assert "student_metrics [ipc-1]" in makers.made
     assert not automation.sensor_tick().requests
 
 
 def test_the_sensor_asks_once_for_what_fails_and_again_when_it_changes(
-    automation: Automation, stages: fakes.FakeStages
+    automation: Automation, makers: fakes.FakeMakers
 ) -> None:
     """Failure prevented: a condition that retries what failed launches a failing run at every tick, for ever."""
-    stages.failing = {"inverted_embeddings [b, ipc-1]", "inverted_embeddings [b, ipc-5]"}
+    makers.failing = {"inverted_embeddings [b, ipc-1]", "inverted_embeddings [b, ipc-5]"}
     assert automation.launch(only(automation.sensor_tick().requests))
 
     for _ in range(2):
@@ -114,7 +114,7 @@ def test_the_sensor_asks_once_for_what_fails_and_again_when_it_changes(
         assert not tick.requests
         assert "failed before" in str(tick.reason)
 
-    stages.failing.clear()
+    makers.failing.clear()
     fakes.write_image(automation.dataset / "train" / "b" / "new.png", 77)
     assert automation.launch(only(automation.sensor_tick().requests))
     assert str(automation.sensor_tick().reason) == "everything is up to date"
@@ -122,7 +122,7 @@ def test_the_sensor_asks_once_for_what_fails_and_again_when_it_changes(
 
 def test_the_sensor_waits_for_the_run_it_started(automation: Automation, instance: dg.DagsterInstance) -> None:
     request = only(automation.sensor_tick().requests)
-    job = automation.definitions.resolve_job_def("distil")
+    job = automation.definitions.resolve_job_def("distill")
     run = instance.create_run_for_job(job, tags=dict(request.tags), status=dg.DagsterRunStatus.STARTED)
 
     fakes.add_class(automation.dataset, "d", 9)
@@ -146,8 +146,8 @@ def test_a_dataset_that_is_being_copied_changes_nothing(automation: Automation, 
     assert instance.get_dynamic_partitions(CLASSES) == ["a", "b", "c"]
 
 
-def test_the_schedule_tries_again_what_failed_once_a_tick(automation: Automation, stages: fakes.FakeStages) -> None:
-    stages.failing = {"inverted_embeddings [b, ipc-1]"}
+def test_the_schedule_tries_again_what_failed_once_a_tick(automation: Automation, makers: fakes.FakeMakers) -> None:
+    makers.failing = {"inverted_embeddings [b, ipc-1]"}
     keys = set()
     for _ in range(3):
         request = only(automation.schedule_tick().requests)
@@ -155,7 +155,7 @@ def test_the_schedule_tries_again_what_failed_once_a_tick(automation: Automation
         keys.add(request.run_key)
     assert len(keys) == 3
 
-    stages.failing.clear()
+    makers.failing.clear()
     assert automation.launch(only(automation.schedule_tick().requests))
     assert automation.schedule_tick() == ([], "everything is up to date")
 
@@ -170,7 +170,7 @@ def test_the_same_wish_is_not_launched_twice(automation: Automation) -> None:
 
 
 def test_the_schedule_does_not_wait_for_the_dead(automation: Automation, instance: dg.DagsterInstance) -> None:
-    job = automation.definitions.resolve_job_def("distil")
+    job = automation.definitions.resolve_job_def("distill")
     started = dg.DagsterRunStatus.STARTED
     alive = instance.create_run_for_job(job, status=started)
     assert automation.schedule_tick() == ([], f"run {alive.run_id} is at it; 31 artefacts pending")
@@ -184,7 +184,7 @@ def test_the_schedule_does_not_wait_for_the_dead(automation: Automation, instanc
 
 
 def test_a_tick_asks_for_no_more_than_the_limit(
-    settings: Settings, instance: dg.DagsterInstance, stages: fakes.FakeStages
+    settings: Settings, instance: dg.DagsterInstance, makers: fakes.FakeMakers
 ) -> None:
     limited = settings.model_copy(
         update={"automation": settings.automation.model_copy(update={"max_partitions_per_tick": 2})}
@@ -193,9 +193,9 @@ def test_a_tick_asks_for_no_more_than_the_limit(
 
     rounds = 0
     while requests := automation.sensor_tick().requests:
-        stages.made.clear()
+        makers.made.clear()
         assert automation.launch(only(requests))
-        assert sum(made.startswith("inverted_embeddings") for made in stages.made) <= 2
+        assert sum(made.startswith("inverted_embeddings") for made in makers.made) <= 2
         rounds += 1
 
     assert rounds == 3
@@ -203,19 +203,19 @@ def test_a_tick_asks_for_no_more_than_the_limit(
 
 
 def test_what_a_failure_kept_from_being_tried_is_asked_for_at_the_next_tick(
-    settings: Settings, instance: dg.DagsterInstance, stages: fakes.FakeStages
+    settings: Settings, instance: dg.DagsterInstance, makers: fakes.FakeMakers
 ) -> None:
     """Failure prevented: a failed partition takes a place under the limit, and what it displaced is forgotten."""
     limited = settings.model_copy(
         update={"automation": settings.automation.model_copy(update={"max_partitions_per_tick": 2})}
     )
     automation = Automation(limited, instance)
-    stages.failing = {"inverted_embeddings [a, ipc-1]"}
+    makers.failing = {"inverted_embeddings [a, ipc-1]"}
 
     for _ in range(12):
         if not (requests := automation.sensor_tick().requests):
             break
         assert automation.launch(only(requests))
 
-    made = {made for made in stages.made if made.startswith("inverted_embeddings")}
+    made = {made for made in makers.made if made.startswith("inverted_embeddings")}
     assert len(made) == 5

@@ -1,19 +1,21 @@
-"""Asset checks: in their own runs, and at the end of the job ``distil``."""
+"""Asset checks: in their own runs, and at the end of the job ``distill``."""
 
 import dagster as dg
 import pytest
 
+from d3m_assets.assets.graph import GRAPH
 from d3m_assets.definitions import build_definitions
-from d3m_assets.orchestration.checks import CHECKS
+from d3m_assets.orchestration.checks import checks_of
 from d3m_assets.orchestration.jobs import VERIFY
 from d3m_assets.orchestration.launch import run_pending
-from d3m_assets.pipeline import ASSETS, Pipeline
+from d3m_assets.pipeline import Pipeline
 from d3m_assets.settings import Settings
 from d3m_assets.store import ArtefactKey
 from d3m_assets_tests.orchestration import fakes
 from d3m_assets_tests.orchestration.runs import QUIET
 
-MADE = set(ASSETS) - {"teacher_model"}  # no row of these settings needs a teacher
+CHECKS = [(asset.name, check.name) for asset, check in checks_of(GRAPH)]
+MADE = set(GRAPH.names) - {"teacher_model"}  # no row of these settings needs a teacher
 
 
 def verify(settings: Settings, instance: dg.DagsterInstance) -> dict[str, dg.AssetCheckEvaluation]:
@@ -25,15 +27,15 @@ def verify(settings: Settings, instance: dg.DagsterInstance) -> dict[str, dg.Ass
 
 def latest(instance: dg.DagsterInstance) -> dict[str, str]:
     """What the UI shows of each check."""
-    keys = [dg.AssetCheckKey(dg.AssetKey(check.asset), check.name) for check in CHECKS]
+    keys = [dg.AssetCheckKey(dg.AssetKey(asset), check) for asset, check in CHECKS]
     records = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
     return {key.name: record.status.value for key, record in records.items()}
 
 
 def test_all_pass_after_everything_was_made(settings: Settings, instance: dg.DagsterInstance) -> None:
-    run_pending(settings, instance)
+    run_pending(settings, instance, Pipeline(settings))
 
-    assert latest(instance) == dict.fromkeys((check.name for check in CHECKS if check.asset in MADE), "SUCCEEDED")
+    assert latest(instance) == dict.fromkeys((check for asset, check in CHECKS if asset in MADE), "SUCCEEDED")
     assert all(evaluation.passed for evaluation in verify(settings, instance).values())
 
 
@@ -43,7 +45,7 @@ def test_before_anything_was_made_only_what_is_missing_is_said(
     found = verify(settings, instance)
 
     failed = {name: evaluation for name, evaluation in found.items() if not evaluation.passed}
-    assert set(failed) == {check.name for check in CHECKS if check.asset in MADE}
+    assert set(failed) == {check for asset, check in CHECKS if asset in MADE}
     assert {evaluation.severity for evaluation in failed.values()} == {dg.AssetCheckSeverity.WARN}
     assert found["every_class_present"].metadata["problems"].value == 4
 
@@ -56,20 +58,20 @@ def test_before_anything_was_made_only_what_is_missing_is_said(
     ],
 )
 def test_damage_fails_the_check_by_name(
-    settings: Settings, instance: dg.DagsterInstance, stages: fakes.FakeStages, asset: str, check: str
+    settings: Settings, instance: dg.DagsterInstance, makers: fakes.FakeMakers, asset: str, check: str
 ) -> None:
-    run_pending(settings, instance)
-    stages.damaged = {f"{asset} [b, ipc-1]"}
+    run_pending(settings, instance, Pipeline(settings))
+    makers.damaged = {f"{asset} [b, ipc-1]"}
 
     found = verify(settings, instance)[check]
 
     assert not found.passed
     assert found.severity == dg.AssetCheckSeverity.ERROR
-    assert found.description == f"{asset} [b, ipc-1] is not finite"
+    assert found.description == f"{asset} [b, ipc-1]: not finite"
 
 
 def test_the_standing_check_names_what_is_stale_and_why(settings: Settings, instance: dg.DagsterInstance) -> None:
-    run_pending(settings, instance)
+    run_pending(settings, instance, Pipeline(settings))
     pipeline = Pipeline(settings)
     pipeline.store.delete(ArtefactKey("distillation_report"))
     changed = settings.model_copy(update={"seed": 1})
@@ -80,10 +82,10 @@ def test_the_standing_check_names_what_is_stale_and_why(settings: Settings, inst
 
 
 def test_a_failure_leaves_its_mark_on_the_checks(
-    settings: Settings, instance: dg.DagsterInstance, stages: fakes.FakeStages
+    settings: Settings, instance: dg.DagsterInstance, makers: fakes.FakeMakers
 ) -> None:
-    stages.failing = {"inverted_embeddings [b, ipc-5]"}
-    run_pending(settings, instance)
+    makers.failing = {"inverted_embeddings [b, ipc-5]"}
+    run_pending(settings, instance, Pipeline(settings))
 
     assert latest(instance)["nothing_stale"] == "FAILED"
     assert latest(instance)["every_class_present"] == "SUCCEEDED"

@@ -11,11 +11,12 @@ import dagster as dg
 import pytest
 import yaml
 
+from d3m_assets.assets.graph import GRAPH
 from d3m_assets.errors import DatasetError, StageError
 from d3m_assets.orchestration.launch import ensure_instance_home, fail_abandoned_runs, open_instance, run_pending
 from d3m_assets.orchestration.partitions import CLASSES
 from d3m_assets.orchestration.resources import PipelineResource
-from d3m_assets.pipeline import ASSETS, Pipeline
+from d3m_assets.pipeline import Pipeline
 from d3m_assets.settings import Settings
 from d3m_assets_tests.orchestration import fakes
 from d3m_assets_tests.orchestration.runs import counts
@@ -29,13 +30,13 @@ def dataset(settings: Settings) -> Path:
 def test_everything_is_made_and_recorded_in_one_run_and_nothing_the_second_time(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
-    first = run_pending(settings, instance)
-    second = run_pending(settings, instance)
+    first = run_pending(settings, instance, Pipeline(settings))
+    second = run_pending(settings, instance, Pipeline(settings))
 
-    assert first.done.failures == first.done.blocked == first.done.deferred == []
+    assert first.done.failed == first.done.blocked == first.done.deferred == []
     assert Pipeline(settings).plan().pending() == []
     assert [run.run_id for run in instance.get_runs()] == [first.run_id]
-    for asset in ASSETS:
+    for asset in GRAPH.names:
         recorded = counts(instance, asset)
         assert len(recorded) == len(Pipeline(settings).keys(asset)), asset
         assert set(recorded.values()) <= {1}, asset
@@ -43,30 +44,30 @@ def test_everything_is_made_and_recorded_in_one_run_and_nothing_the_second_time(
     second.raise_for_failures()
 
 
-def test_classes_come_change_and_go(settings: Settings, instance: dg.DagsterInstance, stages: fakes.FakeStages) -> None:
-    run_pending(settings, instance)
+def test_classes_come_change_and_go(settings: Settings, instance: dg.DagsterInstance, makers: fakes.FakeMakers) -> None:
+    run_pending(settings, instance, Pipeline(settings))
     assert instance.get_dynamic_partitions(CLASSES) == ["a", "b", "c"]
 
-    stages.made.clear()
+    makers.made.clear()
     fakes.add_class(dataset(settings), "d", 9)
     for split in ("train", "test"):
         (dataset(settings) / split / "b").rename(dataset(settings).parent / f"gone-{split}")
-    run_pending(settings, instance)
+    run_pending(settings, instance, Pipeline(settings))
 
     assert instance.get_dynamic_partitions(CLASSES) == ["a", "c", "d"]
-    assert "inverted_embeddings [d, ipc-1]" in stages.made
-    assert "inverted_embeddings [a, ipc-1]" not in stages.made
-    assert "student_metrics [ipc-1]" in stages.made
+    assert "inverted_embeddings [d, ipc-1]" in makers.made
+    assert "inverted_embeddings [a, ipc-1]" not in makers.made
+    assert "student_metrics [ipc-1]" in makers.made
 
 
 def test_what_does_not_depend_on_a_failure_goes_on(
-    settings: Settings, instance: dg.DagsterInstance, stages: fakes.FakeStages
+    settings: Settings, instance: dg.DagsterInstance, makers: fakes.FakeMakers
 ) -> None:
-    stages.failing = {"inverted_embeddings [b, ipc-5]"}
+    makers.failing = {"inverted_embeddings [b, ipc-5]"}
 
-    launched = run_pending(settings, instance)
+    launched = run_pending(settings, instance, Pipeline(settings))
 
-    assert [str(failure.key) for failure in launched.done.failures] == ["inverted_embeddings [b, ipc-5]"]
+    assert [str(failure.key) for failure in launched.done.failed] == ["inverted_embeddings [b, ipc-5]"]
     assert [str(key) for key in launched.done.blocked] == [
         "synthetic_pool [b, ipc-5]",
         "distilled_bundle [ipc-5]",
@@ -74,7 +75,7 @@ def test_what_does_not_depend_on_a_failure_goes_on(
         "pool_audit [ipc-5]",
         "distillation_report",
     ]
-    assert "student_metrics [ipc-1]" in stages.made
+    assert "student_metrics [ipc-1]" in makers.made
     assert launched.run_id is not None
     run = instance.get_run_by_id(launched.run_id)
     assert run is not None
@@ -82,17 +83,17 @@ def test_what_does_not_depend_on_a_failure_goes_on(
     with pytest.raises(StageError, match=r"lower inversion.learning_rate\n5 artefacts that need them"):
         launched.raise_for_failures()
 
-    stages.failing.clear()
-    stages.made.clear()
-    run_pending(settings, instance).raise_for_failures()
-    assert len(stages.made) == 6
+    makers.failing.clear()
+    makers.made.clear()
+    run_pending(settings, instance, Pipeline(settings)).raise_for_failures()
+    assert len(makers.made) == 6
 
 
 def test_a_limit_leaves_the_rest_for_the_next_run(settings: Settings, instance: dg.DagsterInstance) -> None:
-    first = run_pending(settings, instance, limit=4)
-    second = run_pending(settings, instance, limit=4)
+    first = run_pending(settings, instance, Pipeline(settings), limit=4)
+    second = run_pending(settings, instance, Pipeline(settings), limit=4)
 
-    assert not first.done.failures
+    assert not first.done.failed
     assert [str(key) for key in first.done.deferred if key.asset == "inverted_embeddings"] == [
         "inverted_embeddings [b, ipc-5]",
         "inverted_embeddings [c, ipc-5]",
@@ -107,20 +108,20 @@ def test_a_broken_dataset_is_the_callers_error_and_leaves_no_run(
     (dataset(settings) / "train" / "a" / "0.png").write_bytes(b"")
 
     with pytest.raises(DatasetError, match=r"0\.png"):
-        run_pending(settings, instance)
+        run_pending(settings, instance, Pipeline(settings))
     assert instance.get_runs() == []
 
 
 def test_a_defect_reaches_the_caller_as_it_is(
-    settings: Settings, instance: dg.DagsterInstance, stages: fakes.FakeStages
+    settings: Settings, instance: dg.DagsterInstance, makers: fakes.FakeMakers
 ) -> None:
     def defect(key: object) -> None:
         raise ZeroDivisionError("a defect")
 
-    stages.before = defect
+    makers.before = defect
 
     with pytest.raises(ZeroDivisionError, match="a defect"):
-        run_pending(settings, instance)
+        run_pending(settings, instance, Pipeline(settings))
     assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.FAILURE]
 
 
@@ -128,22 +129,24 @@ CHILD = """
 import sys
 from pathlib import Path
 from d3m_assets.orchestration.launch import open_instance, run_pending
+from d3m_assets.pipeline import Pipeline
 from d3m_assets.settings import load_settings
 from d3m_assets_tests.orchestration import fakes
 
-stages = fakes.install()
+makers = fakes.FakeMakers()
+makers.install()
 def wait(key):
     if str(key) == "inverted_embeddings [c, ipc-1]":
         print("waiting", flush=True)
         sys.stdin.read()
-stages.before = wait
+makers.before = wait
 folder = Path(sys.argv[1])
 settings = load_settings(
     dataset=str(folder / "dataset"), foundation=str(folder / "foundation"), home=folder / "home",
     budgets=("ipc-1", "ipc-5"), device="cpu",
 )
 with open_instance(settings) as instance:
-    run_pending(settings, instance)
+    run_pending(settings, instance, Pipeline(settings))
 """
 
 
@@ -164,13 +167,16 @@ def start_child(settings: Settings) -> "subprocess.Popen[bytes]":
 
 
 def test_a_killed_run_keeps_what_was_finished_and_is_carried_on(
-    settings: Settings, instance: dg.DagsterInstance, stages: fakes.FakeStages
+    settings: Settings, instance: dg.DagsterInstance, makers: fakes.FakeMakers
 ) -> None:
     child = start_child(settings)
     try:
         assert counts(instance, "inverted_embeddings") == {"ipc-1|a": 1, "ipc-1|b": 1}
         assert fail_abandoned_runs(instance, settings) == [], "it is alive"
-        with pytest.raises(TimeoutError), PipelineResource(settings).device_lease(print, timeout=0):
+        with (
+            pytest.raises(TimeoutError),
+            PipelineResource(settings, Pipeline).device_lease(Pipeline(settings), print, timeout=0),
+        ):
             pytest.fail("the child holds the device")
     finally:
         child.kill()
@@ -181,9 +187,9 @@ def test_a_killed_run_keeps_what_was_finished_and_is_carried_on(
     assert fail_abandoned_runs(instance, settings) == [run.run_id]
     assert fail_abandoned_runs(instance, settings) == []
 
-    run_pending(settings, instance).raise_for_failures()
-    assert "inverted_embeddings [a, ipc-1]" not in stages.made
-    assert "inverted_embeddings [c, ipc-1]" in stages.made
+    run_pending(settings, instance, Pipeline(settings)).raise_for_failures()
+    assert "inverted_embeddings [a, ipc-1]" not in makers.made
+    assert "inverted_embeddings [c, ipc-1]" in makers.made
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])

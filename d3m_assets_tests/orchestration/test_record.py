@@ -7,6 +7,7 @@ import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
+from d3m_assets.assets.graph import GRAPH
 from d3m_assets.definitions import build_definitions
 from d3m_assets.orchestration.launch import open_instance, run_pending
 from d3m_assets.orchestration.partitions import CLASSES
@@ -25,14 +26,14 @@ def definitions(settings: Settings, instance: dg.DagsterInstance) -> dg.Definiti
     instance.add_dynamic_partitions(CLASSES, ["a", "b", "c"])
     pipeline = Pipeline(settings)
     for asset in ("class_catalog", "raw_dataset", "class_prompts", "foundation_model"):
-        assert all(outcome.error is None for outcome in pipeline.materialise(asset, pipeline.keys(asset)))
+        assert all(outcome.error is None for outcome in pipeline.materialize(asset, pipeline.keys(asset)))
     return build_definitions(settings)
 
 
-def test_one_run_takes_a_grid_of_partitions_through_two_stages(
+def test_one_run_takes_a_grid_of_partitions_through_two_assets(
     definitions: dg.Definitions, instance: dg.DagsterInstance
 ) -> None:
-    """Failure prevented: an asset that yields nothing makes Dagster skip the stage below in the same run."""
+    """Failure prevented: an asset that yields nothing makes Dagster skip the asset below in the same run."""
     run = run_assets(definitions, instance, ["inverted_embeddings", "synthetic_pool"], "ipc-1|a", "ipc-5|c")
 
     assert run.success
@@ -41,9 +42,9 @@ def test_one_run_takes_a_grid_of_partitions_through_two_stages(
 
 
 def test_a_class_that_fails_does_not_hide_those_that_finished(
-    definitions: dg.Definitions, instance: dg.DagsterInstance, stages: fakes.FakeStages
+    definitions: dg.Definitions, instance: dg.DagsterInstance, makers: fakes.FakeMakers
 ) -> None:
-    stages.failing = {"inverted_embeddings [b, ipc-1]"}
+    makers.failing = {"inverted_embeddings [b, ipc-1]"}
 
     run = run_assets(definitions, instance, ["inverted_embeddings"], "ipc-1|a", "ipc-5|c")
 
@@ -54,30 +55,30 @@ def test_a_class_that_fails_does_not_hide_those_that_finished(
     failure = step.step_failure_data.user_failure_data
     assert failure is not None
     assert "lower inversion.learning_rate" in str(failure.description)
-    assert sum(made.startswith("inverted_embeddings") for made in stages.made) == 5
+    assert sum(made.startswith("inverted_embeddings") for made in makers.made) == 5
 
 
 def test_what_is_up_to_date_is_shown_but_not_made_again_unless_forced(
-    definitions: dg.Definitions, instance: dg.DagsterInstance, stages: fakes.FakeStages
+    definitions: dg.Definitions, instance: dg.DagsterInstance, makers: fakes.FakeMakers
 ) -> None:
-    stages.made.clear()
+    makers.made.clear()
     run_assets(definitions, instance, ["inverted_embeddings"], "ipc-1|a")
     run_assets(definitions, instance, ["inverted_embeddings"], "ipc-1|a")
     run_assets(definitions, instance, ["inverted_embeddings"], "ipc-1|a", force=True)
 
-    assert stages.made == ["inverted_embeddings [a, ipc-1]"] * 2
+    assert makers.made == ["inverted_embeddings [a, ipc-1]"] * 2
     states = [event.metadata["state"].value for event in events(instance, "inverted_embeddings")]
     assert states == ["made by this run", "was up to date, nothing done", "made by this run"]
 
 
 def test_a_defect_in_the_middle_leaves_what_was_finished_recorded(
-    definitions: dg.Definitions, instance: dg.DagsterInstance, stages: fakes.FakeStages
+    definitions: dg.Definitions, instance: dg.DagsterInstance, makers: fakes.FakeMakers
 ) -> None:
     def defect(key: ArtefactKey) -> None:
         if key.class_key == "c":
             raise ZeroDivisionError
 
-    stages.before = defect
+    makers.before = defect
     run = run_assets(definitions, instance, ["inverted_embeddings"], "ipc-1|a", "ipc-1|c")
 
     assert not run.success
@@ -119,12 +120,12 @@ def test_metadata_and_data_version_name_the_artefact(
 
 
 def test_a_preview_that_fails_does_not_fail_the_artefact(
-    definitions: dg.Definitions, instance: dg.DagsterInstance, stages: fakes.FakeStages, monkeypatch: pytest.MonkeyPatch
+    definitions: dg.Definitions, instance: dg.DagsterInstance, makers: fakes.FakeMakers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(pipeline: Pipeline, key: ArtefactKey) -> dict[str, object]:
+    def broken(context: object, item: object) -> dict[str, object]:
         raise ValueError("no such picture")
 
-    monkeypatch.setattr(stages, "describe", broken)
+    monkeypatch.setattr(GRAPH["foundation_model"], "preview", broken)
 
     assert run_assets(definitions, instance, ["foundation_model"]).success
     (event,) = events(instance, "foundation_model")
@@ -132,8 +133,8 @@ def test_a_preview_that_fails_does_not_fail_the_artefact(
     assert "loss" not in event.metadata
 
 
-def test_the_real_stages_leave_something_to_look_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stages that need no model, unfaked."""
+def test_the_real_makers_leave_something_to_look_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The assets that need no model, unfaked."""
     monkeypatch.setenv("DAGSTER_HOME", "")
     settings = fakes.make_settings(tmp_path)
     with open_instance(settings) as instance:
@@ -179,7 +180,7 @@ def test_dagsters_staleness_agrees_with_the_plan(
 
 
 def test_an_asset_that_is_not_needed_makes_nothing_stale(settings: Settings, instance: dg.DagsterInstance) -> None:
-    run_pending(settings, instance)
+    run_pending(settings, instance, Pipeline(settings))
 
     graph, context = build_definitions(settings).resolve_asset_graph(), LoadingContextForTest(instance)
     resolver = CachingStaleStatusResolver(instance, graph, context)

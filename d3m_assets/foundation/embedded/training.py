@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from d3m_assets.compute.workers import end_with_parent
 from d3m_assets.foundation.embedded.captions import CaptionBatch, ImageSets
 from d3m_assets.foundation.embedded.characters import Rendered, render
 from d3m_assets.foundation.embedded.models import (
@@ -38,7 +39,6 @@ from d3m_assets.foundation.embedded.models import (
 )
 from d3m_assets.foundation.tokens import TokenTable
 from d3m_assets.progress import Progress, ProgressEvent, silent
-from d3m_assets.workers import end_with
 
 if TYPE_CHECKING:
     import torch
@@ -361,13 +361,11 @@ def _train_diffusion(rank: int, settings: TrainingSettings, folder: Path, progre
     _loop(trainer, "text encoder and U-Net", rank, loss, progress)
 
 
-def _worker(
-    rank: int, target: Any, settings: TrainingSettings, folder: Path, port: int, queue: Any, parent: int
-) -> None:
+def _worker(rank: int, target: Any, settings: TrainingSettings, folder: Path, port: int, queue: Any) -> None:
     import torch
     import torch.distributed as dist
 
-    end_with(parent)
+    end_with_parent()
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=settings.processes)
@@ -386,9 +384,7 @@ def _parallel(target: Any, settings: TrainingSettings, folder: Path, progress: P
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     queue = mp.get_context("spawn").SimpleQueue()
-    context = mp.spawn(
-        _worker, (target, settings, folder, port, queue, os.getpid()), nprocs=settings.processes, join=False
-    )
+    context = mp.spawn(_worker, (target, settings, folder, port, queue), nprocs=settings.processes, join=False)
     finished = False
     while not finished:
         finished = context.join(timeout=1)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from d3m_assets.errors import SettingsError
 from d3m_assets.foundation.embedded.training import TrainingSettings, train
 from d3m_assets.foundation.embedded.training import _build as build
-from d3m_assets_tests.test_workers import alive
+from d3m_assets_tests.processes import alive
 
 TINY = TrainingSettings(processes=1, vae_steps=3, vae_batch=4, images=12, steps=4, batch=4)
 

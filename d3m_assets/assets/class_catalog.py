@@ -1,0 +1,91 @@
+"""``class_catalog``: which classes there are, and the ids that they keep for ever."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from d3m_assets.assets.context import Context, Item
+from d3m_assets.assets.files import from_parquet, to_parquet
+from d3m_assets.datasets.source import Scan
+from d3m_assets.errors import StoreError
+from d3m_assets.planning.asset import Asset, Made
+from d3m_assets.store import ArtefactKey, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FILE = "catalog.parquet"
+
+
+class ClassCatalog(Asset):
+    """Every class of the dataset with its permanent id, partition key, name and image counts."""
+
+    group = "dataset"
+    kinds = frozenset({"pandas"})
+
+    def settings(self, context: Context, item: Item) -> dict[str, Any]:
+        """The dataset as it is."""
+        return {"dataset": context.dataset.scan.fingerprint}
+
+    def make_one(self, context: Context, item: Item) -> Made:
+        """The table of classes, retired ones included."""
+        table = context.dataset.full_catalog
+        active = table[table["active"]]
+        metrics = {
+            "classes": len(active),
+            "retired": len(table) - len(active),
+            "images": int(active["n_train"].sum()),
+        }
+        return Made(item.key, {FILE: to_parquet(table)}, metrics)
+
+    def preview(self, context: Context, item: Item) -> dict[str, Any]:
+        """The classes."""
+        table = from_parquet(context.inputs.read(item.key, FILE))
+        return {"rows": len(table), "classes_table": table.drop(columns="fingerprint")}
+
+
+def stored_catalog(store: Store, scan: Scan) -> pd.DataFrame | None:
+    """The catalog of earlier scans, which gave the classes their ids; None: there is none yet.
+
+    Raises:
+        StoreError: It cannot be read, the store has the layout of an earlier version, or it is of another dataset.
+    """
+    key = ArtefactKey(ClassCatalog.name)
+    if store.manifest(key) is None:
+        _refuse_old_layout(store)
+        return None
+    try:
+        previous = from_parquet(store.read(key, FILE))
+    except (StoreError, OSError, ValueError) as error:
+        raise StoreError(
+            f"the class catalog in {store.uri(key)} is damaged: {error}. It gives classes their permanent "
+            "ids: restore it from a backup, or delete that folder and run `d3m distill` (ids are then given anew)"
+        ) from error
+    _refuse_other_dataset(store, previous, scan)
+    return previous
+
+
+def _refuse_old_layout(store: Store) -> None:
+    root = store.url.rpartition("/")[0]
+    if root and Store.open(root).manifest(ArtefactKey(ClassCatalog.name)):
+        raise StoreError(
+            f"{root} was written by an earlier version, which kept one dataset there; move what is in it into "
+            f"{store.url}, or name another place with --storage"
+        )
+
+
+def _refuse_other_dataset(store: Store, previous: pd.DataFrame, scan: Scan) -> None:
+    # A dataset of the same name elsewhere would retire every class of this one.
+    if not previous["active"].any():
+        return
+    active = previous[previous["active"]]
+    known, found = sorted(active["class_name"]), scan.classes
+    prints = dict(zip(active["class_name"], active["fingerprint"], strict=True))
+    same = any(name in found and found[name].fingerprint == prints[name] for name in known)
+    if same or set(known) == set(found):
+        return
+    listed = ", ".join(known[:5]) + (", …" if len(known) > 5 else "")
+    raise StoreError(
+        f"{store.url} holds another dataset (classes {listed}), of which {scan.url} has none unchanged, and not all. "
+        "Give one of them another name with the setting `name` (D3M_NAME), or another place with --storage"
+    )

@@ -1,0 +1,89 @@
+"""``distilled_bundle``: the distilled dataset of a budget in one file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from d3m_assets.assets.class_prompts import ClassPrompts, read_prompts
+from d3m_assets.assets.context import Context, Item
+from d3m_assets.assets.foundation_model import FoundationModel
+from d3m_assets.assets.inverted_embeddings import InvertedEmbeddings, embedding_plan, read_vectors, vectors_key
+from d3m_assets.assets.synthetic_pool import generation_fingerprint
+from d3m_assets.distillation import bundle
+from d3m_assets.distillation.bundle import Bundle, DistilledClass, Recipe
+from d3m_assets.planning.asset import Asset, Made
+from d3m_assets.store import ArtefactKey
+
+FILE = "bundle.safetensors"
+
+
+class DistilledBundle(Asset):
+    """The distilled dataset of a budget: one file with the vectors of all classes and the recipe that regenerates images."""
+
+    group = "distillation"
+    partitions = ("budget",)
+    deps = (InvertedEmbeddings, ClassPrompts, FoundationModel)
+    kinds = frozenset({"safetensors"})
+    code_version = bundle.CODE_VERSION
+
+    def settings(self, context: Context, item: Item) -> dict[str, Any]:
+        """The recipe that the bundle carries beside its vectors."""
+        return generation_fingerprint(context, context.settings.seed) | {
+            "image": context.image_shape,
+            "dataset": context.dataset.name,
+            "bytes_per_class": item.budget.bytes(context.dataset.shape),
+            "foundation": context.model.name,
+        }
+
+    def make_one(self, context: Context, item: Item) -> Made:
+        """Put the vectors of all classes into one file."""
+        classes = []
+        for dataset_class in context.dataset.classes:
+            source = vectors_key(context, dataset_class.key, item.budget.name)
+            plan = embedding_plan(context, context.item(source))
+            prompts = read_prompts(context, dataset_class.key)
+            classes.append(DistilledClass(prompts, plan, read_vectors(context, source)))
+        made = Bundle(_recipe(context, item), tuple(classes))
+        data = made.to_bytes()
+        return Made(item.key, {FILE: data}, {"payload_bytes": made.payload, "bundle_bytes": len(data)})
+
+    def preview(self, context: Context, item: Item) -> dict[str, Any]:
+        """The ledger, and where the file is."""
+        return {
+            "ledger": read_bundle(context, item.key).ledger(),
+            "file": context.inputs.uri(item.key, FILE),
+        }
+
+
+def _recipe(context: Context, item: Item) -> Recipe:
+    settings, files, tiny = context.settings, context.model.files, context.model.tiny_autoencoder
+    noise, shape = files.config("scheduler"), context.dataset.shape
+    decoder: dict[str, Any] = {}
+    if tiny is not None:
+        decoder = {
+            "autoencoder": tiny.name,
+            "autoencoder_fingerprint": tiny.fingerprint,
+            "autoencoder_bytes": tiny.weight_bytes,
+        }
+    return Recipe(
+        budget=item.budget.name,
+        bytes_per_class=item.budget.bytes(shape),
+        dataset=context.dataset.name,
+        image_height=shape.height,
+        image_width=shape.width,
+        channels=shape.channels,
+        foundation=context.model.name,
+        foundation_fingerprint=files.fingerprint,
+        foundation_bytes=files.weight_bytes,
+        generation=settings.generation.fingerprint(),
+        scheduler=f"{noise.get('beta_schedule')} {noise.get('prediction_type')}",
+        seed=settings.seed,
+        templates=settings.prompts.templates,
+        keep_class_name=settings.prompts.keep_class_name,
+        **decoder,
+    )
+
+
+def read_bundle(context: Context, key: ArtefactKey) -> Bundle:
+    """A stored bundle."""
+    return Bundle.from_bytes(context.inputs.read(key, FILE), str(key))

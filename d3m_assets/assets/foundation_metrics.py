@@ -1,0 +1,95 @@
+"""``foundation_metrics``: what the foundation model teaches without any inversion."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from d3m_assets.assets.class_prompts import ClassPrompts, read_prompts
+from d3m_assets.assets.context import Context, Item, replicate_seed
+from d3m_assets.assets.files import from_parquet, to_parquet
+from d3m_assets.assets.foundation_model import FoundationModel
+from d3m_assets.assets.measuring import CODE_VERSION, MeasuredAsset
+from d3m_assets.assets.raw_dataset import RawDataset
+from d3m_assets.assets.rows import Row, at_equal_ipc, images_allowed_fingerprint, of_replicates, rows_of, training_set
+from d3m_assets.assets.synthetic_pool import class_name_job, generate_images, generation_fingerprint, pool_table
+from d3m_assets.assets.teacher_model import TeacherModel
+from d3m_assets.datasets.labelled_images import LabelledImages
+from d3m_assets.errors import D3MError
+from d3m_assets.evaluation.methods import CLASS_NAMES, CLASS_NAMES_EQUAL_IPC, RENDERED
+from d3m_assets.foundation.embedded import characters
+from d3m_assets.foundation.files import EMBEDDED
+from d3m_assets.planning.asset import Asset
+
+POOL_FILE = "pool.parquet"
+
+
+class FoundationMetrics(MeasuredAsset):
+    """Students trained on what the foundation model generates from class names alone, without inversion."""
+
+    deps = (RawDataset, ClassPrompts, FoundationModel, TeacherModel)
+    code_version = f"{CODE_VERSION}.{characters.CODE_VERSION}"
+    variants = ("equal-ipc",)
+
+    def inputs(self, context: Context, item: Item) -> Sequence[type[Asset]]:
+        """The teacher only where labels are soft."""
+        soft = context.settings.evaluation.has_soft_labels
+        return [dep for dep in self.deps if soft or dep is not TeacherModel]
+
+    def settings(self, context: Context, item: Item) -> dict[str, Any]:
+        """How images are generated, beside how students are trained."""
+        described = super().settings(context, item) | generation_fingerprint(context, context.settings.seed)
+        if context.settings.distillations > 1:
+            described["distillations"] = context.settings.distillations
+        if "equal-ipc" in self.chosen_variants(context, item):
+            described |= images_allowed_fingerprint(context, context.budgets)
+        return described
+
+    def rows(self, context: Context, item: Item) -> tuple[list[Row], Mapping[str, bytes]]:
+        """Images from class names, and for the embedded model what its renderer makes of the same names."""
+        prompts = [read_prompts(context, c.key) for c in context.dataset.classes]
+        replicates = range(context.settings.distillations)
+        jobs = [
+            class_name_job(context, p, replicate_seed(context.settings.seed, r)) for r in replicates for p in prompts
+        ]
+        generated: list[Any] = [None] * len(jobs)
+        labels = [job.prompts.by_name() for job in jobs]
+        for index, result in context.map_in_workers(f"{self.name}: pool", generate_images, jobs, labels):
+            if isinstance(result, D3MError):
+                raise result
+            generated[index] = result
+        by_replicate = [generated[r * len(prompts) : (r + 1) * len(prompts)] for r in replicates]
+        pools = [training_set([images for images, _ in of_classes]) for of_classes in by_replicate]
+        rows = rows_of(context, CLASS_NAMES, lambda kind: of_replicates(context, pools), distilled=True)
+        if "equal-ipc" in context.settings.evaluation.variants:
+            for budget in context.budgets:
+                rows += at_equal_ipc(context, CLASS_NAMES_EQUAL_IPC, budget, lambda kind: pools)
+        names = [p.display_name for p in prompts]
+        if context.model.name == EMBEDDED and all(renderable(name) for name in names):
+            rows += rows_of(context, RENDERED, lambda kind: partial(rendered_characters, context, names))
+        import pandas as pd
+
+        tables = [pool_table(p, *pair) for p, pair in zip(prompts, by_replicate[0], strict=True)]
+        return rows, {POOL_FILE: to_parquet(pd.concat(tables, ignore_index=True))}
+
+
+def renderable(name: str) -> bool:
+    """Whether the renderer that trained the embedded model knows a class of this name."""
+    return len(name) == 1 and name in string.digits + string.ascii_letters
+
+
+def rendered_characters(context: Context, names: Sequence[str], seed: int) -> LabelledImages:
+    """As many rendered characters of each class as a pool has images, without the diffusion model."""
+    count = context.settings.generation.images_per_class
+    rendered = characters.render(count * len(names), 9_000_000 + seed, characters="".join(names)).images[..., None]
+    if context.dataset.scan.channels == 3:
+        rendered = rendered.repeat(3, axis=-1)
+    return training_set([rendered[k :: len(names)] for k in range(len(names))])
+
+
+def read_class_name_pool(context: Context) -> Any:
+    """The stored images that were generated from class names, of replicate 0."""
+    (key,) = context.inputs.keys(FoundationMetrics)
+    return from_parquet(context.inputs.read(key, POOL_FILE))

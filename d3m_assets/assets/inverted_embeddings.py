@@ -1,0 +1,358 @@
+"""``inverted_embeddings``: the learned prompt vectors of a class, the distilled data itself."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from d3m_assets.assets.class_prompts import ClassPrompts, prompts_of, read_prompts
+from d3m_assets.assets.context import Context, Item
+from d3m_assets.assets.files import to_json
+from d3m_assets.assets.foundation_model import FoundationModel
+from d3m_assets.assets.previews import line_plot_png
+from d3m_assets.assets.raw_dataset import RawDataset, image_rows
+from d3m_assets.distillation import inversion, latents
+from d3m_assets.distillation.budgets import EmbeddingPlan, plan_embeddings
+from d3m_assets.distillation.inversion import invert
+from d3m_assets.distillation.inversion_state import InversionTask, InvertedClass, remove_old_states
+from d3m_assets.distillation.latents import ImageFiles, LatentCache
+from d3m_assets.distillation.packing import MOST_CLASSES, UNMEASURED_CLASSES, CudaMemory
+from d3m_assets.distillation.prompts import placeholder_token
+from d3m_assets.distillation.settings import InversionSettings
+from d3m_assets.distillation.vectors import to_stored
+from d3m_assets.errors import BudgetError, D3MError
+from d3m_assets.exports.token_import import ImportedEmbeddings, find_embeddings
+from d3m_assets.foundation.model import ModelReference
+from d3m_assets.planning.asset import Asset, Check, Finding, Made
+from d3m_assets.progress import Progress, ProgressEvent
+from d3m_assets.store import ArtefactKey
+
+if TYPE_CHECKING:
+    import torch
+
+VECTORS, RECORD = "embeddings.safetensors", "training.json"
+
+
+class InvertedEmbeddings(Asset):
+    """The learned prompt vectors of a class within a budget (textual inversion): the distilled data itself."""
+
+    group = "distillation"
+    partitions = ("class", "budget")
+    replicated = True
+    deps = (RawDataset, ClassPrompts, FoundationModel)
+    kinds = frozenset({"pytorch"})
+    code_version = f"{inversion.CODE_VERSION}.{latents.CODE_VERSION}"
+    device = True
+    checks = (Check("finite_and_within_budget", "Every stored embedding is finite and no larger than its budget."),)
+
+    def settings(self, context: Context, item: Item) -> dict[str, Any]:
+        """How the vectors are learned and how many there are; or which files of the user's they are."""
+        plan, settings = embedding_plan(context, item), context.settings.inversion
+        # The width follows from the foundation model, which is an input.
+        planned = {name: value for name, value in plan.facts().items() if name != "width"}
+        if imported := imported_embeddings(context, item):
+            return {"imported": list(imported.sha256), "plan": planned}
+        learned = {
+            "inversion": settings.fingerprint(),
+            "seed": item.seed,
+            "device": context.device_kind,
+            "plan": planned,
+        }
+        starts = prompts_of(context, item).starts(plan.vectors)
+        return learned | ({"starts": starts} if len(set(starts)) > 1 else {})
+
+    def make(self, context: Context, items: Sequence[Item]) -> Iterator[Made]:
+        """Learn the vectors of classes; each is yielded as it finishes."""
+        cache, states = latent_cache(context), context.cache / "inversion"
+        cache.trim()
+        remove_old_states(states)
+        tasks: dict[Item, InversionTask] = {}
+        for item in items:
+            try:
+                if imported := imported_embeddings(context, item):
+                    yield _imported(context, item, imported)
+                else:
+                    tasks[item] = _task(context, item)
+            except D3MError as error:
+                yield Made(item.key, error=error)
+        # The longest first, so that no worker is left with a long one at the end.
+        ordered = {item: tasks[item] for item in sorted(tasks, key=lambda item: -tasks[item].plan.prompts)}
+        for item, result in _invert(context, ordered, cache, states, self.name):
+            if isinstance(result, D3MError):
+                yield Made(item.key, error=result)
+            else:
+                yield _made(item, tasks[item], result)
+
+    def preview(self, context: Context, item: Item) -> dict[str, Any]:
+        """The prompt, and how the loss fell."""
+        record = json.loads(context.inputs.read(item.key, RECORD))
+        if not record["losses"]:
+            return {"prompt": record["prompts"][0]}
+        import pandas as pd
+
+        return {
+            "prompt": record["prompts"][0],
+            "loss_curve_png": line_plot_png(record["losses"], "step"),
+            "cluster sizes": str(record["cluster_sizes"]),
+            "fixed-input loss": pd.DataFrame(record["losses"], columns=["step", "loss"]),
+        }
+
+    def verify(self, context: Context, item: Item) -> Iterable[Finding]:
+        """Whether the vectors are numbers and within their budget."""
+        vectors = read_vectors(context, item.key)
+        allowed = item.budget.bytes(context.dataset.shape)
+        if not np.isfinite(vectors.astype(np.float32)).all() or not np.any(vectors, axis=-1).all():
+            yield Finding("a vector is zero or not finite")
+        if vectors.nbytes > allowed:
+            yield Finding(f"{vectors.nbytes} bytes of vectors, but the budget allows {allowed}")
+
+
+def embedding_plan(context: Context, item: Item) -> EmbeddingPlan:
+    """Prompts and vectors of a class: the budget's, but never more prompts than the class has images.
+
+    Raises:
+        BudgetError: The budget cannot hold one vector, or the user's embeddings.
+    """
+    if imported := imported_embeddings(context, item):
+        return _imported_plan(context, item, imported)
+    images = item.dataset_class.n_train
+
+    def plan() -> EmbeddingPlan:
+        settings, files = context.settings.inversion, context.model.files
+        return plan_embeddings(
+            item.budget.name,
+            item.budget.bytes(context.dataset.shape),
+            width=files.text_width,
+            vectors_per_prompt=settings.vectors_per_prompt,
+            storage_type=settings.storage_type,
+            max_prompts=min(settings.max_prompts, images),
+            max_vectors=max(1, files.text_length // 2),
+            norms=_norms(context),
+        )
+
+    return context.once(("embedding plan", item.budget.name, images), plan)
+
+
+def _norms(context: Context) -> int:
+    """Norms that are stored with each vector."""
+    return 0 if context.settings.inversion.directional else len(context.model.files.text_widths)
+
+
+def imported_embeddings(context: Context, item: Item) -> ImportedEmbeddings | None:
+    """Embeddings of a class that the user already has; None: they are learned.
+
+    Raises:
+        BundleError: The files are not usable.
+    """
+    folder = context.settings.imported_embeddings
+    if folder is None:
+        return None
+
+    def find() -> dict[str, ImportedEmbeddings]:
+        return find_embeddings(folder.expanduser(), context.dataset.class_names, context.model.files.text_widths)
+
+    return context.once("imported embeddings", find).get(item.dataset_class.name)
+
+
+def _imported_plan(context: Context, item: Item, imported: ImportedEmbeddings) -> EmbeddingPlan:
+    kind, width = context.settings.inversion.storage_type, context.model.files.text_width
+    stored = "int8" if kind == "auto" else kind
+    plan = EmbeddingPlan(len(imported.files), imported.vectors, stored, width, _norms(context))
+    allowed = item.budget.bytes(context.dataset.shape)
+    if plan.payload > allowed:
+        raise BudgetError(
+            f"the imported embeddings of class {item.dataset_class.name} take {plan.payload} bytes as "
+            f"{plan.storage_type}, but the budget {item.budget} allows {allowed}; raise the budget to "
+            f"{plan.payload}B or take the files out of {imported.files[0].parent}"
+        )
+    return plan
+
+
+def latent_cache(context: Context) -> LatentCache:
+    """Where latents of training images are kept on this machine."""
+    return LatentCache(context.cache / "latents", int(context.settings.latent_cache_gib * 2**30))
+
+
+@dataclass(frozen=True)
+class InversionJob:
+    """Classes that one worker inverts together."""
+
+    model: ModelReference
+    tasks: tuple[InversionTask, ...]
+    settings: InversionSettings
+    seed: int
+    cache: LatentCache
+    states: Path
+
+    def run(self, progress: Progress) -> Iterator[tuple[int, InvertedClass | D3MError]]:
+        """Position of each class in ``tasks`` and what was learned, as each finishes."""
+        foundation = self.model.load()
+        return invert(
+            foundation,
+            self.tasks,
+            self.settings,
+            self.seed,
+            progress,
+            cache=self.cache,
+            states=self.states,
+            **_batch_size(foundation.device, self.settings),
+        )
+
+
+def _run(job: InversionJob, progress: Progress) -> list[tuple[int, InvertedClass | D3MError]]:
+    return list(job.run(progress))
+
+
+def _batch_size(device: torch.device, settings: InversionSettings) -> dict[str, Any]:
+    """How many classes ``invert`` learns together: as many as asked for, or as a GPU is found to hold."""
+    if settings.classes_per_batch is not None:
+        return {"classes_per_batch": settings.classes_per_batch}
+    if device.type == "cuda":
+        return {"classes_per_batch": MOST_CLASSES, "probe": CudaMemory(device)}
+    # On a processor one class fills a core already.
+    return {"classes_per_batch": 1 if device.type == "cpu" else UNMEASURED_CLASSES}
+
+
+def _invert(
+    context: Context, tasks: Mapping[Item, InversionTask], cache: LatentCache, states: Path, stage: str
+) -> Iterator[tuple[Item, InvertedClass | D3MError]]:
+    """Invert classes: on a processor few at a time in every worker, on a GPU in one batch a replicate that is kept full.
+
+    Several GPUs share the classes; nothing of one class is needed for another, so they do not talk to each other.
+    """
+    replicates = [[i for i in tasks if i.replicate == r] for r in dict.fromkeys(item.replicate for item in tasks)]
+
+    def job(group: Sequence[Item]) -> InversionJob:
+        settings, of_group = context.settings.inversion, tuple(tasks[item] for item in group)
+        return InversionJob(context.model.reference, of_group, settings, group[0].seed, cache, states)
+
+    if len(context.model.devices) == 1 and not context.model.on_cpu:
+        for items in replicates:
+            yield from _invert_here(context, items, job(items), stage)
+        return
+    # On a processor one class fills a core already, and its result must not depend, to the last bit, on which classes it
+    # shares a batch with: a killed run finishes the rest and ends with the same bytes.
+    size = _group_size(context, max((len(items) for items in replicates), default=1))
+    groups = [items[i : i + size] for items in replicates for i in range(0, len(items), size)]
+    labels = [", ".join(item.label for item in group[:5]) for group in groups]
+    for index, result in context.map_in_workers(stage, _run, [job(group) for group in groups], labels):
+        if isinstance(result, D3MError):
+            yield from ((item, result) for item in groups[index])
+        else:
+            yield from ((groups[index][position], learned) for position, learned in result)
+
+
+def _invert_here(
+    context: Context, items: Sequence[Item], job: InversionJob, stage: str
+) -> Iterator[tuple[Item, InvertedClass | D3MError]]:
+    def report(event: ProgressEvent) -> None:
+        context.progress(ProgressEvent(stage, event.done, event.total, event.detail))
+
+    report(ProgressEvent("", 0, len(items) * job.settings.steps, "loading the foundation model"))
+    unfinished = dict(enumerate(items))
+    try:
+        for position, result in job.run(report):
+            yield unfinished.pop(position), result
+    except D3MError as error:  # of the model, not of a class
+        yield from ((item, error) for item in unfinished.values())
+
+
+def _group_size(context: Context, classes: int) -> int:
+    """Classes that a worker is given at a time.
+
+    Results are stored when a group is finished: on a GPU a few batches long, so that it is full and a stop costs little.
+    """
+    asked = context.settings.inversion.classes_per_batch
+    if context.model.on_cpu:
+        return asked or 1
+    return min(4 * (asked or UNMEASURED_CLASSES), math.ceil(classes / len(context.model.devices)))
+
+
+def _task(context: Context, item: Item) -> InversionTask:
+    rows = image_rows(context, "train", item.dataset_class.key)
+    files = ImageFiles(
+        tuple(rows["uri"]),
+        tuple(rows["sha256"]),
+        context.dataset.scan.channels,
+        context.settings.inversion.flip,
+    )
+    return InversionTask(read_prompts(context, item.dataset_class.key), files, embedding_plan(context, item))
+
+
+def _made(item: Item, task: InversionTask, learned: InvertedClass) -> Made:
+    from safetensors.numpy import save
+
+    plan = task.plan
+    tensors = {placeholder_token(task.prompts.class_id, p): v for p, v in enumerate(learned.vectors)}
+    record = {
+        "plan": plan.facts(),
+        "steps": learned.losses[-1][0],
+        "best_step": learned.best_step,
+        "stop_reason": learned.stop_reason,
+        "losses": learned.losses,
+        "cluster_sizes": learned.cluster_sizes,
+        "prompts": [task.prompts.learned(p) for p in range(plan.prompts)],
+    }
+    if learned.packing is not None:
+        record["batch"] = asdict(learned.packing)
+    metrics = {
+        "payload_bytes": plan.payload,
+        "prompts": plan.prompts,
+        "vectors": plan.vectors,
+        "loss_begin": learned.losses[0][1],
+        "loss_best": min(loss for _, loss in learned.losses),
+        "stop_reason": learned.stop_reason,
+    }
+    files = {VECTORS: save(tensors), RECORD: to_json(record)}
+    return Made(item.key, files, metrics, stored=lambda: _remove_state(learned))
+
+
+def _remove_state(learned: InvertedClass) -> None:
+    if learned.state is not None:
+        learned.state.unlink(missing_ok=True)
+
+
+def _imported(context: Context, item: Item, imported: ImportedEmbeddings) -> Made:
+    """Embeddings that the user already has as an artefact, stored as learned ones are."""
+    from safetensors.numpy import save
+
+    plan, widths = embedding_plan(context, item), context.model.files.text_widths
+    rows = imported.rows(widths)
+    prompts = read_prompts(context, item.dataset_class.key)
+    tensors = {placeholder_token(prompts.class_id, p): v for p, v in enumerate(to_stored(rows, plan, widths))}
+    record = {
+        "plan": plan.facts(),
+        "imported_from": [file.name for file in imported.files],
+        "sha256": imported.sha256,
+        "norms": np.linalg.norm(rows, axis=-1).round(4).tolist(),
+        "losses": [],
+        "cluster_sizes": [],
+        "prompts": [prompts.learned(p) for p in range(plan.prompts)],
+    }
+    metrics = {
+        "payload_bytes": plan.payload,
+        "prompts": plan.prompts,
+        "vectors": plan.vectors,
+        "imported_from": ", ".join(record["imported_from"]),
+    }
+    return Made(item.key, {VECTORS: save(tensors), RECORD: to_json(record)}, metrics)
+
+
+def read_vectors(context: Context, key: ArtefactKey) -> np.ndarray:
+    """Stored vectors ``[prompts, vectors, stored_width]`` of one class, budget and replicate."""
+    from safetensors.numpy import load
+
+    tensors = load(context.inputs.read(key, VECTORS))
+    return np.stack([tensors[name] for name in sorted(tensors)])
+
+
+def vectors_key(context: Context, class_key: str, budget: str, replicate: int = 0) -> ArtefactKey:
+    """The declared input that holds the vectors of a class."""
+    (key,) = context.inputs.keys(InvertedEmbeddings, class_key=class_key, budget=budget, replicate=replicate)
+    return key

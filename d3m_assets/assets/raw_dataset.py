@@ -1,0 +1,117 @@
+"""``raw_dataset``: the real images of a class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from d3m_assets.assets.class_catalog import ClassCatalog
+from d3m_assets.assets.context import Context, Item
+from d3m_assets.assets.files import from_parquet, to_parquet
+from d3m_assets.datasets.images import contact_sheet, load_images
+from d3m_assets.datasets.labelled_images import LabelledImages, Split
+from d3m_assets.errors import DatasetError
+from d3m_assets.planning.asset import Asset, Check, Made
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FILE = "images.parquet"
+PREVIEW_IMAGES = 30
+PREVIEW_SIDE = 64
+"""Longest side of an image on a contact sheet, in px."""
+
+
+class RawDataset(Asset):
+    """The real images of a class: where they are, their hashes, and their split into train, validation and test.
+
+    The images stay where they are.
+    """
+
+    group = "dataset"
+    partitions = ("class",)
+    deps = (ClassCatalog,)
+    kinds = frozenset({"pandas"})
+    checks = (Check("every_class_present", "Every class of the dataset is recorded as it is now.", staleness=True),)
+
+    def inputs(self, context: Context, item: Item) -> Sequence[type[Asset]]:
+        """None: the catalog is lineage, and a new class must not redo the others."""
+        return ()
+
+    def settings(self, context: Context, item: Item) -> dict[str, Any]:
+        """The images of the class, its names, and how they are split."""
+        dataset_class = item.dataset_class
+        return {
+            "class_id": dataset_class.class_id,
+            "class_name": dataset_class.name,
+            "images": context.dataset.scan.classes[dataset_class.name].fingerprint,
+            "validation_fraction": context.settings.validation_fraction,
+        }
+
+    def make_one(self, context: Context, item: Item) -> Made:
+        """One row an image."""
+        dataset_class = item.dataset_class
+        rows = context.dataset.scan.classes[dataset_class.name].table(dataset_class.class_id)
+        counts = {split: int((rows["split"] == split).sum()) for split in ("train", "validation", "test")}
+        return Made(item.key, {FILE: to_parquet(rows)}, {**counts, "bytes": int(rows["bytes"].sum())})
+
+    def preview(self, context: Context, item: Item) -> dict[str, Any]:
+        """A contact sheet of training images."""
+        rows = from_parquet(context.inputs.read(item.key, FILE))
+        train = _current_uris(context, rows[rows["split"] == "train"]).sort_values("sha256").head(PREVIEW_IMAGES)
+        shape = context.dataset.shape
+        factor = min(1.0, PREVIEW_SIDE / max(shape.height, shape.width))
+        size = (max(1, round(shape.height * factor)), max(1, round(shape.width * factor)))
+        images = load_images(list(train["uri"]), size=size, channels=context.dataset.scan.channels)
+        return {"rows": len(rows), "real_images_png": contact_sheet(images, 10, 4)}
+
+
+def image_rows(context: Context, split: Split, class_key: str | None = None) -> pd.DataFrame:
+    """Rows of one split, of one class or of all by class id.
+
+    Raises:
+        DatasetError: The test split was asked for, which :func:`test_images` alone opens.
+    """
+    if split == "test":
+        raise DatasetError("nothing may be chosen by the test split; rows that are reported read it with test_images.")
+    return _rows(context, split, class_key)
+
+
+def test_images(context: Context, reader: str) -> LabelledImages:
+    """The test split, for a row that is reported; who read it is written down.
+
+    Args:
+        context: Of the asset that reports it.
+        reader: The artefact that reports it.
+    """
+    from d3m_assets.evaluation.metrics import test_split
+
+    return test_split(lambda: labelled_images(context, _rows(context, "test", None), "test"), reader=reader)
+
+
+test_images.__test__ = False  # type: ignore[attr-defined]  # its name is no test of pytest's
+
+
+def labelled_images(context: Context, rows: pd.DataFrame, split: Split) -> LabelledImages:
+    """Images of some rows, at their stored size, labelled by the position of their class."""
+    shape = context.dataset.shape
+    images = load_images(list(rows["uri"]), size=(shape.height, shape.width), channels=context.dataset.scan.channels)
+    position = {c.class_id: c.position for c in context.dataset.classes}
+    return LabelledImages(images, rows["class_id"].map(position).to_numpy(np.int64), split)
+
+
+def _rows(context: Context, split: Split, class_key: str | None) -> pd.DataFrame:
+    import pandas as pd
+
+    parts = {} if class_key is None else {"class_key": class_key}
+    keys = context.inputs.keys(RawDataset, **parts)
+    rows = pd.concat([from_parquet(context.inputs.read(key, FILE)) for key in keys], ignore_index=True)
+    return _current_uris(context, rows[rows["split"] == split].reset_index(drop=True))
+
+
+def _current_uris(context: Context, rows: pd.DataFrame) -> pd.DataFrame:
+    # Where an image is may change (a moved clone, another machine) while what it is does not: the scan knows the place.
+    recorded = zip(rows["relative_path"], rows["uri"], strict=True)
+    return rows.assign(uri=[context.dataset.uri(path) or uri for path, uri in recorded])

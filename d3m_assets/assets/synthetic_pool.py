@@ -1,0 +1,215 @@
+"""``synthetic_pool``: labelled images generated from the vectors of a class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from d3m_assets.assets.class_prompts import ClassPrompts, read_prompts
+from d3m_assets.assets.context import Context, Item
+from d3m_assets.assets.files import from_parquet, to_parquet
+from d3m_assets.assets.foundation_model import FoundationModel
+from d3m_assets.assets.inverted_embeddings import InvertedEmbeddings, embedding_plan, read_vectors, vectors_key
+from d3m_assets.datasets.images import contact_sheet, decode_png, encode_png
+from d3m_assets.distillation import generation
+from d3m_assets.distillation.budgets import EmbeddingPlan
+from d3m_assets.distillation.generation import Sample, generate
+from d3m_assets.distillation.prompts import ClassPrompts as Prompts
+from d3m_assets.distillation.settings import GenerationSettings
+from d3m_assets.errors import D3MError
+from d3m_assets.foundation.model import ModelReference
+from d3m_assets.planning.asset import Asset, Check, Finding, Made
+from d3m_assets.progress import Progress
+from d3m_assets.store import ArtefactKey
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FILE = "pool.parquet"
+PREVIEW_IMAGES = 30
+
+
+class SyntheticPool(Asset):
+    """Labelled images generated from the vectors of a class. A cache: the vectors can always generate them again."""
+
+    group = "distillation"
+    partitions = ("class", "budget")
+    replicated = True
+    deps = (InvertedEmbeddings, ClassPrompts, FoundationModel)
+    kinds = frozenset({"pytorch", "parquet"})
+    code_version = generation.CODE_VERSION
+    device = True
+    checks = (
+        Check("complete_and_of_the_right_classes", "Every stored pool has all its images, labelled with its class."),
+    )
+
+    def settings(self, context: Context, item: Item) -> dict[str, Any]:
+        """How images are generated, and their channels."""
+        return generation_fingerprint(context, item.seed) | {"channels": context.dataset.scan.channels}
+
+    def make(self, context: Context, items: Sequence[Item]) -> Iterator[Made]:
+        """Generate the pools of classes; each is yielded as it finishes."""
+        jobs: dict[Item, GenerationJob] = {}
+        for item in items:
+            try:
+                jobs[item] = generation_job(context, _source(context, item))
+            except D3MError as error:
+                yield Made(item.key, error=error)
+        ready, labels = list(jobs), [item.label for item in jobs]
+        for index, result in context.map_in_workers(self.name, generate_images, list(jobs.values()), labels):
+            item = ready[index]
+            if isinstance(result, D3MError):
+                yield Made(item.key, error=result)
+                continue
+            images, samples = result
+            table = pool_table(jobs[item].prompts, images, samples).assign(**_lineage(context, item))
+            yield Made(item.key, {FILE: to_parquet(table)}, {"images": len(table), "size": images.shape[1]})
+
+    def preview(self, context: Context, item: Item) -> dict[str, Any]:
+        """A contact sheet, and where the first images come from."""
+        table = from_parquet(context.inputs.read(item.key, FILE))
+        return {
+            "rows": len(table),
+            "synthetic_images_png": contact_sheet(pool_images(table.head(PREVIEW_IMAGES)), 10, 2),
+            "lineage": table.drop(columns="image").head(5),
+        }
+
+    def verify(self, context: Context, item: Item) -> Iterable[Finding]:
+        """Whether all images are there, and of the class."""
+        table = from_parquet(context.inputs.read(item.key, FILE))
+        expected, dataset_class = context.settings.generation.images_per_class, item.dataset_class
+        if list(table["index"]) != list(range(expected)):
+            yield Finding(f"{len(table)} images, not samples 0 to {expected - 1}")
+        if set(table["class_id"]) != {dataset_class.class_id} or set(table["class_name"]) != {dataset_class.name}:
+            yield Finding(f"images of class {sorted(set(table['class_name']))}, not of {dataset_class.name}")
+
+
+def generation_fingerprint(context: Context, seed: int) -> dict[str, Any]:
+    """What decides about generated images beside model, prompts and vectors."""
+    generation_settings = context.settings.generation.fingerprint()
+    tiny = context.model.tiny_autoencoder
+    if tiny is not None:
+        generation_settings |= {"autoencoder": tiny.fingerprint}
+    return {"generation": generation_settings, "seed": seed, "device": context.device_kind}
+
+
+@dataclass(frozen=True)
+class GenerationJob:
+    """Images of one class that a worker generates.
+
+    Attributes:
+        model: Of the foundation model.
+        prompts: Of the class.
+        settings: Sampler, steps, guidance.
+        seed: Root of the random streams.
+        count: Images.
+        channels: 1 makes them grey.
+        vectors: Stored vectors ``[prompts, vectors, stored_width]``; None generates from the class name.
+        plan: How the vectors were planned.
+    """
+
+    model: ModelReference
+    prompts: Prompts
+    settings: GenerationSettings
+    seed: int
+    count: int
+    channels: int
+    vectors: np.ndarray | None = None
+    plan: EmbeddingPlan | None = None
+
+
+def generation_job(context: Context, source: ArtefactKey, count: int | None = None) -> GenerationJob:
+    """The job that generates images from stored vectors, at the seed of their replicate.
+
+    Args:
+        context: Of an asset that declares the vectors and the prompts of the class as inputs.
+        source: Key of the ``inverted_embeddings``.
+        count: Images; None: as many as the settings say.
+    """
+    item = context.item(source)
+    prompts, plan = read_prompts(context, item.dataset_class.key), embedding_plan(context, item)
+    return _job(context, prompts, item.seed, count, read_vectors(context, source), plan)
+
+
+def class_name_job(context: Context, prompts: Prompts, seed: int) -> GenerationJob:
+    """The job that generates a pool from the name of a class alone."""
+    return _job(context, prompts, seed)
+
+
+def _job(
+    context: Context,
+    prompts: Prompts,
+    seed: int,
+    count: int | None = None,
+    vectors: np.ndarray | None = None,
+    plan: EmbeddingPlan | None = None,
+) -> GenerationJob:
+    settings, channels = context.settings.generation, context.dataset.scan.channels
+    images = settings.images_per_class if count is None else count
+    return GenerationJob(context.model.reference, prompts, settings, seed, images, channels, vectors, plan)
+
+
+def generate_images(job: GenerationJob, progress: Progress) -> tuple[np.ndarray, list[Sample]]:
+    """Generate the images of a job, in a worker: uint8 ``[count, H, W, channels]``, and where each came from."""
+    return generate(
+        job.model.load(),
+        job.prompts,
+        job.settings,
+        job.seed,
+        count=job.count,
+        vectors=job.vectors,
+        plan=job.plan,
+        channels=job.channels,
+        autoencoder=job.model.load_autoencoder(),
+        progress=progress,
+    )
+
+
+def pool_table(prompts: Prompts, images: np.ndarray, samples: Sequence[Sample]) -> pd.DataFrame:
+    """One row an image; ``image`` is laid out as the Hugging Face ``Image`` feature is."""
+    import pandas as pd
+
+    return pd.DataFrame(
+        [
+            {
+                "image": {"bytes": encode_png(image), "path": f"{prompts.class_name}/{sample.index:05d}.png"},
+                "class_id": prompts.class_id,
+                "class_name": prompts.class_name,
+                "index": sample.index,
+                "seed": sample.seed,
+                "prompt_index": sample.prompt_index,
+                "prompt": sample.prompt,
+            }
+            for image, sample in zip(images, samples, strict=True)
+        ]
+    )
+
+
+def _source(context: Context, item: Item) -> ArtefactKey:
+    return vectors_key(context, item.dataset_class.key, item.budget.name, item.replicate)
+
+
+def _lineage(context: Context, item: Item) -> dict[str, str]:
+    """Fingerprints of what a pool was made from, for every row of it."""
+    embeddings = context.inputs.manifest(_source(context, item))
+    assert embeddings is not None  # its vectors were just read
+    images = next((p for name, p in embeddings.inputs.items() if name.startswith("raw_dataset ")), "")
+    return {
+        "embeddings_fingerprint": embeddings.fingerprint,
+        "raw_dataset_fingerprint": images,
+        "foundation_fingerprint": context.model.files.fingerprint,
+    }
+
+
+def pool_images(table: pd.DataFrame) -> np.ndarray:
+    """Decoded images of a pool, uint8 ``[N, H, W, C]``."""
+    return np.stack([decode_png(image["bytes"]) for image in table["image"]])
+
+
+def read_pool(context: Context, class_key: str, budget: str, replicate: int = 0) -> pd.DataFrame:
+    """The stored pool of a class."""
+    (key,) = context.inputs.keys(SyntheticPool, class_key=class_key, budget=budget, replicate=replicate)
+    return from_parquet(context.inputs.read(key, FILE))

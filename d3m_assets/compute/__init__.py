@@ -1,0 +1,1 @@
+"""Processors, GPUs and the processes that work on them."""

@@ -1,0 +1,419 @@
+"""The one place that decides what is up to date, and that makes what is not.
+
+``plan`` compares, for every artefact, the fingerprint of what it should be made from (inputs, settings, code version) with
+the fingerprint it was stored under. The command line, the schedule, the sensor and the standing check all ask it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from d3m_assets.errors import D3MError, StageError, UndeclaredReadError
+from d3m_assets.planning.asset import Asset, Finding, Graph, Problem
+from d3m_assets.planning.compare import State, Status, compare, compare_all
+from d3m_assets.progress import Progress
+from d3m_assets.store import ArtefactKey, Manifest, Spec, Store
+
+
+class Context(Protocol):
+    """What a pipeline hands to its assets; planning and orchestration need this of it, assets may find more."""
+
+    @property
+    def progress(self) -> Progress:
+        """Told how far the work is."""
+
+    @property
+    def device(self) -> str:
+        """The torch device that models run on, resolved, such as ``"cpu"`` or ``"cuda:0"``."""
+
+    def close(self) -> None:
+        """End what was started for the work: processes, connections."""
+
+    def values(self, dimension: str) -> Sequence[Any]:
+        """Every value that a dimension has now: "class" keys, "budget" names, "replicate" numbers."""
+
+    def item(self, key: ArtefactKey) -> Any:
+        """A key with everything resolved that it stands for: an object with ``key``, and ``label`` for a progress line."""
+
+    def reading(self, inputs: Inputs) -> Any:
+        """The same context for making, previewing and verifying artefacts, with what may be read as ``inputs``."""
+
+
+@dataclass(frozen=True)
+class PlanEntry:
+    """One artefact that should exist, and whether it does."""
+
+    key: ArtefactKey
+    state: State
+    reasons: list[str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What should exist now.
+
+    Attributes:
+        entries: Every artefact, in dependency order.
+        extra: Stored artefacts that the dataset, the settings or the graph have no place for any more.
+    """
+
+    entries: list[PlanEntry]
+    extra: list[ArtefactKey]
+
+    def pending(self) -> list[PlanEntry]:
+        """What is missing or out of date, in dependency order."""
+        return [entry for entry in self.entries if entry.state != "up to date"]
+
+    def of(self, asset: str) -> list[PlanEntry]:
+        """The entries of one asset."""
+        return [entry for entry in self.entries if entry.key.asset == asset]
+
+    def to_json(self) -> str:
+        """The plan as JSON text."""
+        entries = [
+            {
+                "asset": entry.key.asset,
+                "class": entry.key.class_key,
+                "budget": entry.key.budget,
+                "replicate": entry.key.replicate,
+                "state": entry.state,
+                "reasons": entry.reasons,
+            }
+            for entry in self.entries
+        ]
+        return json.dumps({"entries": entries, "extra": [str(k) for k in self.extra]}, indent=1, ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one artefact: made, skipped because it was up to date, or failed."""
+
+    key: ArtefactKey
+    manifest: Manifest | None
+    skipped: bool = False
+    error: D3MError | None = None
+
+
+@dataclass
+class Tally:
+    """What became of a plan.
+
+    Attributes:
+        made: Artefacts made, in order.
+        unchanged: Those that another process had made in the meantime.
+        failed: Those that failed, with the reason.
+        blocked: Those not tried because an input failed.
+        deferred: Those left for another run by the limit.
+    """
+
+    made: list[ArtefactKey] = field(default_factory=list)
+    unchanged: list[ArtefactKey] = field(default_factory=list)
+    failed: list[Outcome] = field(default_factory=list)
+    blocked: list[ArtefactKey] = field(default_factory=list)
+    deferred: list[ArtefactKey] = field(default_factory=list)
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one outcome."""
+        if outcome.error is not None:
+            self.failed.append(outcome)
+        else:
+            (self.unchanged if outcome.skipped else self.made).append(outcome.key)
+
+    @property
+    def assets(self) -> frozenset[str]:
+        """Assets of which something was made or failed."""
+        return frozenset(key.asset for key in [*self.made, *(outcome.key for outcome in self.failed)])
+
+
+class Inputs:
+    """What the artefacts at hand are made from, and nothing else.
+
+    Args:
+        store: Where artefacts are kept.
+        allowed: What may be read.
+        purpose: What it is read for, for messages.
+    """
+
+    def __init__(self, store: Store, allowed: Iterable[ArtefactKey], purpose: str) -> None:
+        self._store, self._purpose = store, purpose
+        self._allowed: dict[str, list[ArtefactKey]] = {}
+        for key in dict.fromkeys(allowed):
+            self._allowed.setdefault(key.asset, []).append(key)
+        self._sets = {asset: frozenset(keys) for asset, keys in self._allowed.items()}
+
+    def keys(self, asset: type[Asset] | str, **parts: Any) -> list[ArtefactKey]:
+        """The declared inputs of one asset, in order; only those with the given class_key, budget or replicate."""
+        name = asset if isinstance(asset, str) else asset.name
+        return [key for key in self._allowed.get(name, ()) if all(getattr(key, p) == v for p, v in parts.items())]
+
+    def read(self, key: ArtefactKey, name: str) -> bytes:
+        """Contents of one file of an input.
+
+        Raises:
+            UndeclaredReadError: It is no declared input of what is being made.
+            StoreError: It is missing or damaged.
+        """
+        self._check(key)
+        return self._store.read(key, name)
+
+    def manifest(self, key: ArtefactKey) -> Manifest | None:
+        """Commit record of an input; None: it is not stored.
+
+        Raises:
+            UndeclaredReadError: It is no declared input of what is being made.
+        """
+        self._check(key)
+        return self._store.manifest(key)
+
+    def uri(self, key: ArtefactKey, name: str | None = None) -> str:
+        """Where an input, or one of its files, is, for people."""
+        self._check(key)
+        return self._store.uri(key, name)
+
+    def _check(self, key: ArtefactKey) -> None:
+        if key not in self._sets.get(key.asset, ()):
+            raise UndeclaredReadError(
+                f"{key} was read for {self._purpose}, which does not declare it as an input; a changed {key.asset} would "
+                "not bring it up to date. Add it to `deps` and `inputs` of that asset"
+            )
+
+
+class Planner:
+    """Plans and makes the artefacts of a graph.
+
+    Args:
+        graph: The assets.
+        context: Resolves keys and is handed to the assets.
+        store: Where artefacts are kept.
+    """
+
+    def __init__(self, graph: Graph, context: Context, store: Store) -> None:
+        self.graph, self.context, self.store = graph, context, store
+        self._keys: dict[str, dict[ArtefactKey, None]] = {}
+        self._specs: dict[ArtefactKey, Spec] = {}
+        self._inputs_of: dict[ArtefactKey, list[ArtefactKey]] = {}
+        self._current: set[ArtefactKey] = set()
+        self._plan: Plan | None = None
+
+    def keys(self, asset: str) -> list[ArtefactKey]:
+        """Every artefact of an asset that should exist now."""
+        return list(self._known(asset))
+
+    def possible_keys(self, asset: str) -> list[ArtefactKey]:
+        """Every artefact of an asset that classes, budgets and replicates allow, required or not."""
+        node = self.graph[asset]
+        classes = self.context.values("class") if "class" in node.partitions else [None]
+        budgets = self.context.values("budget") if "budget" in node.partitions else [None]
+        replicates = self.context.values("replicate") if node.replicated else [0]
+        every = itertools.product(replicates, budgets, classes)
+        return [ArtefactKey(asset, class_key, budget, replicate) for replicate, budget, class_key in every]
+
+    def _known(self, asset: str) -> dict[ArtefactKey, None]:
+        if asset not in self._keys:
+            self._keys[asset] = {key: None for key in self.possible_keys(asset) if not self.skip_reason(key)}
+        return self._keys[asset]
+
+    def skip_reason(self, key: ArtefactKey) -> str:
+        """Why an artefact that the graph has is not required under the current settings; empty if it is."""
+        return self.graph[key.asset].skip_reason(self.context, self.context.item(key))
+
+    def inputs(self, key: ArtefactKey) -> list[ArtefactKey]:
+        """What an artefact is made from."""
+        if key not in self._inputs_of:
+            node = self.graph[key.asset]
+            found: list[ArtefactKey] = []
+            for dep in node.inputs(self.context, self.context.item(key)):
+                known, upstream = self._known(dep.name), self.graph[dep.name]
+                replicates = [0]
+                if upstream.replicated:
+                    replicates = [key.replicate] if node.replicated else list(node.replicates(self.context, dep))
+                classes: Sequence[str | None] = [None]
+                if "class" in upstream.partitions:
+                    classes = [key.class_key] if key.class_key else self.context.values("class")
+                budgets: Sequence[str | None] = [None]
+                if "budget" in upstream.partitions:
+                    budgets = [key.budget] if key.budget else self.context.values("budget")
+                every = itertools.product(replicates, budgets, classes)
+                expected = (ArtefactKey(dep.name, c, b, r) for r, b, c in every)
+                found += [k for k in expected if k in known]
+            self._inputs_of[key] = found
+        return self._inputs_of[key]
+
+    def spec(self, key: ArtefactKey) -> Spec:
+        """Everything that determines an artefact, known before anything is made.
+
+        Raises:
+            StageError: The key is none of this dataset's and settings'.
+        """
+        if key not in self._specs:
+            if key.asset not in self.graph or key not in self._known(key.asset):
+                raise StageError(f"{key} is not part of the dataset and settings; `d3m status` lists what is")
+            node = self.graph[key.asset]
+            inputs = {str(k): self.spec(k).fingerprint for k in self.inputs(key)}
+            settings = node.settings(self.context, self.context.item(key))
+            self._specs[key] = Spec(inputs, settings, node.code_version)
+        return self._specs[key]
+
+    def plan(self) -> Plan:
+        """Compare everything that should exist with the store.
+
+        Raises:
+            D3MError: The dataset, the settings or the store cannot be used.
+        """
+        specs = {key: self.spec(key) for node in self.graph for key in self._known(node.name)}
+        states = compare_all(self.store, specs)
+        self._current = {key for key, status in states.items() if status.state == "up to date"}
+        extra = [key for asset in self.store.assets() for key in self.store.keys(asset) if key not in specs]
+        self._plan = Plan([PlanEntry(key, states[key].state, states[key].reasons) for key in specs], extra)
+        return self._plan
+
+    def last_plan(self) -> Plan:
+        """The plan as it was last made, less what this object has made since; made now when there is none."""
+        if self._plan is None:
+            return self.plan()
+        entries = [PlanEntry(e.key, "up to date", []) if e.key in self._current else e for e in self._plan.entries]
+        return Plan(entries, self._plan.extra)
+
+    def materialize(self, asset: str, keys: Sequence[ArtefactKey], *, force: bool = False) -> Iterator[Outcome]:
+        """Make artefacts of one asset, each committed to the store as it finishes.
+
+        Args:
+            asset: Which.
+            keys: Which of its artefacts.
+            force: Also make what is up to date.
+
+        Yields:
+            One outcome for each key. An artefact that fails is yielded with its error; the others go on.
+        """
+        ready = []
+        for key in keys:
+            if not force and self._compare(key).state == "up to date":
+                yield Outcome(key, self.store.manifest(key), skipped=True)
+                continue
+            if behind := [f"{k}, which is {s.state}" for k in self.inputs(key) if (s := self._state_of_input(k))]:
+                reason = f"{key} needs {'; '.join(behind[:3])}{' …' if len(behind) > 3 else ''}"
+                yield Outcome(key, None, error=StageError(f"{reason}. `d3m distill` makes everything in order"))
+            else:
+                ready.append(key)
+        if not ready:
+            return
+        context = self._reading(f"{asset}", ready)
+        for made in self.graph[asset].make(context, [self.context.item(key) for key in ready]):
+            if made.error is not None:
+                yield Outcome(made.key, None, error=made.error)
+                continue
+            try:
+                manifest = self.store.write(made.key, self.spec(made.key), made.files, made.metrics)
+            except D3MError as error:
+                yield Outcome(made.key, None, error=error)
+            else:
+                self._current.add(made.key)
+                if made.stored is not None:
+                    made.stored()
+                yield Outcome(made.key, manifest)
+
+    def _compare(self, key: ArtefactKey) -> Status:
+        status = compare(self.store, key, self.spec(key))
+        (self._current.add if status.state == "up to date" else self._current.discard)(key)
+        return status
+
+    def _state_of_input(self, key: ArtefactKey) -> Status | None:
+        """None for one that is up to date; what this object once saw to be so is not looked at again."""
+        status = None if key in self._current else self._compare(key)
+        return None if status is None or status.state == "up to date" else status
+
+    def reading(self, key: ArtefactKey, *, own: bool = False) -> Any:
+        """The context in which an artefact is made, to read what it is made from; with ``own``, also what it holds."""
+        return self._reading(str(key), [key], own=own)
+
+    def _reading(self, purpose: str, keys: Sequence[ArtefactKey], *, own: bool = False) -> Any:
+        allowed = itertools.chain.from_iterable((*self.inputs(key), *([key] if own else [])) for key in keys)
+        return self.context.reading(Inputs(self.store, allowed, purpose))
+
+    def work_through(
+        self,
+        plan: Plan,
+        *,
+        limit: int | None = None,
+        materialize: Callable[[str, Sequence[ArtefactKey]], Iterable[Outcome]] | None = None,
+        before: Callable[[Asset], AbstractContextManager[object]] = lambda asset: nullcontext(),
+    ) -> Tally:
+        """Make what a plan lists, asset by asset; what does not depend on a failure goes on.
+
+        Args:
+            plan: From :meth:`plan`.
+            limit: Most artefacts of each asset, None for no limit.
+            materialize: Makes artefacts of an asset, by default :meth:`materialize`.
+            before: Entered around the work on an asset, for example to hold the compute device.
+        """
+        tally, pending = Tally(), plan.pending()
+        selected = {entry.key for entry in first_of_each_asset(pending, limit)}
+        unready = {str(entry.key) for entry in pending}
+        unavailable: set[str] = set()
+        for asset in self.graph:
+            ready = []
+            for key in (entry.key for entry in pending if entry.key.asset == asset.name):
+                inputs = self.spec(key).inputs.keys()
+                if key in selected and not unready & inputs:
+                    ready.append(key)
+                elif unavailable & inputs:
+                    unavailable.add(str(key))
+                    tally.blocked.append(key)
+                else:
+                    tally.deferred.append(key)
+            if not ready:
+                continue
+            with before(asset):
+                for outcome in (materialize or self.materialize)(asset.name, ready):
+                    tally.add(outcome)
+                    (unavailable.add if outcome.error else unready.discard)(str(outcome.key))
+        return tally
+
+    def preview(self, key: ArtefactKey) -> dict[str, Any]:
+        """What is worth showing of a stored artefact: numbers, text, PNG bytes under ``*_png``, tables."""
+        manifest = self.store.manifest(key)
+        if manifest is None:
+            return {}
+        shown = {name: value for name, value in manifest.metrics.items() if value is not None}
+        return shown | self.graph[key.asset].preview(self.reading(key, own=True), self.context.item(key))
+
+    def verify(self, asset: str) -> list[Problem]:
+        """Read the stored artefacts of an asset and say what is wrong with them."""
+        problems = []
+        for key in self.keys(asset):
+            try:
+                if self.store.manifest(key) is None:
+                    problems.append(Problem(key, f"{key} is missing; `d3m distill` makes it", "warning"))
+                    continue
+                found: Iterable[Finding] = self.graph[asset].verify(self.reading(key, own=True), self.context.item(key))
+                problems += [Problem(key, f"{key}: {f.text}", f.severity, f.check) for f in found]
+            except (D3MError, OSError, ValueError, KeyError) as error:
+                problems.append(Problem(key, f"{key} cannot be read: {error}"))
+        return problems
+
+    def stale(self, assets: Iterable[str]) -> list[Problem]:
+        """What the last plan found missing or out of date of some assets."""
+        chosen = frozenset(assets)
+        return [
+            Problem(entry.key, f"{entry.key} is {entry.state}: {', '.join(entry.reasons)}", "warning")
+            for entry in self.last_plan().pending()
+            if entry.key.asset in chosen
+        ]
+
+
+def first_of_each_asset(pending: Sequence[PlanEntry], limit: int | None) -> list[PlanEntry]:
+    """The first ``limit`` entries of each asset; the order of keys is the same in all, so that they fit together."""
+    if limit is None:
+        return list(pending)
+    counts: dict[str, int] = {}
+    selected = []
+    for entry in pending:
+        counts[entry.key.asset] = counts.get(entry.key.asset, 0) + 1
+        if counts[entry.key.asset] <= limit:
+            selected.append(entry)
+    return selected

@@ -1,0 +1,33 @@
+"""What the foundation model teaches without any inversion."""
+
+import shutil
+from io import BytesIO
+
+import pandas as pd
+
+from d3m_assets.store import ArtefactKey
+from d3m_assets_tests.small_runs import open_pipeline
+
+REPORT = ArtefactKey("distillation_report")
+
+
+def test_a_pool_from_class_names_alone_is_told_to_be_no_better_than_them(finished, tmp_path):
+    from d3m_assets.evaluation.statistics import compare_all
+
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    pipeline = open_pipeline(tmp_path, tmp_path / "images")
+    named = pd.read_parquet(BytesIO(pipeline.store.read(ArtefactKey("foundation_metrics"), "pool.parquet")))
+    for key in pipeline.keys("synthetic_pool"):
+        table = pd.read_parquet(BytesIO(pipeline.store.read(key, "pool.parquet")))
+        table["image"] = named.loc[named["class_name"] == table["class_name"][0], "image"].to_list()
+        out = BytesIO()
+        table.to_parquet(out)
+        pipeline.store.write(key, pipeline.spec(key), {"pool.parquet": out.getvalue()}, {})
+    for asset in ("student_metrics", "distillation_report"):
+        assert all(o.error is None for o in pipeline.materialize(asset, pipeline.keys(asset), force=True))
+    report = REPORT
+    metrics = pd.read_parquet(BytesIO(pipeline.store.read(report, "metrics.parquet")))
+    found = compare_all(metrics, reference="class-name prompts")
+    assert [(c.difference, c.outcome) for c in found] == [(0.0, "not distinguishable")] * 2
+    page = pipeline.store.read(report, "report.html").decode()
+    assert "Not distinguishable from class-name prompts at every budget" in page

@@ -1,0 +1,60 @@
+"""What all Dagster assets have in common, and what the graph of the package says of each."""
+
+import json
+
+import dagster as dg
+import pytest
+
+from d3m_assets.assets.graph import GRAPH
+from d3m_assets.orchestration.assets import build_assets
+from d3m_assets.orchestration.partitions import Partitions
+from d3m_assets.planning.asset import Asset, Graph
+from d3m_assets_tests.planning import toys
+
+
+def assets(graph: Graph, device: str = "auto") -> dict[str, dg.AssetsDefinition]:
+    """All assets of a graph by name."""
+    return {a.key.to_user_string(): a for a in build_assets(graph, Partitions.of(["small", "large"]), device)}
+
+
+def test_an_asset_says_of_itself_what_its_class_says() -> None:
+    defined = assets(toys.GRAPH)["toy_image"]
+
+    spec = defined.get_asset_spec()
+    assert spec.group_name == "toys"
+    assert spec.description == "Grey squares of a class, in several replicates."
+    assert spec.kinds == {"python", "parquet"}
+    assert spec.code_version == "7"
+    assert spec.owners == ["team:d3m-assets"]
+    assert {dep.asset_key.to_user_string() for dep in spec.deps} == {"toy_word"}
+
+
+def test_every_asset_of_the_graph_is_defined_once_and_in_its_order() -> None:
+    assert list(assets(GRAPH)) == list(GRAPH.names)
+
+
+def test_assets_that_run_a_model_queue_for_the_device() -> None:
+    pools = {name: asset.op.pool for name, asset in assets(toys.GRAPH).items()}
+    assert pools == {"toy_word": None, "toy_image": "gpu", "toy_score": None}
+
+
+@pytest.mark.parametrize(("device", "expected"), [("auto", {"toy_image"}), ("cuda:1", {"toy_image"}), ("cpu", set())])
+def test_clusters_are_asked_for_a_gpu_when_one_is_used(device: str, expected: set[str]) -> None:
+    tags = {name: asset.op.tags for name, asset in assets(toys.GRAPH, device).items()}
+
+    assert {name for name, found in tags.items() if "dagster-ray/config" in found} == expected
+    for name in expected:
+        assert json.loads(tags[name]["dagster-ray/config"]) == {"num_gpus": 1}
+        limits = json.loads(tags[name]["dagster-k8s/config"])["container_config"]["resources"]["limits"]
+        assert limits == {"nvidia.com/gpu": "1"}
+
+
+def test_one_run_takes_all_partitions() -> None:
+    class Alone(Asset):
+        """Without partitions."""
+
+        group = "toys"
+
+    policies = {name: asset.backfill_policy for name, asset in assets(Graph(*toys.CLASSES, Alone)).items()}
+    several = dg.BackfillPolicy.single_run()
+    assert policies == {"toy_word": several, "toy_image": several, "toy_score": several, "alone": None}
