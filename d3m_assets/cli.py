@@ -132,6 +132,7 @@ def distill(
 
     with open_instance(settings) as instance, _progress() as progress:
         pipeline = Pipeline(settings, progress=progress)
+        _show_problems(pipeline)
         try:
             launched = run_pending(settings, instance, pipeline, progress=progress)
         finally:
@@ -142,6 +143,29 @@ def distill(
         print("\nEverything was up to date; nothing was done.")
     print(f"\nReport: {_copy_report(pipeline)}")
     print(f"{time.monotonic() - begun:.0f} s")
+
+
+def _show_problems(pipeline: Pipeline) -> None:
+    """What is wrong with the images: a line, or a table where there is more than one kind."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from d3m_assets.datasets.problems import problem_rows
+
+    rows = problem_rows(pipeline.context.dataset.scan.problems)
+    # Wide enough to keep file names in one piece in a log.
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else 160, markup=False, highlight=False)
+    if len(rows) == 1:
+        (row,) = rows
+        more = f" ({row.count} of them)" if row.count > 1 else ""
+        console.print(
+            f"{row.severity} in class {row.class_name}: {row.where} {row.what}{more}; {row.remedy}", soft_wrap=True
+        )
+    elif rows:
+        table = Table("", "class", "what", "how many", "where", "what to do", title="Problems in the data")
+        for row in rows:
+            table.add_row(row.severity, row.class_name, row.what, str(row.count), row.where, row.remedy)
+        console.print(table)
 
 
 def _offline() -> None:
@@ -220,6 +244,7 @@ def status(
     if as_json:
         print(plan.to_json())
         return
+    _show_problems(pipeline)
     for asset in pipeline.graph.names:
         entries = plan.of(asset)
         if not entries:

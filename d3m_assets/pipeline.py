@@ -39,10 +39,13 @@ class Pipeline(Planner):
         graph: Graph = GRAPH,
     ) -> None:
         self.settings = settings
-        store = store or Store.open(settings.storage_url)
+        store = store or Store.open(settings.storage_url, cache=settings.home.absolute() / "cache")
         dataset = Dataset(
             lambda: open_dataset(
-                settings.dataset, home=settings.home, validation_fraction=settings.validation_fraction
+                settings.dataset,
+                home=settings.home,
+                validation_fraction=settings.validation_fraction,
+                exclude=settings.exclude,
             ),
             settings.dataset_name,
             lambda scan: stored_catalog(store, scan),

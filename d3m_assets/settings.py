@@ -50,6 +50,16 @@ def _cron(value: str) -> str:
     return value.strip()
 
 
+def _paths(value: Any) -> Any:
+    # A pattern may begin with a bracket, as JSON does.
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            return as_list(value)
+        except ValueError:
+            return [part.strip() for part in value.split(",")]
+    return as_list(value)
+
+
 Budgets = Annotated[
     tuple[Annotated[str, AfterValidator(_budget_name)], ...],
     NoDecode,
@@ -86,6 +96,11 @@ class Settings(BaseSettings):
 
     dataset: str = Field(
         default="digits", min_length=1, description='"digits", or path or fsspec URL of an image folder.'
+    )
+    exclude: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], NoDecode, BeforeValidator(_paths)] = Field(
+        default=(),
+        description="Images and folders that are left out: paths below the dataset such as train/7/001.png, patterns "
+        "(*/7, train/**/*.gif), or @FILE with one a line. In the environment: comma separated or JSON.",
     )
     name: str = Field(
         default="",

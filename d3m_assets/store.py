@@ -15,8 +15,9 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from d3m_assets.errors import StoreError
+from d3m_assets.store_listing import ListedFile, ManifestCache, list_local, list_remote
 
 MANIFEST = "manifest.json"
 RECORDS = ".records"
@@ -34,6 +36,8 @@ RECORDS = ".records"
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 ABANDONED_AFTER = timedelta(days=1)
 """Age at which a file that no manifest names was left by a killed writer, not by a running one."""
+REQUESTS_AT_ONCE = 32
+"""Commit records that are read from a remote store at the same time."""
 
 
 @dataclass(frozen=True)
@@ -151,11 +155,33 @@ class Stored:
         manifest: Its commit record; None: it is not stored, or the record is unreadable.
         unreadable: Why the commit record cannot be read; empty: it can, or there is none.
         damage: What the listing shows to be wrong with the data files; empty: nothing.
+        strays: Whether its folder has files that the commit record does not name.
     """
 
     manifest: Manifest | None
     unreadable: str = ""
     damage: str = ""
+    strays: bool = field(default=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of a store, or of one of its assets, as one listing showed them.
+
+    Attributes:
+        folders: Files by folder relative to the store, then by name.
+    """
+
+    folders: Mapping[str, Mapping[str, ListedFile]]
+
+    def files(self, key: ArtefactKey) -> Mapping[str, ListedFile]:
+        """Files in the folder of ``key``."""
+        return self.folders.get(key.path, {})
+
+    def artefacts(self) -> list[ArtefactKey]:
+        """Stored keys, sorted by asset, budget, replicate and class."""
+        found = [ArtefactKey.from_path(folder) for folder, files in self.folders.items() if MANIFEST in files]
+        return sorted((k for k in found if k), key=lambda k: (k.asset, k.budget or "", k.replicate, k.class_key or ""))
 
 
 class Store:
@@ -165,24 +191,30 @@ class Store:
     it is as atomic as their write of a small file.
     """
 
-    def __init__(self, url: str, storage_options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, url: str, storage_options: Mapping[str, Any] | None = None, cache: str | Path | None = None
+    ) -> None:
         self.url = url
         self._options = dict(storage_options or {})
+        self._cache_folder = cache
 
     @classmethod
-    def open(cls, url: str | Path, storage_options: Mapping[str, Any] | None = None) -> Store:
+    def open(
+        cls, url: str | Path, storage_options: Mapping[str, Any] | None = None, cache: str | Path | None = None
+    ) -> Store:
         """Open the store at a local path or fsspec URL; nothing is created before the first write.
 
         Args:
             url: For example ``data/home/store``, ``s3://bucket/d3m`` or ``memory://d3m``.
             storage_options: Arguments of the fsspec file system; leave credentials to its environment.
+            cache: Folder for commit records of a remote store that were read before; None: they are kept in memory.
 
         Raises:
             StoreError: The protocol is unknown or its package is not installed, or the path is a file.
         """
         if not str(url):
             raise StoreError("the store has no address: set `storage` to a path or URL, or leave it out")
-        store = cls(str(url), storage_options)
+        store = cls(str(url), storage_options, cache)
         try:
             if store._local and Path(store._root).exists() and not Path(store._root).is_dir():
                 raise StoreError(f"{url} is a file; set `storage` to a folder")
@@ -190,7 +222,15 @@ class Store:
             raise StoreError(f"cannot open the store {url}: {error}") from error
         return store
 
-    def write(self, key: ArtefactKey, spec: Spec, files: Mapping[str, bytes], metrics: Mapping[str, Any]) -> Manifest:
+    def write(
+        self,
+        key: ArtefactKey,
+        spec: Spec,
+        files: Mapping[str, bytes],
+        metrics: Mapping[str, Any],
+        *,
+        replaces: Stored | None = None,
+    ) -> Manifest:
         """Store a new version of ``key``; until the commit, readers see the previous one.
 
         Args:
@@ -198,6 +238,8 @@ class Store:
             spec: What it was made from.
             files: Contents by name, such as ``embeddings.safetensors``.
             metrics: JSON values; NumPy numbers and arrays are converted, NaN and infinity become null.
+            replaces: What was last seen to be stored of ``key``, which saves the requests of looking again. When another
+                writer was quicker, its files stay until a later write finds them to be a day old.
 
         Returns:
             The manifest as committed.
@@ -224,13 +266,20 @@ class Store:
         try:
             for name, data in files.items():
                 self._put(f"{folder}/{records[name].path}", data)
-            replaced = self._manifest_or_none(key)
+            replaced = self._manifest_or_none(key) if replaces is None else replaces.manifest
             self._commit(f"{folder}/{MANIFEST}", content)
         except Exception as error:  # each service raises its own
             raise StoreError(
                 f"cannot write {key} to {self.uri(key)}: {error}. The previous version is kept."
             ) from error
-        self._sweep(folder, keep=manifest, replaced=replaced)
+        self._seen.keep({f"{folder}/{MANIFEST}": ("", content)})
+        if replaces is None or replaces.strays or replaces.unreadable:
+            self._sweep(folder, keep=manifest, replaced=replaced)
+        elif replaced is not None:
+            # Failing to tidy up is no reason to fail a write that is already committed.
+            with contextlib.suppress(Exception):
+                for record in replaced.files.values():
+                    self._remove(f"{folder}/{record.path}")
         return manifest
 
     def manifest(self, key: ArtefactKey) -> Manifest | None:
@@ -248,13 +297,18 @@ class Store:
             raise StoreError(f"cannot read {self._shown(path)}: {error}") from error
         return self._parse(path, content)
 
-    def read(self, key: ArtefactKey, name: str) -> bytes:
+    def read(self, key: ArtefactKey, name: str, manifest: Manifest | None = None) -> bytes:
         """Contents of one file of ``key``, checked against the hash in the manifest.
+
+        Args:
+            key: Which artefact.
+            name: Name that the file was written under.
+            manifest: Its commit record where that was read before; when its file is gone, the newer one is followed.
 
         Raises:
             StoreError: The artefact or the file is missing or damaged; the message names it.
         """
-        manifest = self.manifest(key)
+        manifest = manifest or self.manifest(key)
         while True:
             if manifest is None:
                 raise StoreError(f"{key} is not stored in {self.url}; `d3m distill` builds it")
@@ -290,8 +344,87 @@ class Store:
             sizes = {_name(path): size for path, size in self._listing(self._folder(key)).items()}
             damage = _damage(manifest, sizes)
             if not damage or self._manifest_or_none(key) == manifest:
-                return Stored(manifest, damage=damage)
+                return Stored(manifest, damage=damage, strays=_strays(manifest, sizes))
             # A writer replaced the version between our two reads: look again.
+
+    def listing(self, asset: str | None = None) -> Listing:
+        """All files of the store, or of one asset, in one recursive listing.
+
+        Raises:
+            StoreError: The disk or service refuses.
+        """
+        root = self._root if asset is None else self._folder(ArtefactKey(asset))
+        try:
+            folders = list_local(root) if self._local else list_remote(self._fs, root)
+        except Exception as error:  # each service raises its own
+            raise StoreError(f"cannot list {self._shown(root)}: {error}") from error
+        if asset is not None:
+            folders = {f"{asset}/{folder}" if folder else asset: files for folder, files in folders.items()}
+        return Listing(folders)
+
+    def look_all(self, keys: Iterable[ArtefactKey], listing: Listing) -> Iterator[tuple[ArtefactKey, Stored]]:
+        """:meth:`look` for many keys: reads the commit records that have changed since they were last read.
+
+        Args:
+            keys: What to look for.
+            listing: From :meth:`listing`; it must cover the keys.
+
+        Yields:
+            Each key, in order, with what is stored of it; of ten thousand, only one is held at a time.
+        """
+        chosen = list(keys)
+        contents = self._manifest_contents([key for key in chosen if MANIFEST in listing.files(key)], listing)
+        for key in chosen:
+            content = contents.get(key)
+            if content is None:
+                yield key, Stored(None, strays=bool(listing.files(key)))
+                continue
+            try:
+                if isinstance(content, StoreError):
+                    raise content
+                manifest = self._parse(f"{self._folder(key)}/{MANIFEST}", content)
+            except StoreError as error:
+                yield key, Stored(None, unreadable=str(error))
+                continue
+            sizes = {name: file.size for name, file in listing.files(key).items()}
+            # A writer may have replaced the version since the listing; a closer look tells that from damage.
+            damaged = bool(_damage(manifest, sizes))
+            yield key, self.look(key) if damaged else Stored(manifest, strays=_strays(manifest, sizes))
+
+    def _manifest_contents(
+        self, keys: list[ArtefactKey], listing: Listing
+    ) -> dict[ArtefactKey, bytes | StoreError | None]:
+        """Contents of listed commit records, from the cache where they have not changed."""
+        paths = {key: f"{self._folder(key)}/{MANIFEST}" for key in keys}
+        versions = {paths[key]: listing.files(key)[MANIFEST].version for key in keys}
+        kept = self._seen.contents(versions)
+        missing = [key for key in keys if paths[key] not in kept]
+
+        def get(key: ArtefactKey) -> bytes | StoreError | None:
+            try:
+                return self._get(paths[key])
+            except FileNotFoundError:
+                return None
+            except Exception as error:  # each service raises its own
+                return StoreError(f"cannot read {self._shown(paths[key])}: {error}")
+
+        if self._local or len(missing) < 2:  # faster without threads
+            read = [get(key) for key in missing]
+        else:
+            with ThreadPoolExecutor(max_workers=REQUESTS_AT_ONCE) as pool:
+                read = list(pool.map(get, missing))
+        fresh = {paths[k]: (versions[paths[k]], c) for k, c in zip(missing, read, strict=True) if isinstance(c, bytes)}
+        self._seen.keep(fresh)
+        return {key: kept.get(paths[key]) for key in keys} | dict(zip(missing, read, strict=True))
+
+    def remembered(self, key: ArtefactKey) -> Manifest | None:
+        """The commit record that this store last wrote, or read for many keys at once; it may have been replaced."""
+        path = f"{self._folder(key)}/{MANIFEST}"
+        content = self._seen.latest(path)
+        try:
+            return None if content is None else self._parse(path, content)
+        except StoreError:
+            return None
 
     @property
     def is_local(self) -> bool:
@@ -379,6 +512,7 @@ class Store:
         try:
             # The manifest goes first: readers then see no artefact rather than a damaged one.
             self._remove(f"{folder}/{MANIFEST}")
+            self._seen.forget(f"{folder}/{MANIFEST}")
             for path in listing:
                 if _name(path) in own or self._abandoned(path):
                     self._remove(path)
@@ -406,6 +540,14 @@ class Store:
         fs, root = fsspec.url_to_fs(self.url, **self._options)
         return fs, root.rstrip("/")
 
+    @cached_property
+    def _seen(self) -> ManifestCache:
+        """Commit records that were read or written; a local disk is as quick as a file of them would be."""
+        if self._cache_folder is None or self._local:
+            return ManifestCache()
+        digest = hashlib.sha256(self.url.encode()).hexdigest()[:16]
+        return ManifestCache(Path(self._cache_folder) / f"manifests-{digest}.sqlite")
+
     @property
     def _fs(self) -> fsspec.AbstractFileSystem:
         return self._opened[0]
@@ -420,7 +562,7 @@ class Store:
 
     def __getstate__(self) -> dict[str, Any]:
         # A file system holds connections and threads; another process opens its own.
-        return {"url": self.url, "_options": self._options}
+        return {"url": self.url, "_options": self._options, "_cache_folder": self._cache_folder}
 
     def _record_path(self, kind: str, digest: str) -> str:
         if not SAFE.fullmatch(kind) or not re.fullmatch(r"[0-9a-f]{64}", digest):
@@ -454,6 +596,11 @@ class Store:
             return self.manifest(key)
         except StoreError:
             return None
+
+    def _get(self, path: str) -> bytes:
+        if self._local:
+            return Path(path).read_bytes()
+        return self._fs.cat_file(path)
 
     def _put(self, path: str, data: bytes) -> None:
         if not self._local:
@@ -523,6 +670,10 @@ def _record(name: str, data: bytes, writer: str) -> FileRecord:
 
 def _name(path: str) -> str:
     return path.rpartition("/")[2]
+
+
+def _strays(manifest: Manifest, names: Iterable[str]) -> bool:
+    return not {MANIFEST, *(record.path for record in manifest.files.values())}.issuperset(names)
 
 
 def _damage(manifest: Manifest, sizes: Mapping[str, int]) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.files import from_parquet, to_parquet
+from d3m_assets.datasets.names import natural
+from d3m_assets.datasets.problems import listed_names, problem_rows
 from d3m_assets.datasets.source import Scan
 from d3m_assets.errors import StoreError
-from d3m_assets.planning.asset import Asset, Made
+from d3m_assets.planning.asset import Asset, Check, Finding, Made
 from d3m_assets.store import ArtefactKey, Store
 
 if TYPE_CHECKING:
@@ -22,10 +26,26 @@ class ClassCatalog(Asset):
 
     group = "dataset"
     kinds = frozenset({"pandas"})
+    checks = (Check("images_are_sound", "Every image can be read, and stands in one class and split, once."),)
 
     def settings(self, context: Context, item: Item) -> dict[str, Any]:
         """The dataset as it is."""
         return {"dataset": context.dataset.scan.fingerprint}
+
+    def explain(self, context: Context, item: Item, reasons: Sequence[str]) -> Sequence[str]:
+        """Which classes changed since the catalog was made."""
+        changed = [reason.startswith("setting dataset ") for reason in reasons]
+        if not any(changed):
+            return reasons
+        try:
+            recorded = from_parquet(context.inputs.read(item.key, FILE))
+        except (StoreError, OSError, ValueError):
+            return reasons
+        before = dict(zip(recorded["class_name"], recorded["fingerprint"], strict=True))
+        now = {name: images.fingerprint for name, images in context.dataset.scan.classes.items()}
+        names = [name for name in sorted(before.keys() | now, key=natural) if before.get(name, "") != now.get(name, "")]
+        named = f"classes changed: {listed_names(names)}" if names else "shape of the images changed"
+        return [named if of_dataset else reason for reason, of_dataset in zip(reasons, changed, strict=True)]
 
     def make_one(self, context: Context, item: Item) -> Made:
         """The table of classes, retired ones included."""
@@ -35,13 +55,25 @@ class ClassCatalog(Asset):
             "classes": len(active),
             "retired": len(table) - len(active),
             "images": int(active["n_train"].sum()),
+            "broken": sum(bool(images.errors) for images in context.dataset.scan.classes.values()),
         }
         return Made(item.key, {FILE: to_parquet(table)}, metrics)
 
     def preview(self, context: Context, item: Item) -> dict[str, Any]:
         """The classes."""
+        import pandas as pd
+
         table = from_parquet(context.inputs.read(item.key, FILE))
-        return {"rows": len(table), "classes_table": table.drop(columns="fingerprint")}
+        shown = {"rows": len(table), "classes_table": table.drop(columns="fingerprint")}
+        if rows := problem_rows(context.dataset.scan.problems):
+            shown["problems_table"] = pd.DataFrame([asdict(row) for row in rows])
+        return shown
+
+    def verify(self, context: Context, item: Item) -> Iterable[Finding]:
+        """Everything that is wrong with the images of any class, as the table of problems has it."""
+        for row in problem_rows(context.dataset.scan.problems):
+            count = f"{row.count} times, " if row.count > 1 else ""
+            yield Finding(f"class {row.class_name!r}: {count}{row.where} {row.what}; {row.remedy}", row.severity)
 
 
 def stored_catalog(store: Store, scan: Scan) -> pd.DataFrame | None:

@@ -121,7 +121,8 @@ def embedding_plan(context: Context, item: Item) -> EmbeddingPlan:
     """
     if imported := imported_embeddings(context, item):
         return _imported_plan(context, item, imported)
-    images = item.dataset_class.n_train
+    # A class with no readable image is planned like any other, and cannot be made until it is mended.
+    images = max(1, item.dataset_class.n_train)
 
     def plan() -> EmbeddingPlan:
         settings, files = context.settings.inversion, context.model.files

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.files import from_parquet, to_parquet
 from d3m_assets.datasets.images import contact_sheet, load_images
 from d3m_assets.datasets.labelled_images import LabelledImages, Split
-from d3m_assets.errors import DatasetError
+from d3m_assets.errors import DatasetError, StoreError
 from d3m_assets.planning.asset import Asset, Check, Made
 
 if TYPE_CHECKING:
@@ -22,6 +22,10 @@ FILE = "images.parquet"
 PREVIEW_IMAGES = 30
 PREVIEW_SIDE = 64
 """Longest side of an image on a contact sheet, in px."""
+MOST_NAMED = 5
+"""Changed, added or removed images that one reason names."""
+DIGEST_CHANGED = "setting images "
+"""Beginning of the reason that names two digests of images."""
 
 
 class RawDataset(Asset):
@@ -50,10 +54,33 @@ class RawDataset(Asset):
             "validation_fraction": context.settings.validation_fraction,
         }
 
+    def explain(self, context: Context, item: Item, reasons: Sequence[str]) -> Sequence[str]:
+        """What is wrong with the images of the class, or which of them changed since they were recorded."""
+        images = context.dataset.scan.classes[item.dataset_class.name]
+        if images.errors:
+            return [images.problem]
+        if not any(reason.startswith(DIGEST_CHANGED) for reason in reasons):
+            return reasons
+        try:
+            recorded = from_parquet(context.inputs.read(item.key, FILE))
+        except (StoreError, OSError, ValueError):
+            return reasons
+        marks = zip(recorded["sha256"].tolist(), recorded["split"].tolist(), strict=True)
+        before = dict(zip(recorded["relative_path"].tolist(), marks, strict=True))
+        named = _image_changes(before, {i.relative_path: (i.sha256, i.split) for i in images.images})
+        return [named if named and reason.startswith(DIGEST_CHANGED) else reason for reason in reasons]
+
     def make_one(self, context: Context, item: Item) -> Made:
-        """One row an image."""
+        """One row an image.
+
+        Raises:
+            DatasetError: The class has to be mended first.
+        """
         dataset_class = item.dataset_class
-        rows = context.dataset.scan.classes[dataset_class.name].table(dataset_class.class_id)
+        images = context.dataset.scan.classes[dataset_class.name]
+        if images.errors:
+            raise DatasetError(f"class {dataset_class.name!r} cannot be used: {images.problem}")
+        rows = images.table(dataset_class.class_id)
         counts = {split: int((rows["split"] == split).sum()) for split in ("train", "validation", "test")}
         return Made(item.key, {FILE: to_parquet(rows)}, {**counts, "bytes": int(rows["bytes"].sum())})
 
@@ -66,6 +93,21 @@ class RawDataset(Asset):
         size = (max(1, round(shape.height * factor)), max(1, round(shape.width * factor)))
         images = load_images(list(train["uri"]), size=size, channels=context.dataset.scan.channels)
         return {"rows": len(rows), "real_images_png": contact_sheet(images, 10, 4)}
+
+
+def _image_changes(before: Mapping[str, tuple[str, str]], now: Mapping[str, tuple[str, str]]) -> str:
+    """Which images differ, in words: ``{path: (sha256, split)}`` before and now; empty if none."""
+    parts = []
+    for verb, paths in (
+        ("changed", [path for path in now if path in before and now[path][0] != before[path][0]]),
+        ("added", [path for path in now if path not in before]),
+        ("removed", [path for path in before if path not in now]),
+        ("in another split", [p for p in now if p in before and now[p][0] == before[p][0] and now[p] != before[p]]),
+    ):
+        if paths:
+            more = f" and {len(paths) - MOST_NAMED} more" if len(paths) > MOST_NAMED else ""
+            parts.append(f"{verb}: {', '.join(sorted(paths)[:MOST_NAMED])}{more}")
+    return f"images {'; '.join(parts)}" if parts else ""
 
 
 def image_rows(context: Context, split: Split, class_key: str | None = None) -> pd.DataFrame:

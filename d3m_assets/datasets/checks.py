@@ -1,6 +1,6 @@
-"""What a dataset is refused for, whatever it is stored in, and how its train split is divided.
+"""What is found wrong with images, whatever they are stored in, and how the train split is divided.
 
-A source lists and reads its images; what it found is judged here, so that every source refuses the same faults in the same
+A source lists and reads its images; what it found is judged here, so that every source finds the same faults in the same
 words.
 """
 
@@ -8,73 +8,132 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from d3m_assets.datasets.names import natural
+from d3m_assets.datasets.problems import DatasetProblem, listing
+from d3m_assets.datasets.source import ClassImages
 from d3m_assets.errors import DatasetError
 
 SMALLEST_SIDE = 4
 """Pixels; smaller images hold nothing to learn from."""
-MOST_PROBLEMS = 20
-"""Files or classes named in one message."""
+MOST_UNREADABLE = 500
+"""Images that cannot be used; with so many the fault is with the whole dataset, and reading on is a waste."""
 
 
-def refuse_lopsided_splits(url: str, classes: Mapping[str, Iterable[str]]) -> None:
-    """Refuse classes that have no test images or no train images.
+@dataclass(frozen=True, slots=True)
+class PlacedImage:
+    """An image that was read, and where it stands.
+
+    Attributes:
+        split: "train" or "test".
+        class_name: Its class.
+        path: Below the dataset.
+        sha256: Hex digest of the file.
+        pixels: Hex digest of the decoded pixels.
+    """
+
+    split: str
+    class_name: str
+    path: str
+    sha256: str
+    pixels: str
+
+
+def lopsided_splits(classes: Mapping[str, Iterable[str]]) -> list[DatasetProblem]:
+    """Classes that have no test images or no train images: an error of each.
+
+    Args:
+        classes: Class names of "train" and of "test".
+    """
+    return [
+        DatasetProblem(
+            name,
+            f"{split}/{name}",
+            f"is in {split}/ but not in {other}/",
+            f"add {other}/{name}/ with images, or remove the class from {split}/",
+        )
+        for split, other in (("train", "test"), ("test", "train"))
+        for name in sorted(set(classes[split]) - set(classes[other]), key=natural)
+    ]
+
+
+def unusable_image(class_name: str, path: str, what: str) -> DatasetProblem:
+    """An image that cannot be used: an error of its class.
+
+    Args:
+        class_name: Its class.
+        path: Below the dataset, printable.
+        what: What is wrong with it, such as "is empty".
+    """
+    return DatasetProblem(class_name, path, what, "replace or remove it, or leave it out with the setting `exclude`")
+
+
+def duplicates(images: Iterable[PlacedImage]) -> list[DatasetProblem]:
+    """Images with the same pixels, whether or not the files are the same.
+
+    In two classes, or in train and test, one would spoil every accuracy: an error of each class that it stands in. Within a
+    class and split it only counts double: a warning.
+    """
+    by_pixels: dict[str, list[PlacedImage]] = defaultdict(list)
+    for image in images:
+        by_pixels[image.pixels].append(image)
+    found = []
+    for same in by_pixels.values():
+        if len(same) > 1:
+            places: dict[tuple[str, str], list[PlacedImage]] = defaultdict(list)
+            for image in same:
+                places[image.split, image.class_name].append(image)
+            found += _shared(list(places.values())) if len(places) > 1 else []
+            found += [_repeated(stand) for stand in places.values() if len(stand) > 1]
+    return found
+
+
+def _shared(places: Sequence[Sequence[PlacedImage]]) -> list[DatasetProblem]:
+    names = sorted({stand[0].class_name for stand in places}, key=natural)
+    kind = "in two classes" if len(names) > 1 else "in train and test"
+    paths = " = ".join(sorted(stand[0].path for stand in places))
+    what = f"is the same image {kind}{_by_pixels([image for stand in places for image in stand])}"
+    return [DatasetProblem(name, paths, what, "keep it in one, or leave it out with `exclude`") for name in names]
+
+
+def _repeated(stand: Sequence[PlacedImage]) -> DatasetProblem:
+    paths = " = ".join(image.path for image in stand[:3]) + (" = …" if len(stand) > 3 else "")
+    what = f"is the same image {len(stand)} times in {stand[0].split}{_by_pixels(stand)}"
+    remedy = "it counts as often as it is there; remove the copies if that is not meant"
+    return DatasetProblem(stand[0].class_name, paths, what, remedy, "warning")
+
+
+def _by_pixels(images: Sequence[PlacedImage]) -> str:
+    return " (other files, equal pixels)" if len({image.sha256 for image in images}) > 1 else ""
+
+
+def refuse_many_unusable(url: str, problems: Sequence[DatasetProblem]) -> None:
+    """Refuse a dataset that was given up because of too many images that cannot be used.
 
     Args:
         url: The dataset.
-        classes: Class names of "train" and of "test".
+        problems: Of single images; a source stops reading at :data:`MOST_UNREADABLE`.
 
     Raises:
-        DatasetError: A class is in one of the splits only.
+        DatasetError: There are so many.
     """
-    for split, other in (("train", "test"), ("test", "train")):
-        if lacking := sorted(set(classes[split]) - set(classes[other]), key=natural):
-            raise DatasetError(
-                f"{url}: {listed_names(lacking)} in {split}/ but not in {other}/. "
-                f"Add {other}/<class>/ with images, or remove the class from {split}/."
-            )
+    if len(problems) >= MOST_UNREADABLE:
+        raise DatasetError(
+            f"{url}: {len(problems)} images cannot be used, and reading stopped there; the whole dataset seems damaged:\n"
+            f"{listing(problems)}\nThere may be more."
+        )
 
 
-def refuse_damaged(problems: Sequence[str]) -> None:
-    """Refuse images that cannot be used.
-
-    Args:
-        problems: One line a file: its place and what is wrong with it. A source may stop reading at
-            :data:`MOST_PROBLEMS`.
+def refuse_without_sound_class(url: str, classes: Iterable[ClassImages], problems: Sequence[DatasetProblem]) -> None:
+    """Refuse a dataset that has no class without an error.
 
     Raises:
-        DatasetError: There are any.
+        DatasetError: All have one; the message lists them.
     """
-    if problems:
-        more = "" if len(problems) < MOST_PROBLEMS else "\nThere may be more."
-        listing = "\n".join(f"  {problem}" for problem in problems[:MOST_PROBLEMS])
-        raise DatasetError(f"images that cannot be used; replace or remove them:\n{listing}{more}")
-
-
-def refuse_shared(images: Iterable[tuple[str, str, str, str]]) -> None:
-    """Refuse images that stand in two classes or in both splits: they would spoil every accuracy.
-
-    The same content may appear again in the same class and split.
-
-    Args:
-        images: Split, class name, path and SHA-256 of each.
-
-    Raises:
-        DatasetError: One content stands in several places.
-    """
-    places: dict[str, dict[tuple[str, str], str]] = defaultdict(dict)
-    for split, class_name, path, sha256 in images:
-        places[sha256].setdefault((split, class_name), path)
-    shared = [found for found in places.values() if len(found) > 1]
-    if not shared:
-        return
-    lines = []
-    for found in shared[:MOST_PROBLEMS]:
-        kind = "two classes" if len({class_name for _, class_name in found}) > 1 else "train and test"
-        lines.append(f"  {' = '.join(sorted(found.values()))} (in {kind})")
-    more = f"\nand {len(shared) - MOST_PROBLEMS} more" if len(shared) > MOST_PROBLEMS else ""
-    raise DatasetError("the same image stands in several places; keep it in one:\n" + "\n".join(lines) + more)
+    if all(images.errors for images in classes):
+        errors = [problem for problem in problems if problem.severity == "error"]
+        raise DatasetError(f"{url}: no class can be used as it is:\n{listing(errors)}")
 
 
 def validation_part(digests: Sequence[str], fraction: float) -> list[bool]:
@@ -89,14 +148,3 @@ def validation_part(digests: Sequence[str], fraction: float) -> list[bool]:
     """
     aside = [int(digest[:8], 16) < fraction * 2**32 for digest in digests]
     return [False] * len(aside) if all(aside) else aside
-
-
-def printable(path: str) -> str:
-    """A path for a message, with bytes that are no UTF-8 escaped."""
-    return path.encode("utf-8", "backslashreplace").decode()
-
-
-def listed_names(names: Sequence[str]) -> str:
-    """Names for a message, the first :data:`MOST_PROBLEMS` of them."""
-    listing = ", ".join(repr(name) for name in names[:MOST_PROBLEMS])
-    return listing + (f" and {len(names) - MOST_PROBLEMS} more" if len(names) > MOST_PROBLEMS else "")

@@ -1,8 +1,8 @@
 """Image folders, ``train/<class>/*`` and ``test/<class>/*``, on local disk or any fsspec URL.
 
-A scan reads and decodes every image once and refuses what would spoil a result later: damaged files, classes
-without images, an image in two classes or in both splits. What was learnt of a file is kept in an index and
-used again as long as its size and time of change stay the same.
+A scan reads and decodes every image once and finds what would spoil a result later: damaged files, classes without images,
+an image in two classes or in both splits. Each stops the class that it is in. What was learnt of a file is kept in an index
+and used again as long as its size and time of change stay the same.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import os
 import secrets
 import statistics
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,20 +21,25 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import fsspec
+import numpy as np
 from fsspec.implementations.local import LocalFileSystem
+from PIL import Image
 
 from d3m_assets.datasets.checks import (
-    MOST_PROBLEMS,
+    MOST_UNREADABLE,
     SMALLEST_SIDE,
-    listed_names,
-    printable,
-    refuse_damaged,
-    refuse_lopsided_splits,
-    refuse_shared,
+    PlacedImage,
+    duplicates,
+    lopsided_splits,
+    refuse_many_unusable,
+    refuse_without_sound_class,
+    unusable_image,
     validation_part,
 )
+from d3m_assets.datasets.exclusion import Exclusion
 from d3m_assets.datasets.images import GREY_MODES, decode_image
 from d3m_assets.datasets.names import natural, normalized
+from d3m_assets.datasets.problems import DatasetProblem, printable
 from d3m_assets.datasets.source import ClassImages, ImageRecord, Scan, Split
 from d3m_assets.errors import DatasetError
 from d3m_assets.progress import Progress, ProgressEvent, silent
@@ -41,7 +47,8 @@ from d3m_assets.progress import Progress, ProgressEvent, silent
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
 LAYOUT = "Expected train/<class>/<image> and test/<class>/<image>."
 
-_INDEX_COLUMNS = ["relative_path", "bytes", "stamp", "sha256", "width", "height", "mode"]
+_INDEX_COLUMNS = ["relative_path", "bytes", "stamp", "sha256", "pixels", "width", "height", "mode"]
+"""An index that lacks one of them is of an earlier version, and not used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +59,20 @@ class _Listed:
     stamp: str  # changes when the file does; empty when the file system cannot tell
 
 
+@dataclass(slots=True)
+class _Folder:
+    path: str  # below the dataset, as it is spelled there
+    images: list[_Listed]
+    excluded: bool = False  # whether all its images were left out
+
+
+_Tree = dict[tuple[str, str], _Folder]  # by split folder and class name
+
+
 @dataclass(frozen=True, slots=True)
 class _Facts:
     sha256: str
+    pixels: str
     width: int
     height: int
     mode: str
@@ -68,6 +86,7 @@ class ImageFolder:
         url: str | Path,
         *,
         validation_fraction: float = 0.1,
+        exclude: Exclusion | None = None,
         cache: Path | None = None,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
@@ -76,11 +95,13 @@ class ImageFolder:
         Args:
             url: Local path or fsspec URL.
             validation_fraction: Part of train that is set aside, chosen by the hash of the image.
+            exclude: What is left out.
             cache: Folder for the index; None to keep none.
             storage_options: Arguments of the fsspec file system.
         """
         self.url = str(url)
         self.validation_fraction = validation_fraction
+        self._exclude = exclude or Exclusion()
         self._cache = cache
         self._options = dict(storage_options or {})
 
@@ -91,23 +112,32 @@ class ImageFolder:
             progress: Told now and then how many images are done, with stage ``"scan"``.
 
         Raises:
-            DatasetError: The folder does not exist or has another layout; a class lacks train or test images;
-                files are damaged, smaller than 4 pixels a side, or shared between classes or splits. The
-                message names the first 20 and says what to do.
+            DatasetError: The folder does not exist or has another layout; what is to be left out is not there; or not one
+                class is without an error: no train or no test images; files that are damaged, smaller than 4 pixels a side,
+                or shared with another class or split. The message names the first 20 and says what to do.
         """
         fs, root = self._open()
-        listed = self._list(fs, root)
-        facts = self._read_all(fs, [image for images in listed.values() for image in images], progress)
-        refuse_shared(
-            (split, name, image.relative_path, facts[image.relative_path].sha256)
-            for (split, name), images in listed.items()
-            for image in images
+        tree, problems = self._list(fs, root)
+        facts, unusable = self._read_all(fs, tree, progress)
+        problems += unusable
+        problems += duplicates(
+            PlacedImage(split, name, printable(image.relative_path), fact.sha256, fact.pixels)
+            for (split, name), folder in tree.items()
+            for image in folder.images
+            if (fact := facts.get(image.relative_path))
         )
+        errors: dict[str, list[DatasetProblem]] = defaultdict(list)
+        for problem in problems:
+            if problem.severity == "error":
+                errors[problem.class_name].append(problem)
         classes = {}
-        for name in sorted({name for _, name in listed}, key=natural):
-            records = self._split(listed["train", name], facts)
-            records += [_record(image, facts, "test") for image in listed["test", name]]
-            classes[name] = ClassImages(name, tuple(records))
+        for name in sorted({name for _, name in tree}, key=natural):
+            listed, test = (self._read_of(tree.get((split, name)), facts) for split in ("train", "test"))
+            records = self._split(listed, facts) + [_record(image, facts, "test") for image in test]
+            classes[name] = ClassImages(name, tuple(records), tuple(errors[name]))
+        refuse_without_sound_class(self.url, classes.values(), problems)
+        # Readable images of broken classes count too: one truncated file must not give all other classes another shape,
+        # as leaving out its class might. Where the one file does decide (it alone is coloured), the shape changes.
         train = [image for images in classes.values() for image in images.of("train")]
         grey = all(image.mode in GREY_MODES for images in classes.values() for image in images.images)
         channels: Literal[1, 3] = 1 if grey else 3
@@ -117,6 +147,7 @@ class ImageFolder:
             image_height=statistics.median_low(image.height for image in train),
             image_width=statistics.median_low(image.width for image in train),
             channels=channels,
+            problems=tuple(problems),
         )
 
     def _open(self) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -133,64 +164,92 @@ class ImageFolder:
             raise DatasetError(f"the dataset {self.url} is a file. Set `dataset` to a folder. {LAYOUT}")
         return fs, root.rstrip("/")
 
-    def _list(self, fs: fsspec.AbstractFileSystem, root: str) -> dict[tuple[str, str], list[_Listed]]:
-        """Images by split folder and class name, sorted by path; both splits have the same classes."""
-        tree: dict[tuple[str, str], list[_Listed]] = {}
-        folders: dict[tuple[str, str], str] = {}
+    def _list(self, fs: fsspec.AbstractFileSystem, root: str) -> tuple[_Tree, list[DatasetProblem]]:
+        """Images by split folder and class name, sorted by path, and what is wrong with folders."""
+        tree: _Tree = {}
+        problems: list[DatasetProblem] = []
         for split in ("train", "test"):
             walk = _walk_local if isinstance(fs, LocalFileSystem) else _walk_remote
             try:
                 found = list(walk(fs, root, split))
             except Exception as error:  # each service raises its own
                 raise DatasetError(f"cannot list {self.url}/{split}: {error}. Make it readable.") from error
-            for folder, images in found:
-                name = normalized(folder)
-                if (split, name) in tree:
-                    raise DatasetError(
-                        f"{self.url}: {split}/ has two folders that spell {name} differently in Unicode "
-                        f"({folders[split, name]!r} and {folder!r}); merge them"
-                    )
-                folders[split, name] = folder
-                tree[split, name] = images
+            for folder_name, images in found:
+                name, path = normalized(folder_name), f"{split}/{folder_name}"
+                if (split, name) not in tree:
+                    tree[split, name] = _Folder(path, images)
+                    continue
+                other = tree[split, name]
+                other.images.extend(images)
+                what = f"and {path} spell {name} differently in Unicode ({other.path!r} and {path!r})"
+                problems.append(DatasetProblem(name, other.path, what, "merge them"))
+        self._leave_out(tree)
         for split in ("train", "test"):
             if not any(s == split for s, _ in tree):
-                raise DatasetError(f"{self.url} has no class folder in {split}/. {LAYOUT}")
-        refuse_lopsided_splits(self.url, {split: [n for s, n in tree if s == split] for split in ("train", "test")})
-        if empty := [f"{split}/{folders[split, name]}" for (split, name), images in tree.items() if not images]:
-            raise DatasetError(
-                f"{self.url}: no images in {listed_names(empty)} (looked for {', '.join(sorted(SUFFIXES))}). "
-                "Add images, or remove the class from train/ and test/."
-            )
-        return tree
+                rest = " that `exclude` leaves in" if self._exclude else ""
+                raise DatasetError(f"{self.url} has no class folder in {split}/{rest}. {LAYOUT}")
+        problems += lopsided_splits({split: [n for s, n in tree if s == split] for split in ("train", "test")})
+        for (_, name), folder in tree.items():
+            if not folder.images:
+                looked = "all are excluded" if folder.excluded else f"looked for {', '.join(sorted(SUFFIXES))}"
+                remedy = "add images, or remove the class from train/ and test/"
+                problems.append(DatasetProblem(name, folder.path, f"has no images ({looked})", remedy))
+        return tree, problems
+
+    def _leave_out(self, tree: _Tree) -> None:
+        """Remove excluded images; a class of which nothing is left is gone, as if it had never been there."""
+        if not self._exclude:
+            return
+        for folder in tree.values():
+            kept = [image for image in folder.images if not self._exclude.covers(image.relative_path)]
+            covered = self._exclude.covers(folder.path)
+            folder.excluded = not kept and (covered or bool(folder.images))
+            folder.images = kept
+        for name in {name for _, name in tree}:
+            both = [(split, name) for split in ("train", "test") if (split, name) in tree]
+            if all(tree[place].excluded for place in both):
+                for place in both:
+                    del tree[place]
+        self._exclude.refuse_unused(self.url)
 
     def _read_all(
-        self, fs: fsspec.AbstractFileSystem, images: Sequence[_Listed], progress: Progress
-    ) -> dict[str, _Facts]:
-        """Facts by relative path; from the index where the file has not changed since."""
+        self, fs: fsspec.AbstractFileSystem, tree: _Tree, progress: Progress
+    ) -> tuple[dict[str, _Facts], list[DatasetProblem]]:
+        """Facts by relative path, from the index where the file has not changed since; and what cannot be used."""
+        class_of = {image.relative_path: name for (_, name), folder in tree.items() for image in folder.images}
+        images = [image for folder in tree.values() for image in folder.images]
         index = self._load_index()
         known = {image.relative_path: (image.bytes, image.stamp) for image in images if image.stamp}
         facts = {path: fact for path, (marks, fact) in index.items() if known.get(path) == marks}
         unread = [image for image in images if image.relative_path not in facts]
-        problems: list[str] = []
+        from_index = len(facts)
+        problems: list[DatasetProblem] = []
         try:
             with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
                 done = len(images) - len(unread)
                 progress(ProgressEvent("scan", done, len(images)))
                 remaining = iter(unread)
                 # In pieces, so that a folder full of damaged files is given up early.
-                while (piece := list(islice(remaining, 256))) and len(problems) < MOST_PROBLEMS:
+                while (piece := list(islice(remaining, 256))) and len(problems) < MOST_UNREADABLE:
                     for image, read in zip(piece, pool.map(lambda i: _read(fs, i), piece), strict=True):
+                        path = image.relative_path
                         if isinstance(read, _Facts):
-                            facts[image.relative_path] = read
+                            facts[path] = read
                         else:
-                            problems.append(f"{printable(image.uri)} {read}")
+                            problems.append(unusable_image(class_of[path], printable(path), read))
                     done += len(piece)
                     progress(ProgressEvent("scan", done, len(images), printable(piece[-1].relative_path)))
         finally:
-            if unread or len(index) != len(facts):
+            # A file that stays broken is read by every scan, and adds nothing to the index.
+            if not len(index) == from_index == len(facts):
                 self._save_index(images, facts)
-        refuse_damaged(problems)
-        return facts
+        refuse_many_unusable(self.url, problems)
+        return facts, problems
+
+    @staticmethod
+    def _read_of(folder: _Folder | None, facts: Mapping[str, _Facts]) -> list[_Listed]:
+        """Images of a folder that could be read."""
+        return [image for image in folder.images if image.relative_path in facts] if folder else []
 
     def _split(self, images: Sequence[_Listed], facts: Mapping[str, _Facts]) -> list[ImageRecord]:
         """Divide the train folder of a class into train and validation."""
@@ -226,7 +285,7 @@ class ImageFolder:
         import pandas as pd
 
         rows = [
-            (i.relative_path, i.bytes, i.stamp, f.sha256, f.width, f.height, f.mode)
+            (i.relative_path, i.bytes, i.stamp, f.sha256, f.pixels, f.width, f.height, f.mode)
             for i in images
             if i.stamp and (f := facts.get(i.relative_path))
         ]
@@ -326,7 +385,16 @@ def _read(fs: fsspec.AbstractFileSystem, image: _Listed) -> _Facts | str:
         return f"cannot be read: {error}"
     if min(decoded.size) < SMALLEST_SIDE:
         return f"is {decoded.width}x{decoded.height} pixels; the least is {SMALLEST_SIDE} a side"
-    return _Facts(hashlib.sha256(data).hexdigest(), decoded.width, decoded.height, mode)
+    digest = hashlib.sha256(data).hexdigest()
+    return _Facts(digest, _pixel_digest(decoded), decoded.width, decoded.height, mode)
+
+
+def _pixel_digest(image: Image.Image) -> str:
+    """SHA-256, in hex, of size and pixels; the same for a grey image that is stored in colour."""
+    pixels = np.asarray(image)
+    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., 0]
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
 
 def _record(image: _Listed, facts: Mapping[str, _Facts], split: Split) -> ImageRecord:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from d3m_assets.datasets.problems import DatasetProblem
 from d3m_assets.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -44,10 +45,23 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class ClassImages:
-    """The images of one class, sorted by split folder and path."""
+    """The images of one class, sorted by split folder and path.
+
+    Attributes:
+        class_name: Its name.
+        images: Those that could be read.
+        errors: What has to be mended before the class can be used; empty: it is sound.
+    """
 
     class_name: str
     images: tuple[ImageRecord, ...]
+    errors: tuple[DatasetProblem, ...] = ()
+
+    @property
+    def problem(self) -> str:
+        """Why the class cannot be used, naming the first files; empty if it is sound."""
+        more = f" (and {len(self.errors) - 3} more)" if len(self.errors) > 3 else ""
+        return ". ".join(str(error) for error in self.errors[:3]) + more
 
     def of(self, split: Split) -> tuple[ImageRecord, ...]:
         """The images of one split."""
@@ -55,8 +69,14 @@ class ClassImages:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256, in hex, of every image's path, content and split."""
-        return _digest(sorted((image.relative_path, image.sha256, image.split) for image in self.images))
+        """SHA-256, in hex, of every image's path, content and split, and of what is wrong.
+
+        A class that was mended has the fingerprint that it had before it broke.
+        """
+        images = sorted((image.relative_path, image.sha256, image.split) for image in self.images)
+        if self.errors:
+            return _digest([images, [(error.place, error.what) for error in self.errors]])
+        return _digest(images)
 
     def table(self, class_id: int) -> pd.DataFrame:
         """One row an image: the attributes of :class:`ImageRecord`, ``class_id`` and ``class_name``."""
@@ -69,7 +89,7 @@ class ClassImages:
 
 @dataclass(frozen=True)
 class Scan:
-    """A dataset that was read completely and found sound.
+    """A dataset that was read completely; what is wrong with single classes is told of these.
 
     Attributes:
         url: Where it is.
@@ -77,6 +97,7 @@ class Scan:
         image_height: Median height of the train images, in pixels.
         image_width: Median width of the train images, in pixels.
         channels: 1 when every image is stored without colour, otherwise 3.
+        problems: Everything that is wrong, warnings included.
     """
 
     url: str
@@ -84,6 +105,7 @@ class Scan:
     image_height: int
     image_width: int
     channels: Literal[1, 3]
+    problems: tuple[DatasetProblem, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -101,8 +123,8 @@ class DatasetSource(Protocol):
         """Read everything and check it.
 
         Raises:
-            DatasetError: The dataset cannot be used as it is; the message names files or classes and says
-                what to do.
+            DatasetError: Not one class can be used as it is; the message names files or classes and says what to do.
+                What is wrong with some of the classes is in :attr:`Scan.problems`.
         """
 
 

@@ -21,16 +21,31 @@ def checks_of(graph: Graph) -> Iterator[tuple[Asset, Check]]:
             yield asset, check
 
 
-def problems(planner: Planner, asset: Asset, check: Check) -> list[Problem]:
-    """What a check finds."""
+def problems(
+    planner: Planner, asset: Asset, check: Check, verified: dict[str, list[Problem]] | None = None
+) -> list[Problem]:
+    """What a check finds.
+
+    Args:
+        planner: Reads the artefacts.
+        asset: Whose check it is.
+        check: Which.
+        verified: What :meth:`Planner.verify` found before, by asset; it is added to, so that several checks of an asset
+            read its artefacts once.
+    """
     if check.staleness:
         return planner.stale(planner.graph.with_upstream(asset.name))
-    return [problem for problem in planner.verify(asset.name) if problem.check in ("", check.name)]
+    verified = {} if verified is None else verified
+    if asset.name not in verified:
+        verified[asset.name] = planner.verify(asset.name)
+    return [problem for problem in verified[asset.name] if problem.check in ("", check.name)]
 
 
-def result(planner: Planner, asset: Asset, check: Check) -> dg.AssetCheckResult:
+def result(
+    planner: Planner, asset: Asset, check: Check, verified: dict[str, list[Problem]] | None = None
+) -> dg.AssetCheckResult:
     """Evaluate one check. Problems are errors when one of them is; the metadata holds the first 20."""
-    found = problems(planner, asset, check)
+    found = problems(planner, asset, check, verified)
     error = any(problem.severity == "error" for problem in found)
     return dg.AssetCheckResult(
         passed=not found,
@@ -47,9 +62,10 @@ def result(planner: Planner, asset: Asset, check: Check) -> dg.AssetCheckResult:
 
 def evaluate(context: dg.OpExecutionContext, planner: Planner, assets: Collection[str]) -> None:
     """Record the checks on ``assets``, and all checks of staleness, from inside an op, as their own steps would."""
+    verified: dict[str, list[Problem]] = {}
     for asset, check in checks_of(planner.graph):
         if asset.name in assets or check.staleness:
-            found = result(planner, asset, check)
+            found = result(planner, asset, check, verified)
             context.log_event(
                 dg.AssetCheckEvaluation(  # type: ignore[arg-type] # taken by log_event, missing from its annotation
                     asset_key=dg.AssetKey(asset.name),

@@ -13,6 +13,7 @@ import dagster as dg
 from pydantic import Field
 
 from d3m_assets.orchestration import checks, record
+from d3m_assets.orchestration.dagster_private import event_log_kept_open
 from d3m_assets.orchestration.partitions import register_classes
 from d3m_assets.orchestration.resources import PipelineResource, device_request, log_progress
 from d3m_assets.planning.asset import Asset
@@ -63,8 +64,9 @@ def distill(
     def before(asset: Asset) -> contextlib.AbstractContextManager[object]:
         return pipelines.device_lease(planner, log) if asset.device else contextlib.nullcontext()
 
-    tally = planner.work_through(plan or planner.plan(), limit=limit, materialize=materialize, before=before)
-    checks.evaluate(context, planner, tally.assets)
+    with event_log_kept_open(context.instance):
+        tally = planner.work_through(plan or planner.plan(), limit=limit, materialize=materialize, before=before)
+        checks.evaluate(context, planner, tally.assets)
     return tally
 
 

@@ -68,8 +68,9 @@ def artefact_key(asset: Asset, partition: str | None) -> ArtefactKey:
 
 def class_changes(instance: dg.DagsterInstance, class_keys: Iterable[str]) -> tuple[list[str], list[str]]:
     """Class keys to register, in the order given, and registered ones that the dataset no longer has."""
-    expected, known = list(class_keys), instance.get_dynamic_partitions(CLASSES)
-    return [key for key in expected if key not in set(known)], [key for key in known if key not in set(expected)]
+    # As dictionaries, which keep the order and find a key without looking through all.
+    expected, known = dict.fromkeys(class_keys), dict.fromkeys(instance.get_dynamic_partitions(CLASSES))
+    return [key for key in expected if key not in known], [key for key in known if key not in expected]
 
 
 def register_classes(instance: dg.DagsterInstance, class_keys: Iterable[str]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from d3m_assets.orchestration.dagster_private import EVENTS_ALREADY_LOGGED
+from d3m_assets.orchestration.dagster_private import EVENTS_ALREADY_LOGGED, event_log_kept_open
 from d3m_assets.orchestration.metadata import describe
 from d3m_assets.orchestration.partitions import artefact_key, partition_key
 from d3m_assets.orchestration.resources import PipelineResource, log_progress
@@ -44,7 +44,8 @@ def run_asset(
     keys = {artefact_key(asset, partition) for partition in partitions}
     tally = Tally()
     try:
-        with pipelines.device_lease(planner, context.log.info) if asset.device else contextlib.nullcontext():
+        lease = pipelines.device_lease(planner, context.log.info) if asset.device else contextlib.nullcontext()
+        with lease, event_log_kept_open(context.instance):
             for outcome in work(context, planner, asset, _of_partitions(context, planner, asset, keys), config.force):
                 tally.add(outcome)
     except Exception as error:
@@ -79,6 +80,7 @@ def work(
     A replicate beyond the first is no partition of Dagster's, so it is logged as an observation of its partition.
     """
     inputs = _newest_inputs(context.instance, asset)
+    expected: dict[str, str] = {}
     for outcome in planner.materialize(asset.name, list(keys), force=force):
         if outcome.error is not None or outcome.manifest is None:
             context.log.error(str(outcome.error))
@@ -89,7 +91,7 @@ def work(
                 metadata["replicate"] = outcome.key.replicate
                 context.log_event(dg.AssetObservation(asset.name, metadata=metadata, partition=partition))
             else:
-                tags = _version_tags(planner, asset, outcome.manifest, inputs)
+                tags = _version_tags(planner, asset, outcome.manifest, inputs, expected)
                 event = dg.AssetMaterialization(asset.name, metadata=metadata, partition=partition, tags=tags)
                 context.log_event(event)
         yield outcome
@@ -117,10 +119,14 @@ def _metadata(context: Context, planner: Planner, outcome: Outcome, manifest: Ma
     return describe(planner.store, key, manifest, preview) | {"state": state}
 
 
-def _version_tags(planner: Planner, asset: Asset, manifest: Manifest, newest: dict[str, int | None]) -> dict[str, str]:
+def _version_tags(
+    planner: Planner, asset: Asset, manifest: Manifest, newest: dict[str, int | None], expected: dict[str, str]
+) -> dict[str, str]:
     """Tags with which Dagster's own staleness agrees with the plan as far as it goes.
 
-    An asset that is upstream without being an input (lineage only) gets no pointer, so that its news do not count.
+    An asset that is upstream without being an input (lineage only) gets no pointer, so that its news do not count. Its
+    version is the same for all partitions and is kept in ``expected``: it would be joined from all its fingerprints again
+    for each of a thousand classes.
     """
     tags = {
         "dagster/data_version": manifest.fingerprint,
@@ -129,7 +135,9 @@ def _version_tags(planner: Planner, asset: Asset, manifest: Manifest, newest: di
     }
     for upstream, pointer in newest.items():
         prints = [p for name, p in manifest.inputs.items() if name.partition(" [")[0] == upstream]
-        version = _joined(prints or [planner.spec(key).fingerprint for key in planner.keys(upstream)])
+        if not prints and upstream not in expected:
+            expected[upstream] = _joined([planner.spec(key).fingerprint for key in planner.keys(upstream)])
+        version = _joined(prints) if prints else expected[upstream]
         tags[f"dagster/input_data_version/{upstream}"] = version
         tags[f"dagster/input_event_pointer/{upstream}"] = str(pointer) if prints and pointer is not None else "NULL"
     return tags

@@ -132,6 +132,16 @@ class Asset:
         """What decides about the content beside inputs and code, as JSON values: part of the fingerprint."""
         return {}
 
+    def explain(self, context: Any, item: Any, reasons: Sequence[str]) -> Sequence[str]:
+        """Why this artefact is missing or out of date, for people.
+
+        Args:
+            context: It may read what is stored of this artefact, if anything is.
+            item: The artefact.
+            reasons: What comparing specs says, in which a digest is just another one; by default that is all.
+        """
+        return reasons
+
     def make(self, context: Any, items: Sequence[Any]) -> Iterator[Made]:
         """Make artefacts, yielding each as it finishes; a failure is yielded, and the others go on.
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from d3m_assets.store import ArtefactKey, Manifest, Spec, Store, Stored, canonical_json
+from d3m_assets.store import ArtefactKey, Listing, Manifest, Spec, Store, Stored, canonical_json
 
 State = Literal["up to date", "missing", "out of date"]
 
@@ -26,13 +25,12 @@ def compare(store: Store, key: ArtefactKey, spec: Spec) -> Status:
     return status(store.look(key), spec)
 
 
-def compare_all(store: Store, specs: Mapping[ArtefactKey, Spec]) -> dict[ArtefactKey, Status]:
-    """:func:`compare` for many keys at once; a remote store is asked about several at a time."""
-    if store.is_local:  # faster without threads
-        return {key: compare(store, key, spec) for key, spec in specs.items()}
-    with ThreadPoolExecutor(max_workers=16) as pool:
-        looked = pool.map(store.look, specs)
-        return {key: status(stored, spec) for (key, spec), stored in zip(specs.items(), looked, strict=True)}
+def compare_all(
+    store: Store, specs: Mapping[ArtefactKey, Spec], listing: Listing | None = None
+) -> dict[ArtefactKey, Status]:
+    """:func:`compare` for many keys at once, with one listing of the store unless one was just made."""
+    looked = store.look_all(specs, listing or store.listing())
+    return {key: status(stored, specs[key]) for key, stored in looked}
 
 
 def status(stored: Stored, spec: Spec) -> Status:

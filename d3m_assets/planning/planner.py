@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from d3m_assets.errors import D3MError, StageError, UndeclaredReadError
+from d3m_assets.errors import D3MError, StageError, StoreError, UndeclaredReadError
 from d3m_assets.planning.asset import Asset, Finding, Graph, Problem
-from d3m_assets.planning.compare import State, Status, compare, compare_all
+from d3m_assets.planning.compare import State, Status, compare_all, status
 from d3m_assets.progress import Progress
-from d3m_assets.store import ArtefactKey, Manifest, Spec, Store
+from d3m_assets.store import ArtefactKey, Manifest, Spec, Store, Stored
 
 
 class Context(Protocol):
@@ -137,11 +138,19 @@ class Inputs:
         store: Where artefacts are kept.
         allowed: What may be read.
         purpose: What it is read for, for messages.
+        remembered: Commit record of an artefact that was just looked at; None: it is read.
     """
 
-    def __init__(self, store: Store, allowed: Iterable[ArtefactKey], purpose: str) -> None:
-        self._store, self._purpose = store, purpose
+    def __init__(
+        self,
+        store: Store,
+        allowed: Iterable[ArtefactKey],
+        purpose: str,
+        remembered: Callable[[ArtefactKey], Manifest | None] = lambda key: None,
+    ) -> None:
+        self._store, self._purpose, self._remembered = store, purpose, remembered
         self._allowed: dict[str, list[ArtefactKey]] = {}
+        self._index: dict[tuple[str, ...], dict[tuple[Any, ...], list[ArtefactKey]]] = {}
         for key in dict.fromkeys(allowed):
             self._allowed.setdefault(key.asset, []).append(key)
         self._sets = {asset: frozenset(keys) for asset, keys in self._allowed.items()}
@@ -149,7 +158,13 @@ class Inputs:
     def keys(self, asset: type[Asset] | str, **parts: Any) -> list[ArtefactKey]:
         """The declared inputs of one asset, in order; only those with the given class_key, budget or replicate."""
         name = asset if isinstance(asset, str) else asset.name
-        return [key for key in self._allowed.get(name, ()) if all(getattr(key, p) == v for p, v in parts.items())]
+        index = (name, *sorted(parts))
+        if index not in self._index:
+            # Made once for the work on thousands of artefacts, each of which asks for its own inputs.
+            by_values = self._index.setdefault(index, {})
+            for key in self._allowed.get(name, ()):
+                by_values.setdefault(tuple(getattr(key, part) for part in index[1:]), []).append(key)
+        return list(self._index[index].get(tuple(parts[part] for part in index[1:]), ()))
 
     def read(self, key: ArtefactKey, name: str) -> bytes:
         """Contents of one file of an input.
@@ -159,7 +174,7 @@ class Inputs:
             StoreError: It is missing or damaged.
         """
         self._check(key)
-        return self._store.read(key, name)
+        return self._store.read(key, name, self._remembered(key))
 
     def manifest(self, key: ArtefactKey) -> Manifest | None:
         """Commit record of an input; None: it is not stored.
@@ -168,7 +183,7 @@ class Inputs:
             UndeclaredReadError: It is no declared input of what is being made.
         """
         self._check(key)
-        return self._store.manifest(key)
+        return self._remembered(key) or self._store.manifest(key)
 
     def uri(self, key: ArtefactKey, name: str | None = None) -> str:
         """Where an input, or one of its files, is, for people."""
@@ -266,11 +281,29 @@ class Planner:
             D3MError: The dataset, the settings or the store cannot be used.
         """
         specs = {key: self.spec(key) for node in self.graph for key in self._known(node.name)}
-        states = compare_all(self.store, specs)
+        listing = self.store.listing()
+        states = compare_all(self.store, specs, listing)
         self._current = {key for key, status in states.items() if status.state == "up to date"}
-        extra = [key for asset in self.store.assets() for key in self.store.keys(asset) if key not in specs]
-        self._plan = Plan([PlanEntry(key, states[key].state, states[key].reasons) for key in specs], extra)
+        extra = [key for key in listing.artefacts() if key not in specs]
+        self._plan = Plan(self._explained(states), extra)
         return self._plan
+
+    def _explained(self, states: Mapping[ArtefactKey, Status]) -> list[PlanEntry]:
+        """Entries of a plan, with reasons in the words of the assets that have words of their own."""
+
+        def reasons(key: ArtefactKey) -> list[str]:
+            node, status = self.graph[key.asset], states[key]
+            if status.state == "up to date" or type(node).explain is Asset.explain:
+                return status.reasons
+            context = self.reading(key, own=True)
+            return list(node.explain(context, self.context.item(key), status.reasons))
+
+        if self.store.is_local:  # faster without threads
+            found = list(map(reasons, states))
+        else:
+            with ThreadPoolExecutor(max_workers=16) as pool:
+                found = list(pool.map(reasons, states))
+        return [PlanEntry(key, states[key].state, why) for key, why in zip(states, found, strict=True)]
 
     def last_plan(self) -> Plan:
         """The plan as it was last made, less what this object has made since; made now when there is none."""
@@ -291,11 +324,16 @@ class Planner:
             One outcome for each key. An artefact that fails is yielded with its error; the others go on.
         """
         ready = []
-        for key in keys:
-            if not force and self._compare(key).state == "up to date":
-                yield Outcome(key, self.store.manifest(key), skipped=True)
-                continue
-            if behind := [f"{k}, which is {s.state}" for k in self.inputs(key) if (s := self._state_of_input(k))]:
+        stored: dict[ArtefactKey, Stored] = {}
+        for key, found, state in self._compare(keys):
+            if not force and state.state == "up to date":
+                yield Outcome(key, found.manifest, skipped=True)
+            else:
+                stored[key] = found
+        unseen = {k: None for key in stored for k in self.inputs(key) if k not in self._current}
+        states = {key: state.state for key, _, state in self._compare(unseen) if state.state != "up to date"}
+        for key in stored:
+            if behind := [f"{k}, which is {states[k]}" for k in self.inputs(key) if k in states]:
                 reason = f"{key} needs {'; '.join(behind[:3])}{' …' if len(behind) > 3 else ''}"
                 yield Outcome(key, None, error=StageError(f"{reason}. `d3m distill` makes everything in order"))
             else:
@@ -308,7 +346,9 @@ class Planner:
                 yield Outcome(made.key, None, error=made.error)
                 continue
             try:
-                manifest = self.store.write(made.key, self.spec(made.key), made.files, made.metrics)
+                manifest = self.store.write(
+                    made.key, self.spec(made.key), made.files, made.metrics, replaces=stored.get(made.key)
+                )
             except D3MError as error:
                 yield Outcome(made.key, None, error=error)
             else:
@@ -317,15 +357,24 @@ class Planner:
                     made.stored()
                 yield Outcome(made.key, manifest)
 
-    def _compare(self, key: ArtefactKey) -> Status:
-        status = compare(self.store, key, self.spec(key))
-        (self._current.add if status.state == "up to date" else self._current.discard)(key)
-        return status
+    def _compare(self, keys: Iterable[ArtefactKey]) -> Iterator[tuple[ArtefactKey, Stored, Status]]:
+        """Look at artefacts, many of an asset with one listing; what is seen to be up to date is not looked at again."""
+        chosen = list(keys)
+        for asset in dict.fromkeys(key.asset for key in chosen):
+            of_asset = [key for key in chosen if key.asset == asset]
+            if len(of_asset) == 1:
+                looked: Iterable[tuple[ArtefactKey, Stored]] = [(of_asset[0], self.store.look(of_asset[0]))]
+            else:
+                looked = self.store.look_all(of_asset, self.store.listing(asset))
+            for key, stored in looked:
+                found = status(stored, self.spec(key))
+                (self._current.add if found.state == "up to date" else self._current.discard)(key)
+                yield key, stored, found
 
-    def _state_of_input(self, key: ArtefactKey) -> Status | None:
-        """None for one that is up to date; what this object once saw to be so is not looked at again."""
-        status = None if key in self._current else self._compare(key)
-        return None if status is None or status.state == "up to date" else status
+    def _remembered(self, key: ArtefactKey) -> Manifest | None:
+        """Commit record of an artefact that this object saw to be up to date, if it is at hand."""
+        manifest = self.store.remembered(key) if key in self._current else None
+        return manifest if manifest is not None and manifest.fingerprint == self.spec(key).fingerprint else None
 
     def reading(self, key: ArtefactKey, *, own: bool = False) -> Any:
         """The context in which an artefact is made, to read what it is made from; with ``own``, also what it holds."""
@@ -333,7 +382,7 @@ class Planner:
 
     def _reading(self, purpose: str, keys: Sequence[ArtefactKey], *, own: bool = False) -> Any:
         allowed = itertools.chain.from_iterable((*self.inputs(key), *([key] if own else [])) for key in keys)
-        return self.context.reading(Inputs(self.store, allowed, purpose))
+        return self.context.reading(Inputs(self.store, allowed, purpose, self._remembered))
 
     def work_through(
         self,
@@ -376,7 +425,7 @@ class Planner:
 
     def preview(self, key: ArtefactKey) -> dict[str, Any]:
         """What is worth showing of a stored artefact: numbers, text, PNG bytes under ``*_png``, tables."""
-        manifest = self.store.manifest(key)
+        manifest = self._remembered(key) or self.store.manifest(key)
         if manifest is None:
             return {}
         shown = {name: value for name, value in manifest.metrics.items() if value is not None}
@@ -385,9 +434,16 @@ class Planner:
     def verify(self, asset: str) -> list[Problem]:
         """Read the stored artefacts of an asset and say what is wrong with them."""
         problems = []
-        for key in self.keys(asset):
+        try:
+            looked = list(self.store.look_all(self.keys(asset), self.store.listing(asset)))
+        except StoreError as error:
+            return [Problem(ArtefactKey(asset), f"{asset} cannot be read: {error}")]
+        for key, stored in looked:
             try:
-                if self.store.manifest(key) is None:
+                if stored.unreadable:
+                    problems.append(Problem(key, f"{key} cannot be read: {stored.unreadable}"))
+                    continue
+                if stored.manifest is None:
                     problems.append(Problem(key, f"{key} is missing; `d3m distill` makes it", "warning"))
                     continue
                 found: Iterable[Finding] = self.graph[asset].verify(self.reading(key, own=True), self.context.item(key))
