@@ -284,7 +284,9 @@ def prune(
         print(key)
     if found.students:
         print(f"{len(found.students)} results of students that no table names")
-    if not found.artefacts and not found.students:
+    if found.superseded:
+        print(f"{len(found.superseded)} commit records of replaced versions that nothing names")
+    if not found.artefacts and not found.students and not found.superseded:
         print("Nothing to prune.")
     elif delete:
         found.remove(pipeline.store)
@@ -321,19 +323,25 @@ BundleArgument = Annotated[Path, typer.Argument(help="A bundle file (bundle-….
 def _bundle(path: Path, foundation: str | None, others: list[str] | None) -> tuple[Bundle, FoundationFiles, Settings]:
     """A bundle, the files of the model it was made with, and the settings."""
     from d3m_assets.distillation.bundle import Bundle
-    from d3m_assets.foundation.loading import find_foundation
 
     loaded = Bundle.load(path)
     settings = _settings(None, foundation, None, None, None, others)
-    files = find_foundation(
+    files = _foundation_files(settings)
+    # Before the weights are loaded: the wrong model should be refused at once.
+    loaded.check_foundation(files.fingerprint, files.name)
+    return loaded, files, settings
+
+
+def _foundation_files(settings: Settings) -> FoundationFiles:
+    """The files of the foundation model that the settings name."""
+    from d3m_assets.foundation.loading import find_foundation
+
+    return find_foundation(
         settings.foundation,
         config=settings.foundation_config,
         revision=settings.foundation_revision,
         digests=settings.home / "cache" / "digests.json",
     )
-    # Before the weights are loaded: the wrong model should be refused at once.
-    loaded.check_foundation(files.fingerprint, files.name)
-    return loaded, files, settings
 
 
 @app.command()
@@ -364,6 +372,98 @@ def regenerate(
             autoencoder=decoder,
         )
     print(f"{count} images of {len(loaded.classes)} classes in {output}")
+
+
+@app.command()
+def verify(
+    target: Annotated[
+        Path, typer.Argument(help="A folder that `d3m regenerate` wrote, or a bundle to compare with its pools.")
+    ],
+    bundle: Annotated[
+        Path | None, typer.Option(help="The folder's bundle; by default the store is asked for it.")
+    ] = None,
+    sample: Annotated[int, typer.Option(min=1, help="Images of each class to check at least.")] = 4,
+    all_: Annotated[bool, typer.Option("--all", help="Check every image.")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Accept equal pixels only.")] = False,
+    dataset: Dataset = None,
+    foundation: FoundationOption = None,
+    storage: Storage = None,
+    settings_: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Generate images again and say whether they are equal, equal within the stated tolerance, or not (exit status 1)."""
+    _offline()
+    from d3m_assets.assets.verification import subject
+    from d3m_assets.exports import verification
+    from d3m_assets.foundation.loading import load_foundation
+    from d3m_assets.foundation.tiny_autoencoder import find_tiny_autoencoder
+    from d3m_assets.store import Store
+
+    settings = _settings(dataset, foundation, None, storage, None, settings_)
+    loaded, images = subject(target, bundle, Store.open(settings.storage_url))
+    files = _foundation_files(settings)
+    loaded.check_foundation(files.fingerprint, files.name)
+    tiny = settings.generation.tiny_autoencoder if loaded.recipe.autoencoder else None
+    with _progress() as progress:
+        result = verification.verify(
+            loaded,
+            load_foundation(files, settings.device),
+            images,
+            sample=None if all_ else sample,
+            autoencoder=None if tiny is None else find_tiny_autoencoder(tiny, files),
+            exact=exact,
+            progress=progress,
+        )
+    print(json.dumps(result.to_json(), indent=1) if as_json else verification.report(result))
+    if result.verdict == "not equal":
+        raise typer.Exit(1)
+
+
+@app.command()
+def lineage(
+    file: Annotated[Path | None, typer.Argument(help="An image of `d3m regenerate`, or a bundle.")] = None,
+    pool: Annotated[str | None, typer.Option(help="Instead of a file: budget of a stored pool.")] = None,
+    class_: Annotated[str | None, typer.Option("--class", help="Class of the pool's image.")] = None,
+    index: Annotated[int, typer.Option(min=0, help="Number of the pool's image within its class.")] = 0,
+    replicate: Annotated[int, typer.Option(min=0, help="Which of several distillations.")] = 0,
+    bundle: Annotated[
+        Path | None, typer.Option(help="The bundle of an image, where the store does not have it.")
+    ] = None,
+    dataset: Dataset = None,
+    foundation: FoundationOption = None,
+    storage: Storage = None,
+    settings_: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say where an image or a bundle comes from, back to the real images it was learned from."""
+    _offline()
+    # To look whether the model is at hand must not fetch it.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from d3m_assets.assets import lineage as library
+    from d3m_assets.distillation.bundle import Bundle
+    from d3m_assets.exports.image_record import read_record
+    from d3m_assets.store import Store
+
+    settings = _settings(dataset, foundation, None, storage, None, settings_)
+    given = Bundle.load(bundle) if bundle else None
+    store, model = Store.open(settings.storage_url), lambda: _foundation_files(settings)
+    at_hand = library.AtHand.of(store, model, given, str(bundle or ""))
+    if (file is None) == (pool is None) or (pool is not None and class_ is None):
+        raise SettingsError("name a file, or a stored image by --pool BUDGET --class NAME --index N")
+    if pool is not None:
+        found = library.lineage_of_pool_row(at_hand, pool, str(class_), index, replicate)
+    elif file is not None and file.suffix == ".safetensors":
+        found = library.lineage_of_bundle(Bundle.load(file), str(file), at_hand)
+    else:
+        assert file is not None
+        found = library.lineage_of_image(read_record(file), file, at_hand)
+    if as_json:
+        print(found.to_json())
+    else:
+        from rich.console import Console
+
+        # In a pipe or file nothing is folded, so that hashes and paths can be searched for.
+        Console(highlight=False, width=None if sys.stdout.isatty() else 2000).print(found.tree())
 
 
 @app.command()
@@ -493,7 +593,11 @@ def main() -> None:
     try:
         app()
     except D3MError as error:
-        print(f"d3m: {error}", file=sys.stderr)
+        from d3m_assets.exports.image_record import printable
+
+        # A message may quote a file of someone else's, whose names must not steer the terminal.
+        lines = [printable(line, 10_000) for line in str(error).splitlines()]
+        print("d3m: " + "\n".join(lines), file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("d3m: stopped; what was finished is kept, and `d3m distill` goes on from there", file=sys.stderr)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from d3m_assets import provenance
 from d3m_assets.assets.class_catalog import stored_catalog
 from d3m_assets.assets.context import Context
 from d3m_assets.assets.graph import GRAPH
+from d3m_assets.compute.devices import cores
 from d3m_assets.datasets.dataset import Dataset
 from d3m_assets.datasets.opening import open_dataset
 from d3m_assets.foundation.files import FoundationFiles
 from d3m_assets.foundation.loading import find_foundation
 from d3m_assets.foundation.model import Model
 from d3m_assets.foundation.tiny_autoencoder import TinyAutoencoder, find_tiny_autoencoder
-from d3m_assets.planning.asset import Graph
+from d3m_assets.planning.asset import Asset, Graph
 from d3m_assets.planning.planner import Planner
 from d3m_assets.progress import Progress, silent
 from d3m_assets.settings import Settings
@@ -52,7 +56,11 @@ class Pipeline(Planner):
             progress,
         )
         context = Context(settings, dataset, open_model(settings), store, progress)
-        super().__init__(graph, context, store)
+        super().__init__(graph, context, store, self._made_here)
+
+    def _made_here(self, asset: Asset) -> dict[str, Any]:
+        # The device of what needs none is not asked for: that would load torch.
+        return provenance.of_process(self.context.device if asset.device else "cpu", cores())
 
 
 def open_model(settings: Settings) -> Model:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("d3m-assets", "torch", "diffusers", "transformers", "dagster", "numpy", "pandas")
 
@@ -23,6 +25,7 @@ def commit() -> str:
     return done.stdout.strip()
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of the packages that results depend on, and of Python."""
     return {package: _version(package) for package in PACKAGES} | {"Python": platform.python_version()}
@@ -44,6 +47,22 @@ def hardware(device: str, cores: int) -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
     return f"{name}, {cores} cores, {platform.system()} {platform.machine()}, device {device}"
+
+
+@cache
+def of_process(device: str, cores: int) -> dict[str, Any]:
+    """Provenance of what this process makes, for the manifests of artefacts: the same on equal machines.
+
+    Looked up once a process: the code that runs is the one that was imported, whatever the checkout holds later.
+
+    Args:
+        device: The torch device that is computed on.
+        cores: Processor cores that may be used.
+
+    Returns:
+        "commit", "versions" by package, and "hardware"; no name of a host, no path.
+    """
+    return {"commit": commit(), "versions": versions(), "hardware": hardware(device, cores)}
 
 
 def _version(package: str) -> str:

@@ -16,18 +16,20 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic_settings
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from d3m_assets.distillation.settings import GenerationSettings, InversionSettings, PromptSettings
 from d3m_assets.errors import BudgetError, SettingsError
 from d3m_assets.evaluation.settings import AuditSettings, EvaluationSettings, StudentSettings, TeacherSettings
 from d3m_assets.ledger import Budget
-from d3m_assets.setting_types import Positive, Section, as_list, distinct
+from d3m_assets.setting_types import Positive, Section, as_list, as_list_of_texts, distinct
 
 ENVIRONMENT_PREFIX = "D3M_"
 FILE_VARIABLE = "D3M_SETTINGS"
 FILE_NAME = "d3m.toml"
+SECRETS = frozenset({"automation.failure_webhook"})
+"""Settings whose value no message shows."""
 
 
 def _budget_name(value: str) -> str:
@@ -60,6 +62,13 @@ def _paths(value: Any) -> Any:
     return as_list(value)
 
 
+def _web_address(value: SecretStr | None) -> SecretStr | None:
+    # The message must not hold the address: that of a webhook is as good as a password.
+    if value is not None and not re.fullmatch(r"https?://[^\s/]\S*", value.get_secret_value()):
+        raise ValueError("it is no address; give one that begins with https:// or http://")
+    return value
+
+
 Budgets = Annotated[
     tuple[Annotated[str, AfterValidator(_budget_name)], ...],
     NoDecode,
@@ -78,6 +87,28 @@ class AutomationSettings(Section):
     )
     max_partitions_per_tick: Positive = Field(
         default=50, description="Most partitions of each asset that one tick requests."
+    )
+    verify_cron: Annotated[str, AfterValidator(_cron)] = Field(
+        default="0 5 * * *",
+        description="When all stored artefacts are read and checked; passed over while a run makes some.",
+    )
+    max_age_hours: float | None = Field(
+        default=None,
+        gt=0,
+        description="Hours after which Dagster shows the report as overdue when no run made or confirmed it; none: never.",
+    )
+    failure_webhook: Annotated[SecretStr | None, AfterValidator(_web_address)] = Field(
+        default=None,
+        description="Address that failures are posted to as JSON, with a text that chat services show; secret.",
+    )
+    failure_command: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...], NoDecode, BeforeValidator(as_list_of_texts)
+    ] = Field(
+        default=(),
+        description="Program and arguments, started without a shell, that get the same JSON on their standard input.",
+    )
+    ui_url: str = Field(
+        default="", description="Address of Dagster's web server, for links in messages about failures."
     )
 
 
@@ -321,6 +352,8 @@ def _explain(
     if kind == "extra_forbidden":
         return f"unknown setting {name}{origin}{_close(name)}"
     shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
+    if name in SECRETS:
+        shown = "not shown"
     return f"setting {name}{origin}: {message.removeprefix('Value error, ')} (got {shown})"
 
 

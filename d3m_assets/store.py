@@ -31,6 +31,8 @@ from d3m_assets.errors import StoreError
 from d3m_assets.store_listing import ListedFile, ManifestCache, list_local, list_remote
 
 MANIFEST = "manifest.json"
+SUPERSEDED = "manifests"
+"""Kind of record that keeps the commit record of a version that another one has replaced."""
 RECORDS = ".records"
 """Folder of small results that are kept under the hash of what they were made from, such as trained students."""
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -134,6 +136,8 @@ class Manifest(BaseModel):
         files: Data files by the name they were written under.
         created: Time of the commit, ISO 8601, UTC.
         metrics: JSON values about the artefact, for people and tables.
+        provenance: Where it was made: run, package versions, commit, hardware; no part of the fingerprint, and empty in
+            what earlier versions of this package wrote.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -145,6 +149,7 @@ class Manifest(BaseModel):
     files: dict[str, FileRecord]
     created: str
     metrics: dict[str, Any] = {}
+    provenance: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -228,6 +233,7 @@ class Store:
         spec: Spec,
         files: Mapping[str, bytes],
         metrics: Mapping[str, Any],
+        provenance: Mapping[str, Any] | None = None,
         *,
         replaces: Stored | None = None,
     ) -> Manifest:
@@ -238,11 +244,12 @@ class Store:
             spec: What it was made from.
             files: Contents by name, such as ``embeddings.safetensors``.
             metrics: JSON values; NumPy numbers and arrays are converted, NaN and infinity become null.
+            provenance: JSON values that tell where it was made.
             replaces: What was last seen to be stored of ``key``, which saves the requests of looking again. When another
                 writer was quicker, its files stay until a later write finds them to be a day old.
 
         Returns:
-            The manifest as committed.
+            The manifest as committed. That of a version with another fingerprint is kept for :meth:`superseded`.
 
         Raises:
             StoreError: A name is not a plain file name, a value is not JSON, or the disk or service refuses.
@@ -261,12 +268,16 @@ class Store:
             files=records,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             metrics=json.loads(canonical_json(metrics, f"metrics of {key}")),
+            provenance=json.loads(canonical_json(provenance or {}, f"provenance of {key}")),
         )
         content = manifest.model_dump_json(indent=1).encode()
         try:
             for name, data in files.items():
                 self._put(f"{folder}/{records[name].path}", data)
             replaced = self._manifest_or_none(key) if replaces is None else replaces.manifest
+            if replaced is not None and replaced.fingerprint != manifest.fingerprint:
+                # Before the commit: what names the replaced version can then be resolved at any moment.
+                self._keep_superseded(key, replaced)
             self._commit(f"{folder}/{MANIFEST}", content)
         except Exception as error:  # each service raises its own
             raise StoreError(
@@ -477,6 +488,31 @@ class Store:
     def drop_record(self, kind: str, digest: str) -> None:
         """Remove a kept result; nothing happens when there is none."""
         self._remove(self._record_path(kind, digest))
+
+    def superseded(self, fingerprint: str) -> tuple[ArtefactKey, Manifest] | None:
+        """Key and commit record of a version that another one has replaced; its data files are gone.
+
+        Args:
+            fingerprint: Of the version.
+
+        Returns:
+            None when nothing is known of it, or what was kept is damaged.
+
+        Raises:
+            StoreError: The disk or service refuses.
+        """
+        if not re.fullmatch(r"[0-9a-f]{64}", fingerprint):
+            return None
+        value = self.record(SUPERSEDED, fingerprint)
+        try:
+            key = ArtefactKey.from_path(value["key"]) if value else None
+            return (key, Manifest.model_validate(value["manifest"])) if value and key else None
+        except (ValidationError, KeyError, TypeError):
+            return None
+
+    def _keep_superseded(self, key: ArtefactKey, manifest: Manifest) -> None:
+        if re.fullmatch(r"[0-9a-f]{64}", manifest.fingerprint):
+            self.keep_record(SUPERSEDED, manifest.fingerprint, {"key": key.path, "manifest": manifest.model_dump()})
 
     def keys(self, asset: str) -> list[ArtefactKey]:
         """Stored keys of one asset, sorted by budget, then class."""

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from d3m_assets.assets.context import Context, Item
+from d3m_assets.assets.dataset_files import DatasetFiles
 from d3m_assets.assets.files import from_parquet, to_parquet
 from d3m_assets.datasets.names import natural
 from d3m_assets.datasets.problems import listed_names, problem_rows
@@ -25,6 +26,7 @@ class ClassCatalog(Asset):
     """Every class of the dataset with its permanent id, partition key, name and image counts."""
 
     group = "dataset"
+    sources = (DatasetFiles,)
     kinds = frozenset({"pandas"})
     checks = (Check("images_are_sound", "Every image can be read, and stands in one class and split, once."),)
 

@@ -13,6 +13,7 @@ from d3m_assets.assets.distilled_bundle import DistilledBundle, read_bundle
 from d3m_assets.assets.files import from_parquet, to_parquet
 from d3m_assets.assets.foundation_metrics import FoundationMetrics, read_class_name_pool
 from d3m_assets.assets.measuring import MeasuredAsset, read_metrics
+from d3m_assets.assets.origins import image_origins
 from d3m_assets.assets.pool_audit import PoolAudit, read_audit
 from d3m_assets.assets.pool_labels import PoolLabels, agreement_rows
 from d3m_assets.assets.raw_dataset import RawDataset, image_rows
@@ -59,6 +60,7 @@ class DistillationReport(Asset):
         PoolAudit,
     )
     kinds = frozenset({"html"})
+    freshness_policy = True
     code_version = "4"
     checks = (
         Check(
@@ -90,6 +92,7 @@ class DistillationReport(Asset):
             findings={budget: findings(summary, context.settings.audit) for budget, summary in audits.items()},
             agreement=agreement_rows(context),
             teacher_accuracy=_teacher_accuracy(context),
+            origins=image_origins(context),
         )
         facts = {
             "classes": len(context.dataset.classes),

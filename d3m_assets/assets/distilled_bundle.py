@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from d3m_assets.assets.class_prompts import ClassPrompts, read_prompts
 from d3m_assets.assets.context import Context, Item
@@ -13,6 +13,9 @@ from d3m_assets.distillation import bundle
 from d3m_assets.distillation.bundle import Bundle, DistilledClass, Recipe
 from d3m_assets.planning.asset import Asset, Made
 from d3m_assets.store import ArtefactKey
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FILE = "bundle.safetensors"
 
@@ -48,11 +51,39 @@ class DistilledBundle(Asset):
         return Made(item.key, {FILE: data}, {"payload_bytes": made.payload, "bundle_bytes": len(data)})
 
     def preview(self, context: Context, item: Item) -> dict[str, Any]:
-        """The ledger, and where the file is."""
+        """The ledger, where the file is, and where it and its vectors were made."""
+        stored = context.inputs.manifest(item.key)
         return {
             "ledger": read_bundle(context, item.key).ledger(),
             "file": context.inputs.uri(item.key, FILE),
+            "sha256": stored.files[FILE].sha256 if stored else "",
+            "provenance": stored.provenance if stored else {},
+            "vectors": _vectors_table(context, item),
         }
+
+
+def _vectors_table(context: Context, item: Item) -> pd.DataFrame:
+    """Where the vectors of each class were learned, and when."""
+    import pandas as pd
+
+    rows = []
+    for dataset_class in context.dataset.classes:
+        source = vectors_key(context, dataset_class.key, item.budget.name)
+        stored = context.inputs.manifest(source)
+        if stored is None:
+            continue
+        where = stored.provenance
+        rows.append(
+            {
+                "class": dataset_class.name,
+                "learned": stored.created,
+                "stop reason": str(stored.metrics.get("stop_reason", "imported")),
+                "loss": stored.metrics.get("loss_best"),
+                "run": str(where.get("run") or ("none" if where else "not recorded")),
+                "hardware": str(where.get("hardware", "not recorded")),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def _recipe(context: Context, item: Item) -> Recipe:

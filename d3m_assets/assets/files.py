@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def to_parquet(frame: pd.DataFrame) -> bytes:
+def to_parquet(frame: pd.DataFrame, compression: Literal["snappy", "zstd"] = "snappy") -> bytes:
     """A table as a parquet file."""
     out = BytesIO()
-    frame.to_parquet(out, index=False)
+    frame.to_parquet(out, index=False, compression=compression)
     return out.getvalue()
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from d3m_assets.assets.class_prompts import ClassPrompts, prompts_of, read_prompts
 from d3m_assets.assets.context import Context, Item
-from d3m_assets.assets.files import to_json
+from d3m_assets.assets.files import to_json, to_parquet
 from d3m_assets.assets.foundation_model import FoundationModel
 from d3m_assets.assets.previews import line_plot_png
 from d3m_assets.assets.raw_dataset import RawDataset, image_rows
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     import torch
 
 VECTORS, RECORD = "embeddings.safetensors", "training.json"
+MEMBERS = "learned_from.parquet"
+"""The training images that each prompt was learned from: columns prompt, relative_path, sha256."""
 
 
 class InvertedEmbeddings(Asset):
@@ -73,12 +75,13 @@ class InvertedEmbeddings(Asset):
         cache.trim()
         remove_old_states(states)
         tasks: dict[Item, InversionTask] = {}
+        paths: dict[Item, Sequence[str]] = {}
         for item in items:
             try:
                 if imported := imported_embeddings(context, item):
                     yield _imported(context, item, imported)
                 else:
-                    tasks[item] = _task(context, item)
+                    tasks[item], paths[item] = _task(context, item)
             except D3MError as error:
                 yield Made(item.key, error=error)
         # The longest first, so that no worker is left with a long one at the end.
@@ -87,7 +90,7 @@ class InvertedEmbeddings(Asset):
             if isinstance(result, D3MError):
                 yield Made(item.key, error=result)
             else:
-                yield _made(item, tasks[item], result)
+                yield _made(item, tasks[item], paths[item], result)
 
     def preview(self, context: Context, item: Item) -> dict[str, Any]:
         """The prompt, and how the loss fell."""
@@ -275,7 +278,8 @@ def _group_size(context: Context, classes: int) -> int:
     return min(4 * (asked or UNMEASURED_CLASSES), math.ceil(classes / len(context.model.devices)))
 
 
-def _task(context: Context, item: Item) -> InversionTask:
+def _task(context: Context, item: Item) -> tuple[InversionTask, Sequence[str]]:
+    """What is to be learned of a class, and the paths of its images below the dataset."""
     rows = image_rows(context, "train", item.dataset_class.key)
     files = ImageFiles(
         tuple(rows["uri"]),
@@ -283,10 +287,11 @@ def _task(context: Context, item: Item) -> InversionTask:
         context.dataset.scan.channels,
         context.settings.inversion.flip,
     )
-    return InversionTask(read_prompts(context, item.dataset_class.key), files, embedding_plan(context, item))
+    task = InversionTask(read_prompts(context, item.dataset_class.key), files, embedding_plan(context, item))
+    return task, tuple(rows["relative_path"])
 
 
-def _made(item: Item, task: InversionTask, learned: InvertedClass) -> Made:
+def _made(item: Item, task: InversionTask, paths: Sequence[str], learned: InvertedClass) -> Made:
     from safetensors.numpy import save
 
     plan = task.plan
@@ -311,7 +316,25 @@ def _made(item: Item, task: InversionTask, learned: InvertedClass) -> Made:
         "stop_reason": learned.stop_reason,
     }
     files = {VECTORS: save(tensors), RECORD: to_json(record)}
+    if isinstance(task.images, ImageFiles):
+        files[MEMBERS] = _members(learned.members, paths, task.images.sha256)
     return Made(item.key, files, metrics, stored=lambda: _remove_state(learned))
+
+
+def _members(members: Sequence[Sequence[int]], paths: Sequence[str], sha256: Sequence[str]) -> bytes:
+    """The images of each prompt as a parquet file; a mirrored image is the image it was made from."""
+    import pandas as pd
+
+    images = [(p, k) for p, positions in enumerate(members) for k in sorted({i % len(paths) for i in positions})]
+    table = pd.DataFrame(
+        {
+            "prompt": [prompt for prompt, _ in images],
+            "relative_path": [paths[k] for _, k in images],
+            "sha256": [sha256[k] for _, k in images],
+        }
+    )
+    # zstd, unlike the default, makes the hex digits half as long.
+    return to_parquet(table, compression="zstd")
 
 
 def _remove_state(learned: InvertedClass) -> None:

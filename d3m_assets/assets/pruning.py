@@ -1,4 +1,4 @@
-"""What the store keeps of classes, budgets, settings and assets that are gone, and of students that no table names."""
+"""What the store keeps though nothing needs it: of gone classes, budgets, settings and assets, and of replaced versions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from d3m_assets.assets.files import from_parquet
 from d3m_assets.assets.graph import GRAPH
 from d3m_assets.assets.measuring import FILE, STUDENTS, MeasuredAsset
 from d3m_assets.planning.planner import Planner
-from d3m_assets.store import ArtefactKey, Store
+from d3m_assets.store import SUPERSEDED, ArtefactKey, Store
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,13 @@ class Leftovers:
     Attributes:
         artefacts: Those that the dataset, the settings or the graph have no place for.
         students: Digests of kept results of students that no table in the store names.
+        superseded: Fingerprints of replaced versions whose commit record is kept and that nothing in the store names.
         bytes: Size of the artefacts' data files.
     """
 
     artefacts: tuple[ArtefactKey, ...]
     students: tuple[str, ...]
+    superseded: tuple[str, ...]
     bytes: int
 
     def remove(self, store: Store) -> None:
@@ -35,6 +37,8 @@ class Leftovers:
             store.delete(key)
         for digest in self.students:
             store.drop_record(STUDENTS, digest)
+        for fingerprint in self.superseded:
+            store.drop_record(SUPERSEDED, fingerprint)
 
 
 def leftovers(planner: Planner) -> Leftovers:
@@ -56,4 +60,24 @@ def leftovers(planner: Planner) -> Leftovers:
                     table = from_parquet(planner.store.read(key, FILE))
                     named |= set(table["student"]) if "student" in table else set()
     students = tuple(digest for digest in planner.store.records(STUDENTS) if digest not in named)
-    return Leftovers(tuple(extra), students, size)
+    return Leftovers(tuple(extra), students, _unnamed(planner.store, gone), size)
+
+
+def _unnamed(store: Store, gone: set[ArtefactKey]) -> tuple[str, ...]:
+    """Replaced versions that no artefact which stays was made from, directly or through other replaced versions."""
+    kept = store.records(SUPERSEDED)
+    if not kept:
+        return ()
+    todo: list[str] = []
+    for asset in store.assets():
+        for key in store.keys(asset):
+            if key not in gone and (manifest := store.look(key).manifest):
+                todo += manifest.inputs.values()
+    replaced, named = set(kept), set()
+    while todo:
+        fingerprint = todo.pop()
+        if fingerprint in replaced and fingerprint not in named:
+            named.add(fingerprint)
+            if found := store.superseded(fingerprint):
+                todo += found[1].inputs.values()
+    return tuple(fingerprint for fingerprint in kept if fingerprint not in named)

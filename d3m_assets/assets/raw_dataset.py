@@ -9,6 +9,7 @@ import numpy as np
 
 from d3m_assets.assets.class_catalog import ClassCatalog
 from d3m_assets.assets.context import Context, Item
+from d3m_assets.assets.dataset_files import ClassFiles
 from d3m_assets.assets.files import from_parquet, to_parquet
 from d3m_assets.datasets.images import contact_sheet, load_images
 from d3m_assets.datasets.labelled_images import LabelledImages, Split
@@ -37,6 +38,7 @@ class RawDataset(Asset):
     group = "dataset"
     partitions = ("class",)
     deps = (ClassCatalog,)
+    sources = (ClassFiles,)
     kinds = frozenset({"pandas"})
     checks = (Check("every_class_present", "Every class of the dataset is recorded as it is now.", staleness=True),)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from d3m_assets.assets.class_prompts import ClassPrompts, read_prompts
 from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.files import from_parquet, to_parquet
 from d3m_assets.assets.foundation_model import FoundationModel
-from d3m_assets.assets.inverted_embeddings import InvertedEmbeddings, embedding_plan, read_vectors, vectors_key
+from d3m_assets.assets.inverted_embeddings import RECORD, InvertedEmbeddings, embedding_plan, read_vectors, vectors_key
 from d3m_assets.datasets.images import contact_sheet, decode_png, encode_png
 from d3m_assets.distillation import generation
 from d3m_assets.distillation.budgets import EmbeddingPlan
@@ -74,7 +75,7 @@ class SyntheticPool(Asset):
         return {
             "rows": len(table),
             "synthetic_images_png": contact_sheet(pool_images(table.head(PREVIEW_IMAGES)), 10, 2),
-            "lineage": table.drop(columns="image").head(5),
+            "lineage": lineage_table(context, item, table.head(5)),
         }
 
     def verify(self, context: Context, item: Item) -> Iterable[Finding]:
@@ -202,6 +203,41 @@ def _lineage(context: Context, item: Item) -> dict[str, str]:
         "raw_dataset_fingerprint": images,
         "foundation_fingerprint": context.model.files.fingerprint,
     }
+
+
+def lineage_table(context: Context, item: Item, rows: pd.DataFrame) -> pd.DataFrame:
+    """Where images of a pool come from, by name: class, prompt, seed, vectors, real images, model.
+
+    Args:
+        context: Reading the pool.
+        item: The pool.
+        rows: Some of its rows.
+    """
+    import pandas as pd
+
+    source = _source(context, item)
+    stored = context.inputs.manifest(source)
+    sizes: list[int] = json.loads(context.inputs.read(source, RECORD))["cluster_sizes"] if stored else []
+    model = context.model
+
+    def origin(row: dict[Hashable, Any]) -> dict[str, Any]:
+        fingerprint, prompt = row["embeddings_fingerprint"], row["prompt_index"]
+        current = stored is not None and stored.fingerprint == fingerprint
+        learned = (
+            f"{source}, learned {stored.created}" if stored and current else f"replaced since ({fingerprint[:12]})"
+        )
+        same_model = model.files.fingerprint == row["foundation_fingerprint"]
+        return {
+            "image": row["index"],
+            "class": row["class_name"],
+            "prompt": row["prompt"],
+            "seed": row["seed"],
+            "vectors": learned,
+            "learned from real images": f"{sizes[prompt]} of {sum(sizes)}" if current and sizes else "not recorded",
+            "model": model.name if same_model else f"another ({row['foundation_fingerprint'][:12]})",
+        }
+
+    return pd.DataFrame([origin(row) for row in rows.to_dict("records")])
 
 
 def pool_images(table: pd.DataFrame) -> np.ndarray:

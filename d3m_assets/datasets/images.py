@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -11,6 +11,7 @@ from typing import Literal
 import fsspec
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from d3m_assets.errors import DatasetError
 
@@ -107,13 +108,24 @@ def read_bytes(uri: str) -> bytes:
     return fs.cat_file(fs._strip_protocol(uri))
 
 
-def encode_png(image: np.ndarray) -> bytes:
-    """PNG of one image, uint8 ``[H, W]``, ``[H, W, 1]`` or ``[H, W, 3]``; lossless.
+def encode_png(image: np.ndarray, text: Mapping[str, str] | None = None) -> bytes:
+    """PNG of one image; lossless.
+
+    Args:
+        image: uint8 ``[H, W]``, ``[H, W, 1]`` or ``[H, W, 3]``.
+        text: Text chunks by keyword, in Latin-1, written before the pixels.
 
     Raises:
         ValueError: Another dtype or shape.
     """
-    return _png(_from_array(image))
+    if not text:
+        return _png(_from_array(image))
+    chunks = PngInfo()
+    for keyword, content in text.items():
+        chunks.add_text(keyword, content)
+    buffer = io.BytesIO()
+    _from_array(image).save(buffer, "PNG", pnginfo=chunks)
+    return buffer.getvalue()
 
 
 def decode_png(data: bytes) -> np.ndarray:

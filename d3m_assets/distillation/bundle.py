@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +109,11 @@ class Bundle:
     def payload(self) -> int:
         """Bytes of all embedding vectors: what the ledger charges to the classes."""
         return sum(c.plan.payload for c in self.classes)
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256, in hex, of the file's contents: what images that were generated from it name it by."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def to_bytes(self) -> bytes:
         """The file's contents; equal bundles give equal bytes."""

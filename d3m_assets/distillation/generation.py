@@ -104,6 +104,7 @@ def generate(
     seed: int,
     *,
     count: int,
+    first: int = 0,
     vectors: np.ndarray | None = None,
     plan: EmbeddingPlan | None = None,
     channels: int = 3,
@@ -119,7 +120,8 @@ def generate(
             where the settings say so (Kynkaanniemi et al. 2024, arXiv 2404.07724). A chunk that does not fit into the
             device's memory is generated in halves; a sample then agrees with the whole chunk's to rounding.
         seed: Root of the random streams.
-        count: How many images: samples 0 to ``count`` - 1.
+        count: How many images: samples ``first`` to ``first + count - 1``.
+        first: The first sample; a multiple of ``settings.batch_size``, so that chunks are the same wherever one begins.
         vectors: Stored vectors ``[prompts, vectors, stored_width]``; None: images of the class-name prompt.
         plan: How the vectors were planned; given with ``vectors``.
         channels: 1 turns the images grey, as a grey dataset's are.
@@ -132,27 +134,31 @@ def generate(
     Raises:
         StageError: A single image does not fit into the device's memory, the vectors are not this model's, or the sampler
             cannot take so many steps.
+        ValueError: ``first`` is within a chunk.
     """
     import torch
 
     from d3m_assets.distillation.text import empty_prompt
+
+    if first % settings.batch_size:
+        raise ValueError(f"generation begins at a multiple of {settings.batch_size}, not at {first}")
 
     states = prompt_states(foundation, prompts, vectors, plan)
     with torch.inference_mode():
         empty = empty_prompt(foundation)
     sampler = _Sampler(foundation, settings, empty, autoencoder, prompts.class_name)
     images = []
-    for begin in range(0, count, settings.batch_size):
+    for begin in range(first, first + count, settings.batch_size):
         # The last chunk is generated whole, too: its size decides how products round.
         indices = range(begin, begin + settings.batch_size)
         streams = [random_stream(noise_seed(seed, prompts, k)) for k in indices]
         images.append(sampler.generate_chunk(states[[k % len(states) for k in indices]], streams))
-        progress(ProgressEvent("generation", min(begin + settings.batch_size, count), count))
+        progress(ProgressEvent("generation", min(begin + settings.batch_size - first, count), count))
     pixels = torch.cat(images)[:count].permute(0, 2, 3, 1).cpu().numpy()
     if channels == 1:
         pixels = np.round(pixels.astype(np.float32).mean(-1, keepdims=True)).astype(np.uint8)
     samples = []
-    for k in range(count):
+    for k in range(first, first + count):
         prompt = k % len(states)
         text = prompts.by_name() if vectors is None else prompts.learned(prompt)
         samples.append(Sample(k, prompt, text, noise_seed(seed, prompts, k)))

@@ -66,7 +66,8 @@ class InvertedClass:
         vectors: The stored vectors, int8 or float16 ``[prompts, vectors, D]``: directions; or ``stored_width`` numbers of
             each, where the plan has norms.
         losses: Loss on fixed latents, noise and timesteps as ``(step, loss)``; comparable between steps.
-        cluster_sizes: Training images of each prompt.
+        members: For each prompt the positions of the images it was learned from, as the task has them; with mirrored
+            images the mirrored one of image i of N is N + i.
         best_step: Step whose vectors these are, that of the lowest loss.
         stop_reason: "step limit" or "loss settled".
         state: File that would give this result again without work; to be removed once the result is stored.
@@ -75,11 +76,16 @@ class InvertedClass:
 
     vectors: np.ndarray
     losses: list[tuple[int, float]]
-    cluster_sizes: list[int]
+    members: list[list[int]]
     best_step: int
     stop_reason: str
     state: Path | None = None
     packing: Packing | None = None
+
+    @property
+    def cluster_sizes(self) -> list[int]:
+        """Training images of each prompt."""
+        return [len(positions) for positions in self.members]
 
 
 @dataclass(eq=False)
@@ -219,8 +225,8 @@ class ClassState:
         plan = self.task.plan
         rows = self.best_rows.cpu().view(plan.prompts, plan.vectors, -1).numpy()
         vectors = to_stored(rows, plan, self.layout.widths)
-        sizes = [len(cluster) for cluster in self.clusters]
-        return InvertedClass(vectors, self.losses, sizes, self.best_step, reason, self.state_file)
+        members = [positions.tolist() for positions in self.clusters]
+        return InvertedClass(vectors, self.losses, members, self.best_step, reason, self.state_file)
 
 
 def _digest(tensors: dict[str, torch.Tensor]) -> str:

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from d3m_assets import provenance
 from d3m_assets.compute.devices import one_thread
 from d3m_assets.datasets.images import encode_png
 from d3m_assets.distillation.bundle import Bundle
-from d3m_assets.distillation.generation import generate
+from d3m_assets.distillation.generation import Sample, generate
+from d3m_assets.distillation.prompts import ClassPrompts
 from d3m_assets.errors import BundleError
+from d3m_assets.exports.image_record import KEY, METADATA, ImageRecord, precision_of
 from d3m_assets.foundation.tiny_autoencoder import load_tiny_autoencoder
 
 if TYPE_CHECKING:
@@ -28,6 +31,9 @@ def regenerate(
     autoencoder: TinyAutoencoder | None = None,
 ) -> int:
     """Write an image folder ``output/<class>/00000.png`` from a bundle.
+
+    Every image carries where it comes from in a text chunk, which leaves its pixels alone, and ``metadata.jsonl`` says the
+    same of all of them in the layout of Hugging Face's ImageFolder.
 
     Args:
         bundle: The distilled dataset.
@@ -49,22 +55,47 @@ def regenerate(
         raise BundleError(f"{output} exists and is not empty; name another folder with --output, or empty it")
     settings, recipe = bundle.generation_settings(), bundle.recipe
     decoder = None if autoencoder is None else load_tiny_autoencoder(autoencoder, foundation)
-    for done, c in enumerate(bundle.classes, start=1):
-        with one_thread():  # as the pool was generated: the number of threads decides how sums round
-            images, _ = generate(
-                foundation,
-                c.prompts,
-                settings,
-                recipe.seed,
-                count=per_class,
-                vectors=c.vectors,
-                plan=c.plan,
-                channels=recipe.channels,
-                autoencoder=decoder,
-            )
-        folder = output / c.prompts.class_name
-        folder.mkdir(parents=True)
-        for k, image in enumerate(images):
-            (folder / f"{k:05d}.png").write_bytes(encode_png(image))
-        on_class(c.prompts.class_name, done, len(bundle.classes))
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / METADATA).open("w", encoding="utf-8") as metadata:
+        for done, c in enumerate(bundle.classes, start=1):
+            with one_thread():  # as the pool was generated: the number of threads decides how sums round
+                images, samples = generate(
+                    foundation,
+                    c.prompts,
+                    settings,
+                    recipe.seed,
+                    count=per_class,
+                    vectors=c.vectors,
+                    plan=c.plan,
+                    channels=recipe.channels,
+                    autoencoder=decoder,
+                )
+            folder = output / c.prompts.class_name
+            folder.mkdir(parents=True)
+            for image, sample in zip(images, samples, strict=True):
+                record, name = image_record(bundle, foundation, c.prompts, sample), image_name(sample.index)
+                (folder / name).write_bytes(encode_png(image, {KEY: record.to_text()}))
+                metadata.write(record.to_row(f"{c.prompts.class_name}/{name}"))
+            on_class(c.prompts.class_name, done, len(bundle.classes))
     return per_class * len(bundle.classes)
+
+
+def image_name(index: int) -> str:
+    """File name of an image within the folder of its class."""
+    return f"{index:05d}.png"
+
+
+def image_record(bundle: Bundle, foundation: Foundation, prompts: ClassPrompts, sample: Sample) -> ImageRecord:
+    """What an image that was generated from a bundle says of itself."""
+    return ImageRecord(
+        bundle=bundle.sha256,
+        class_id=prompts.class_id,
+        class_name=prompts.class_name,
+        index=sample.index,
+        prompt_index=sample.prompt_index,
+        prompt=sample.prompt,
+        seed=sample.seed,
+        foundation=bundle.recipe.foundation_fingerprint,
+        precision=precision_of(foundation),
+        versions=provenance.versions(),
+    )

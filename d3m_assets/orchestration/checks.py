@@ -3,10 +3,12 @@
 None blocks: what is wrong with one class is no reason to stop the others, and makers verify what they read.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import dagster as dg
 
+from d3m_assets.errors import D3MError
+from d3m_assets.orchestration.dagster_private import latest_check_evaluation
 from d3m_assets.orchestration.resources import PipelineResource
 from d3m_assets.planning.asset import Asset, Check, Graph, Problem
 from d3m_assets.planning.planner import Planner
@@ -44,14 +46,20 @@ def problems(
 def result(
     planner: Planner, asset: Asset, check: Check, verified: dict[str, list[Problem]] | None = None
 ) -> dg.AssetCheckResult:
-    """Evaluate one check. Problems are errors when one of them is; the metadata holds the first 20."""
-    found = problems(planner, asset, check, verified)
-    error = any(problem.severity == "error" for problem in found)
+    """Evaluate one check. Problems are errors when one of them is; the metadata holds the first 20.
+
+    What cannot be read at all is a problem, too: a check that raises keeps showing its last result, most often a green one.
+    """
+    try:
+        found = problems(planner, asset, check, verified)
+    except (D3MError, OSError) as error:
+        return unevaluated(asset, check, error)
+    severe = any(problem.severity == "error" for problem in found)
     return dg.AssetCheckResult(
         passed=not found,
         asset_key=asset.name,
         check_name=check.name,
-        severity=dg.AssetCheckSeverity.ERROR if error else dg.AssetCheckSeverity.WARN,
+        severity=dg.AssetCheckSeverity.ERROR if severe else dg.AssetCheckSeverity.WARN,
         description="; ".join(problem.message for problem in found[:3]) or "no problem",
         metadata={
             "problems": len(found),
@@ -60,23 +68,70 @@ def result(
     )
 
 
-def evaluate(context: dg.OpExecutionContext, planner: Planner, assets: Collection[str]) -> None:
-    """Record the checks on ``assets``, and all checks of staleness, from inside an op, as their own steps would."""
+def unevaluated(asset: Asset, check: Check, error: Exception) -> dg.AssetCheckResult:
+    """A failed check for what could not even be looked at."""
+    message = f"could not be checked: {error}"
+    return dg.AssetCheckResult(
+        passed=False,
+        asset_key=asset.name,
+        check_name=check.name,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=message,
+        metadata={"problems": 1, "shown": dg.MetadataValue.json([message])},
+    )
+
+
+def evaluate(
+    context: dg.OpExecutionContext,
+    planner: Planner,
+    assets: Collection[str],
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Record the checks on ``assets``, and all checks of staleness, from inside an op, as their own steps would.
+
+    Args:
+        context: They are logged to it.
+        planner: Finds what is wrong.
+        assets: Names of assets.
+        stop: Asked when a check was evaluated; true leaves its result and the rest out.
+    """
     verified: dict[str, list[Problem]] = {}
     for asset, check in checks_of(planner.graph):
         if asset.name in assets or check.staleness:
             found = result(planner, asset, check, verified)
-            context.log_event(
-                dg.AssetCheckEvaluation(  # type: ignore[arg-type] # taken by log_event, missing from its annotation
-                    asset_key=dg.AssetKey(asset.name),
-                    check_name=check.name,
-                    passed=found.passed,
-                    severity=found.severity,
-                    description=found.description,
-                    metadata=found.metadata,
-                    blocking=False,
-                )
-            )
+            if stop():
+                return
+            log(context, found)
+
+
+def log(context: dg.OpExecutionContext, found: dg.AssetCheckResult) -> None:
+    """Record the result of a check from inside an op."""
+    context.log_event(evaluation(found))  # type: ignore[arg-type] # taken by log_event, missing from its annotation
+
+
+def evaluation(found: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
+    """The event of a result."""
+    return dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey.from_coercible(found.asset_key or ""),
+        check_name=str(found.check_name),
+        passed=found.passed,
+        severity=found.severity,
+        description=found.description,
+        metadata=found.metadata,
+        blocking=False,
+    )
+
+
+def changed_staleness(instance: dg.DagsterInstance, planner: Planner) -> list[dg.AssetCheckEvaluation]:
+    """The checks of staleness whose result, by the plan, is another one than Dagster shows."""
+    changed = []
+    for asset, check in checks_of(planner.graph):
+        if check.staleness:
+            now = evaluation(result(planner, asset, check))
+            last = latest_check_evaluation(instance, asset.name, check.name)
+            if last is None or (last.passed, last.metadata.get("shown")) != (now.passed, now.metadata.get("shown")):
+                changed.append(now)
+    return changed
 
 
 def build_checks(graph: Graph) -> list[dg.AssetChecksDefinition]:

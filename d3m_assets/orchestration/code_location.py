@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
+from d3m_assets.orchestration.alerts import build_failure_sensors
 from d3m_assets.orchestration.assets import build_assets
 from d3m_assets.orchestration.checks import build_checks
 from d3m_assets.orchestration.jobs import build_distill, build_verify
@@ -11,6 +12,7 @@ from d3m_assets.orchestration.partitions import Partitions
 from d3m_assets.orchestration.resources import OpenPipeline, PipelineResource
 from d3m_assets.orchestration.schedules import build_schedules
 from d3m_assets.orchestration.sensors import build_sensor
+from d3m_assets.orchestration.sources import build_sources
 from d3m_assets.planning.asset import Graph
 from d3m_assets.settings import Settings
 
@@ -26,12 +28,17 @@ def build_code_location(
         open_pipeline: Opens the pipeline of a run.
         executor: Runs the steps of assets; None: processes of this machine.
     """
-    distill, verify = build_distill(settings), build_verify()
+    automation = settings.automation
+    distill, verify = build_distill(settings), build_verify(graph, automation)
+    partitions = Partitions.of(settings.budgets)
     return dg.Definitions(
-        assets=build_assets(graph, Partitions.of(settings.budgets), settings.device),
+        assets=[
+            *build_sources(graph, partitions),
+            *build_assets(graph, partitions, settings.device, automation.max_age_hours),
+        ],
         asset_checks=build_checks(graph),
         jobs=[distill, verify],
-        sensors=[build_sensor(distill, settings)],
+        sensors=[build_sensor(distill, settings), *build_failure_sensors(automation)],
         schedules=build_schedules(distill, verify, settings),
         resources={"pipelines": PipelineResource(settings, open_pipeline)},
         executor=executor,

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
+from dagster._core.events import DagsterEventType
 from dagster._core.instance import InstanceRef
 from dagster._core.storage.event_log import ConsolidatedSqliteEventLogStorage
 
@@ -40,3 +42,27 @@ def event_log_kept_open(instance: dg.DagsterInstance) -> Iterator[None]:
         # A connection counts as open from its first read on; the result is fetched, so that no transaction stays.
         connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
         yield
+
+
+def latest_observed_versions(
+    instance: dg.DagsterInstance, asset: str, *, partitioned: bool
+) -> Mapping[str | None, str]:
+    """The data version that was last observed of each partition of an external asset, in one query."""
+    key = dg.AssetKey(asset)
+    if partitioned:
+        tags = instance.event_log_storage.get_latest_tags_by_partition(
+            key, DagsterEventType.ASSET_OBSERVATION, tag_keys=[DATA_VERSION_TAG]
+        )
+        return {partition: found[DATA_VERSION_TAG] for partition, found in tags.items() if DATA_VERSION_TAG in found}
+    records = instance.fetch_observations(key, limit=1).records
+    observation = records[0].asset_observation if records else None
+    return {None: observation.data_version} if observation and observation.data_version else {}
+
+
+def latest_check_evaluation(instance: dg.DagsterInstance, asset: str, check: str) -> dg.AssetCheckEvaluation | None:
+    """The newest finished evaluation of a check; None: it was never evaluated."""
+    key = dg.AssetCheckKey(dg.AssetKey(asset), check)
+    record = instance.event_log_storage.get_latest_asset_check_execution_by_key([key]).get(key)
+    event = record.event.dagster_event if record and record.event else None
+    finished = event is not None and event.event_type == DagsterEventType.ASSET_CHECK_EVALUATION
+    return event.asset_check_evaluation_data if event and finished else None

@@ -17,12 +17,14 @@ from d3m_assets.errors import StageError
 from d3m_assets.orchestration.dagster_private import instance_without_captured_output
 from d3m_assets.orchestration.jobs import build_distill, run_config
 from d3m_assets.orchestration.partitions import register_classes
-from d3m_assets.orchestration.requests import UNFINISHED
 from d3m_assets.orchestration.resources import PipelineResource, locks
+from d3m_assets.orchestration.unfinished import UNFINISHED
 from d3m_assets.planning.planner import Planner, Tally
 from d3m_assets.progress import Progress, ProgressEvent, silent
 from d3m_assets.settings import Settings
 
+SECONDS_OF_A_NEW_LOCK = 60.0
+"""A lock file is left alone for so long: the process that made it may not have locked it yet."""
 LAUNCHER_TAG = "d3m/launcher"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -160,7 +162,17 @@ def fail_abandoned_runs(instance: dg.DagsterInstance, settings: Settings) -> lis
         except filelock.Timeout:
             continue
         Path(lock.lock_file).unlink(missing_ok=True)
+    _remove_locks_of_the_dead(settings)
     return abandoned
+
+
+def _remove_locks_of_the_dead(settings: Settings) -> None:
+    """Remove lock files of runs whose process was killed: the lock is gone with it, the file is not."""
+    for path in locks(settings).glob("run-*.lock"):
+        with contextlib.suppress(OSError, filelock.Timeout):
+            if time.time() - path.stat().st_mtime > SECONDS_OF_A_NEW_LOCK:
+                with filelock.FileLock(path).acquire(timeout=0):
+                    path.unlink()
 
 
 @contextlib.contextmanager
@@ -169,6 +181,9 @@ def _alive(settings: Settings) -> Iterator[str]:
     tag = secrets.token_hex(8)
     folder = locks(settings)
     folder.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder / f"run-{tag}.lock") as lock:
-        yield tag
-    Path(lock.lock_file).unlink(missing_ok=True)
+    path = folder / f"run-{tag}.lock"
+    try:
+        with filelock.FileLock(path):
+            yield tag
+    finally:
+        path.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import dagster as dg
 
 from d3m_assets.planning.asset import Asset
+from d3m_assets.planning.source import Source
 from d3m_assets.store import ArtefactKey
 
 CLASSES = "d3m_classes"
@@ -34,10 +35,14 @@ class Partitions:
 
     def definition(self, asset: type[Asset] | Asset) -> dg.PartitionsDefinition | None:
         """Partitions definition of an asset, None when it has no partitions."""
-        return self.by[frozenset(asset.partitions)] if asset.partitions else None
+        return self.of_dimensions(asset.partitions)
+
+    def of_dimensions(self, dimensions: Sequence[str]) -> dg.PartitionsDefinition | None:
+        """Partitions definition of some dimensions, None without any."""
+        return self.by[frozenset(dimensions)] if dimensions else None
 
 
-def mapping(upstream: type[Asset], downstream: type[Asset] | Asset) -> dg.PartitionMapping | None:
+def mapping(upstream: type[Asset] | type[Source], downstream: type[Asset] | Asset) -> dg.PartitionMapping | None:
     """Which partitions of ``upstream`` one partition of ``downstream`` is made from; None without partitions."""
     source, target = frozenset(upstream.partitions), frozenset(downstream.partitions)
     if not source:

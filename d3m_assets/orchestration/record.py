@@ -7,7 +7,6 @@ below in the same run.
 """
 
 import contextlib
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from d3m_assets.orchestration.dagster_private import EVENTS_ALREADY_LOGGED, even
 from d3m_assets.orchestration.metadata import describe
 from d3m_assets.orchestration.partitions import artefact_key, partition_key
 from d3m_assets.orchestration.resources import PipelineResource, log_progress
+from d3m_assets.orchestration.sources import Observed, joined
 from d3m_assets.planning.asset import Asset
 from d3m_assets.planning.planner import Outcome, Planner, Tally
 from d3m_assets.store import ArtefactKey, Manifest
@@ -39,6 +39,15 @@ def run_asset(
     Raises:
         dagster.Failure: Some partitions failed; those that finished are recorded all the same.
     """
+    try:
+        return _run_asset(context, config, pipelines, asset)
+    finally:
+        pipelines.close()
+
+
+def _run_asset(
+    context: dg.AssetExecutionContext, config: AssetConfig, pipelines: PipelineResource, asset: Asset
+) -> dg.Output[None]:
     planner = pipelines.of_run(context.run.run_id, log_progress(context.log))
     partitions = [None] if context.assets_def.partitions_def is None else context.partition_keys
     keys = {artefact_key(asset, partition) for partition in partitions}
@@ -79,7 +88,7 @@ def work(
 
     A replicate beyond the first is no partition of Dagster's, so it is logged as an observation of its partition.
     """
-    inputs = _newest_inputs(context.instance, asset)
+    inputs, observed = _newest_inputs(context.instance, asset), Observed(context.instance, planner, asset)
     expected: dict[str, str] = {}
     for outcome in planner.materialize(asset.name, list(keys), force=force):
         if outcome.error is not None or outcome.manifest is None:
@@ -91,7 +100,7 @@ def work(
                 metadata["replicate"] = outcome.key.replicate
                 context.log_event(dg.AssetObservation(asset.name, metadata=metadata, partition=partition))
             else:
-                tags = _version_tags(planner, asset, outcome.manifest, inputs, expected)
+                tags = _version_tags(planner, asset, outcome.manifest, inputs, expected) | observed.tags(outcome.key)
                 event = dg.AssetMaterialization(asset.name, metadata=metadata, partition=partition, tags=tags)
                 context.log_event(event)
         yield outcome
@@ -136,17 +145,11 @@ def _version_tags(
     for upstream, pointer in newest.items():
         prints = [p for name, p in manifest.inputs.items() if name.partition(" [")[0] == upstream]
         if not prints and upstream not in expected:
-            expected[upstream] = _joined([planner.spec(key).fingerprint for key in planner.keys(upstream)])
-        version = _joined(prints) if prints else expected[upstream]
+            expected[upstream] = joined([planner.spec(key).fingerprint for key in planner.keys(upstream)])
+        version = joined(prints) if prints else expected[upstream]
         tags[f"dagster/input_data_version/{upstream}"] = version
         tags[f"dagster/input_event_pointer/{upstream}"] = str(pointer) if prints and pointer is not None else "NULL"
     return tags
-
-
-def _joined(prints: Sequence[str]) -> str:
-    if not prints:  # the settings do without that asset; so Dagster calls the version of what was never made
-        return "INITIAL"
-    return prints[0] if len(prints) == 1 else hashlib.sha256("".join(sorted(prints)).encode()).hexdigest()
 
 
 def _newest_inputs(instance: dg.DagsterInstance, asset: Asset) -> dict[str, int | None]:

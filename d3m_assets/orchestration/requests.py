@@ -16,13 +16,6 @@ from d3m_assets.orchestration.jobs import run_config
 from d3m_assets.planning.planner import PlanEntry, Planner
 
 REQUEST_TAG = "d3m/request"
-UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
 @dataclass(frozen=True)
@@ -48,9 +41,3 @@ class RunRequest:
         return dg.RunRequest(
             run_key=f"{self.name}-{earlier}", run_config=run_config(limit), tags={REQUEST_TAG: self.name}, job_name=job
         )
-
-
-def unfinished_run(instance: dg.DagsterInstance, job: str) -> str | None:
-    """Id of a run of ``job`` that waits or runs, None when there is none."""
-    runs = instance.get_runs(filters=dg.RunsFilter(job_name=job, statuses=UNFINISHED), limit=1)
-    return runs[0].run_id if runs else None

@@ -55,13 +55,23 @@ class PipelineResource:
     def of_run(self, run_id: str, listener: Progress = silent) -> Planner:
         """The pipeline of a run; ``listener`` hears its progress until the next call."""
         if self._given is not None:
+            self._given.run_id = run_id
             return self._given
         self._listener = listener
         if self._opened is None or self._opened[0] != run_id:
             if self._opened is not None:
                 self._opened[1].context.close()
             self._opened = (run_id, self._open(self.settings, progress=lambda event: self._listener(event)))
+            self._opened[1].run_id = run_id
         return self._opened[1]
+
+    def close(self) -> None:
+        """End the worker processes of a pipeline that was opened here; what is loaded and scanned stays for later steps.
+
+        A step ends with this: an exiting process must not have to rely on finalizers to get rid of its workers.
+        """
+        if self._opened is not None:
+            self._opened[1].context.close()
 
     @contextlib.contextmanager
     def device_lease(self, planner: Planner, log: Callable[[str], object], *, timeout: float = -1) -> Iterator[None]:

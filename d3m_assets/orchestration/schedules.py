@@ -6,14 +6,16 @@ The sensor sees the dataset only; this one also sees changed settings, newer cod
 import dagster as dg
 
 from d3m_assets.errors import D3MError
+from d3m_assets.orchestration import alerts
 from d3m_assets.orchestration.launch import fail_abandoned_runs
-from d3m_assets.orchestration.requests import RunRequest, unfinished_run
+from d3m_assets.orchestration.requests import RunRequest
 from d3m_assets.orchestration.resources import PipelineResource
+from d3m_assets.orchestration.unfinished import makers_at_work, unfinished_run
 from d3m_assets.planning.planner import first_of_each_asset
 from d3m_assets.settings import Settings
 
 
-def build_schedules(job: dg.JobDefinition, verify: object, settings: Settings) -> list[dg.ScheduleDefinition]:
+def build_schedules(job: dg.JobDefinition, verify: dg.JobDefinition, settings: Settings) -> list[dg.ScheduleDefinition]:
     """``nightly_distill`` over ``job`` and ``nightly_verify`` over the job ``verify``."""
     status = dg.DefaultScheduleStatus.RUNNING if settings.automation.enabled else dg.DefaultScheduleStatus.STOPPED
 
@@ -27,11 +29,13 @@ def build_schedules(job: dg.JobDefinition, verify: object, settings: Settings) -
     def nightly_distill(
         context: dg.ScheduleEvaluationContext, pipelines: dg.ResourceParam[PipelineResource]
     ) -> dg.RunRequest | dg.SkipReason:
-        planner = pipelines.fresh()
         try:
+            planner = pipelines.fresh()
             pending = planner.plan().pending()
         except D3MError as error:
-            return dg.SkipReason(str(error))
+            # A skipped tick looks as if there were nothing to do; this one is red, and somebody is told.
+            alerts.unusable(context.instance, settings.automation, error, context.log, at_once=True)
+            raise
         if not pending:
             return dg.SkipReason("everything is up to date")
         fail_abandoned_runs(context.instance, settings)
@@ -41,11 +45,17 @@ def build_schedules(job: dg.JobDefinition, verify: object, settings: Settings) -
         request = RunRequest.of(planner, first_of_each_asset(pending, limit))
         return request.to_dagster(job.name, context.instance, limit)
 
-    nightly_verify = dg.ScheduleDefinition(
+    @dg.schedule(
         name="nightly_verify",
-        job=verify,  # type: ignore[arg-type]
-        cron_schedule=settings.automation.cron,
+        job=verify,
+        cron_schedule=settings.automation.verify_cron,
         default_status=status,
-        description="Evaluates all asset checks.",
+        description="Evaluates all asset checks, unless a run is making what they would call missing or stale.",
     )
+    def nightly_verify(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        fail_abandoned_runs(context.instance, settings)
+        if running := makers_at_work(context.instance):
+            return dg.SkipReason(f"run {running} is making artefacts; it evaluates the checks of what it makes")
+        return dg.RunRequest()
+
     return [nightly_distill, nightly_verify]

@@ -5,14 +5,17 @@ asks: a sensor that retries fails for ever at every tick (368,000 failed runs in
 """
 
 import json
+from typing import Any
 
 import dagster as dg
 
 from d3m_assets.errors import D3MError
+from d3m_assets.orchestration import alerts, checks, sources
 from d3m_assets.orchestration.launch import fail_abandoned_runs
 from d3m_assets.orchestration.partitions import CLASSES, class_changes
-from d3m_assets.orchestration.requests import RunRequest, unfinished_run
+from d3m_assets.orchestration.requests import RunRequest
 from d3m_assets.orchestration.resources import PipelineResource
+from d3m_assets.orchestration.unfinished import makers_at_work, unfinished_run
 from d3m_assets.planning.planner import first_of_each_asset
 from d3m_assets.settings import Settings
 
@@ -31,13 +34,17 @@ def build_sensor(job: dg.JobDefinition, settings: Settings) -> dg.SensorDefiniti
     def dataset_classes(
         context: dg.SensorEvaluationContext, pipelines: dg.ResourceParam[PipelineResource]
     ) -> dg.SensorResult:
-        planner = pipelines.fresh()
         try:
+            planner = pipelines.fresh()
             plan = planner.plan()
             added, vanished = class_changes(context.instance, planner.context.values("class"))
+            events: list[Any] = [*sources.changes(context.instance, planner)]
         except D3MError as error:
-            # The dataset is being copied, or broken: say so, change nothing, look again at the next tick.
-            return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
+            # The dataset is being copied, or broken: change nothing, look again at the next tick. This one is red for as long
+            # as it lasts, since a skipped one looks as if there were nothing to do.
+            alerts.unusable(context.instance, settings.automation, error, context.log)
+            raise
+        alerts.usable(context.instance)
         classes = dg.DynamicPartitionsDefinition(name=CLASSES)
         changes: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] = []
         if added:
@@ -51,6 +58,8 @@ def build_sensor(job: dg.JobDefinition, settings: Settings) -> dg.SensorDefiniti
         asked = set(json.loads(context.cursor)) if context.cursor else set()
         asked &= RunRequest.of(planner, pending).parts
         fail_abandoned_runs(context.instance, settings)
+        if not makers_at_work(context.instance):  # what is being made is not to be shown as stale
+            events += checks.changed_staleness(context.instance, planner)
         if running := unfinished_run(context.instance, job.name):
             requests, reason = [], f"run {running} is at it; {len(pending)} artefacts pending"
         elif request.parts - asked:
@@ -64,6 +73,7 @@ def build_sensor(job: dg.JobDefinition, settings: Settings) -> dg.SensorDefiniti
             run_requests=requests,
             skip_reason=reason,
             dynamic_partitions_requests=changes,
+            asset_events=events,
             cursor=json.dumps(sorted(asked)),
         )
 

@@ -6,12 +6,12 @@ lineage of the data.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from d3m_assets.errors import D3MError, StageError
+from d3m_assets.planning.source import Source, one_line, snake_case
 from d3m_assets.progress import ProgressEvent
 from d3m_assets.store import ArtefactKey
 
@@ -89,28 +89,31 @@ class Asset:
         replicated: Whether the same is made again under other seeds; the replicate is a dimension of the store, and hidden
             from Dagster's partitions.
         deps: Assets it is made from.
+        sources: What it reads from outside of the graph.
         kinds: What it is made with, for the UI.
         code_version: Raised whenever the code that makes it changes what is made; it covers the library modules it uses.
         device: Whether making it runs a model, so that it needs the compute device.
         checks: What is checked of it.
+        freshness_policy: Whether it is shown as overdue when no run made or confirmed it for ``automation.max_age_hours``.
     """
 
     group: ClassVar[str]
     partitions: ClassVar[tuple[str, ...]] = ()
     replicated: ClassVar[bool] = False
     deps: ClassVar[tuple[type[Asset], ...]] = ()
+    sources: ClassVar[tuple[type[Source], ...]] = ()
     kinds: ClassVar[frozenset[str]] = frozenset()
     code_version: ClassVar[str] = "1"
     device: ClassVar[bool] = False
     checks: ClassVar[tuple[Check, ...]] = ()
+    freshness_policy: ClassVar[bool] = False
     name: ClassVar[str]
     description: ClassVar[str]
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Name and describe the asset."""
         super().__init_subclass__(**options)
-        cls.name = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
-        cls.description = re.sub(r"\s+", " ", (cls.__doc__ or "").strip())
+        cls.name, cls.description = snake_case(cls.__name__), one_line(cls.__doc__)
 
     def inputs(self, context: Any, item: Any) -> Sequence[type[Asset]]:
         """The ``deps`` that decide about the content of this artefact under the settings; by default all of them.
@@ -178,7 +181,10 @@ class Graph:
         assets: Asset classes.
 
     Raises:
-        StageError: A dependency is missing or stands behind what is made from it, or two assets have one name.
+        StageError: A dependency is missing or stands behind what is made from it, or two assets or sources have one name.
+
+    Attributes:
+        sources: What its assets read from outside.
     """
 
     def __init__(self, *assets: type[Asset]) -> None:
@@ -191,6 +197,12 @@ class Graph:
                 raise StageError(f"{asset.name} is made from {', '.join(late)}; list that before it in the graph")
             listed.add(asset)
             self._assets[asset.name] = asset()
+        self.sources = tuple(dict.fromkeys(source for asset in assets for source in asset.sources))
+        names = [*self._assets, *(source.name for source in self.sources)]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise StageError(
+                f"the graph has two assets or sources called {', '.join(twice)}; rename one of the classes"
+            )
 
     def __iter__(self) -> Iterator[Asset]:
         return iter(self._assets.values())

@@ -17,6 +17,8 @@ from typing import Any, Protocol
 from d3m_assets.errors import D3MError, StageError, StoreError, UndeclaredReadError
 from d3m_assets.planning.asset import Asset, Finding, Graph, Problem
 from d3m_assets.planning.compare import State, Status, compare_all, status
+from d3m_assets.planning.source import Source
+from d3m_assets.planning.versions import Version, stored_version
 from d3m_assets.progress import Progress
 from d3m_assets.store import ArtefactKey, Manifest, Spec, Store, Stored
 
@@ -185,6 +187,18 @@ class Inputs:
         self._check(key)
         return self._remembered(key) or self._store.manifest(key)
 
+    def version(self, key: ArtefactKey) -> Version | None:
+        """The stored version of an input; None: it is not stored.
+
+        What the version was made from can be reached through it without being declared: it cannot change unless the input
+        does, too.
+
+        Raises:
+            UndeclaredReadError: It is no declared input of what is being made.
+        """
+        self._check(key)
+        return stored_version(self._store, key)
+
     def uri(self, key: ArtefactKey, name: str | None = None) -> str:
         """Where an input, or one of its files, is, for people."""
         self._check(key)
@@ -205,10 +219,21 @@ class Planner:
         graph: The assets.
         context: Resolves keys and is handed to the assets.
         store: Where artefacts are kept.
+        provenance: JSON values that tell where this process makes the artefacts of an asset.
+
+    Attributes:
+        run_id: Of the Dagster run that the work is for; None: there is none. It is written into what is made.
     """
 
-    def __init__(self, graph: Graph, context: Context, store: Store) -> None:
-        self.graph, self.context, self.store = graph, context, store
+    def __init__(
+        self,
+        graph: Graph,
+        context: Context,
+        store: Store,
+        provenance: Callable[[Asset], Mapping[str, Any]] = lambda asset: {},
+    ) -> None:
+        self.graph, self.context, self.store, self.provenance = graph, context, store, provenance
+        self.run_id: str | None = None
         self._keys: dict[str, dict[ArtefactKey, None]] = {}
         self._specs: dict[ArtefactKey, Spec] = {}
         self._inputs_of: dict[ArtefactKey, list[ArtefactKey]] = {}
@@ -227,6 +252,16 @@ class Planner:
         replicates = self.context.values("replicate") if node.replicated else [0]
         every = itertools.product(replicates, budgets, classes)
         return [ArtefactKey(asset, class_key, budget, replicate) for replicate, budget, class_key in every]
+
+    def source_versions(self, source: type[Source]) -> dict[ArtefactKey, str]:
+        """Version of every partition of a source as it is now.
+
+        Raises:
+            D3MError: It cannot be read.
+        """
+        classes, budgets = (self.context.values(d) if d in source.partitions else [None] for d in ("class", "budget"))
+        keys = [ArtefactKey(source.name, c, b) for b, c in itertools.product(budgets, classes)]
+        return {key: source().version(self.context, self.context.item(key)) for key in keys}
 
     def _known(self, asset: str) -> dict[ArtefactKey, None]:
         if asset not in self._keys:
@@ -341,13 +376,19 @@ class Planner:
         if not ready:
             return
         context = self._reading(f"{asset}", ready)
+        provenance = {"run": self.run_id, **self.provenance(self.graph[asset])}
         for made in self.graph[asset].make(context, [self.context.item(key) for key in ready]):
             if made.error is not None:
                 yield Outcome(made.key, None, error=made.error)
                 continue
             try:
                 manifest = self.store.write(
-                    made.key, self.spec(made.key), made.files, made.metrics, replaces=stored.get(made.key)
+                    made.key,
+                    self.spec(made.key),
+                    made.files,
+                    made.metrics,
+                    provenance,
+                    replaces=stored.get(made.key),
                 )
             except D3MError as error:
                 yield Outcome(made.key, None, error=error)

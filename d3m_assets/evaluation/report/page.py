@@ -12,6 +12,7 @@ import pandas as pd
 from d3m_assets.errors import StageError
 from d3m_assets.evaluation.audit import Finding
 from d3m_assets.evaluation.methods import CLASS_NAMES, D3M, WHOLE_TRAIN
+from d3m_assets.evaluation.report.origins import Origin, origin_rows
 from d3m_assets.evaluation.report.plots import titled_plot
 from d3m_assets.evaluation.report.samples import sample_rows
 from d3m_assets.evaluation.report.tables import (
@@ -56,6 +57,7 @@ def render_report(
     findings: Mapping[str, Sequence[Finding]] | None = None,
     agreement: Sequence[Mapping[str, Any]] = (),
     teacher_accuracy: float | None = None,
+    origins: Mapping[str, Sequence[Origin]] | None = None,
 ) -> str:
     """Render the report of one distillation.
 
@@ -74,6 +76,7 @@ def render_report(
         agreement: What a teacher says of the pool, one row a budget: budget, images, off_class (count), agrees and
             probability (fractions), least and least_class (the class with which it agrees least).
         teacher_accuracy: Of the teacher that rows ask, on the images that students are evaluated on, as a fraction.
+        origins: Where a few distilled images come from, by class name.
 
     Returns:
         A complete HTML document. The same input gives the same text.
@@ -88,12 +91,15 @@ def render_report(
     accounts = ledger_groups(ledger)  # first, as it refuses ledgers that the others could not read
     comparisons = compare_all(metrics)
     notes = [*_notes(metrics, summary), *shared_needs(ledger), *_teacher(teacher_accuracy)]
+    chains = origin_rows(origins or {}, class_names)
     return _template().render(
         dataset=dataset,
         class_table=class_table(metrics, summary, class_names),
         confusion=confusion_table(metrics, main_parts(metrics)[0].of(summary), class_names),
         sample_titles=list(samples),
         sample_classes=sample_rows(samples, class_names),
+        origins=chains,
+        origin_anchors={chain["name"]: chain["anchor"] for chain in chains},
         n_classes=len(class_names),
         n_hidden=max(0, len(class_names) - MAX_CLASSES),
         agreement=list(agreement),

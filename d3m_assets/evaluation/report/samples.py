@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from d3m_assets.evaluation.report.tables import MAX_CLASSES
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 IMAGES_PER_SAMPLE = 8
 """Of one class under one title."""
@@ -66,6 +69,19 @@ def _sheet(images: np.ndarray, columns: int = 4) -> str:
     sheet = Image.new(mode, (columns * (size[0] + gap) - gap, rows * (size[1] + gap) - gap))
     for i, picture in enumerate(pictures):
         sheet.paste(picture.convert(mode), (i % columns * (size[0] + gap), i // columns * (size[1] + gap)))
+    return _data_uri(sheet)
+
+
+def picture(image: np.ndarray) -> str:
+    """One image, uint8 ``[H, W, C]``, no wider than 64 px, as a PNG data URI."""
+    from PIL import Image
+
+    drawn = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    drawn.thumbnail((_MAX_TILE, _MAX_TILE))
+    return _data_uri(drawn)
+
+
+def _data_uri(image: Image.Image) -> str:
     out = io.BytesIO()
-    sheet.save(out, "PNG", optimize=True)
+    image.save(out, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()

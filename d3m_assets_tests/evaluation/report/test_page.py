@@ -342,3 +342,35 @@ def test_what_the_teacher_says_is_counted(metrics, ledger):
         "</b>)", "</b> )"
     )
     assert "What the teacher says" not in Page(_render(metrics, ledger, {})).text
+
+
+def test_sample_images_are_linked_to_where_they_come_from(metrics, ledger, samples):
+    from d3m_assets.evaluation.report.origins import Origin
+
+    def origin(index, real):
+        return Origin(
+            image=np.zeros((8, 8, 1), np.uint8),
+            budget="ipc-1",
+            index=index,
+            prompt="<i>a photo</i>",
+            seed="0/猫/0",
+            vectors=["version 0123"],
+            made=["run: <script>alert(1)</script>"],
+            real=np.zeros((real, 8, 8, 3), np.uint8),
+            real_count=9 if real else None,
+            real_paths=[f"train/<b>/{k}.png" for k in range(real)],
+            command="d3m lineage --pool ipc-1",
+        )
+
+    html = render_report(
+        metrics, ledger, samples, {}, class_names=NAMES, origins={NAMES[1]: [origin(0, 2), origin(1, 0)]}
+    )
+    page = Page(html)
+    assert page.open == []
+    assert "script" not in {tag for tag, _ in page.tags}
+    links = [attrs["href"] for tag, attrs in page.tags if tag == "a"]
+    anchors = [attrs["id"] for tag, attrs in page.tags if tag == "details"]
+    assert links == [f"#{anchor}" for anchor in anchors] == ["#origin-1"]
+    for words in ("Where do these images come from?", "<i>a photo</i>", "9 real images, first 2 shown", "not recorded"):
+        assert words in page.text, words
+    assert "Where do these images" not in Page(render_report(metrics, ledger, samples, {}, class_names=NAMES)).text

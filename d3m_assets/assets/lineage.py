@@ -1,0 +1,483 @@
+"""Where an image comes from: from a file, a row of a pool or a bundle back to the real images it was learned from.
+
+A file says what it says; everything else is looked up in the store by fingerprint, also of versions that have been replaced
+since, of which the store keeps the commit record until ``d3m prune``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from d3m_assets.assets import distilled_bundle, synthetic_pool
+from d3m_assets.assets.class_prompts import ClassPrompts
+from d3m_assets.assets.distilled_bundle import DistilledBundle
+from d3m_assets.assets.files import from_parquet
+from d3m_assets.assets.foundation_model import FoundationModel
+from d3m_assets.assets.inverted_embeddings import MEMBERS, RECORD, InvertedEmbeddings
+from d3m_assets.assets.raw_dataset import RawDataset
+from d3m_assets.assets.synthetic_pool import SyntheticPool
+from d3m_assets.datasets.names import class_key
+from d3m_assets.distillation.bundle import Bundle
+from d3m_assets.errors import D3MError, StageError, StoreError
+from d3m_assets.exports.image_record import ImageRecord, printable
+from d3m_assets.planning.versions import Version, find_version, stored_version
+from d3m_assets.store import SUPERSEDED, ArtefactKey, Store
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+    from d3m_assets.foundation.files import FoundationFiles
+
+Section = dict[str, Any]
+NOT_RECORDED = "not recorded: made by an earlier version of d3m-assets"
+SHOWN = 20
+"""Real images and classes that a tree lists; JSON has all."""
+
+
+@dataclass(frozen=True)
+class AtHand:
+    """What can be looked at to resolve names.
+
+    Attributes:
+        store: The store; None: none is there.
+        store_name: How it is called, for people.
+        find_model: Finds the foundation model of the settings.
+        bundle: A bundle that the user has as a file.
+        bundle_name: Of that file.
+    """
+
+    store: Store | None
+    store_name: str = ""
+    find_model: Callable[[], FoundationFiles] | None = None
+    bundle: Bundle | None = None
+    bundle_name: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        store: Store,
+        find_model: Callable[[], FoundationFiles] | None = None,
+        bundle: Bundle | None = None,
+        bundle_name: str = "",
+    ) -> AtHand:
+        """With a store that may turn out to be empty, not to be there, or out of reach."""
+        name = store.url
+        try:
+            there = bool(store.assets())
+        except StoreError as error:
+            there, name = False, f"{store.url} ({error})"
+        return cls(store if there else None, name, find_model, bundle, bundle_name)
+
+
+@dataclass
+class Lineage:
+    """Where something comes from.
+
+    Attributes:
+        subject: What it is about.
+        sections: Facts by title, from the thing itself back to its origin; values are JSON.
+        notes: What could not be found out, and why.
+    """
+
+    subject: str
+    sections: dict[str, Section] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        """As JSON text in ASCII, so that nothing in it can steer a terminal."""
+        return json.dumps(asdict(self), indent=1)
+
+    def tree(self) -> Tree:
+        """For a terminal; text that came out of files is stripped of what could steer it."""
+        from rich.text import Text
+        from rich.tree import Tree
+
+        root = Tree(Text(printable(self.subject), style="bold"))
+        for title, facts in self.sections.items():
+            _add(root.add(Text(title, style="bold")), facts)
+        for note in self.notes:
+            root.add(Text(printable(note, 1000), style="yellow"))
+        return root
+
+
+def _add(branch: Tree, facts: Mapping[str, Any]) -> None:
+    from rich.text import Text
+
+    for name, value in facts.items():
+        label = printable(name)
+        if name == "versions" and isinstance(value, Mapping):
+            branch.add(Text(printable(f"{label}: {', '.join(f'{k} {v}' for k, v in value.items())}", 2000)))
+        elif isinstance(value, Mapping) and value:
+            _add(branch.add(Text(label)), value)
+        elif isinstance(value, list) and any(isinstance(entry, Mapping) for entry in value):
+            node = branch.add(Text(label))
+            for entry in value[:SHOWN]:
+                node.add(Text("  ".join(printable(part) for part in entry.values())))
+            if len(value) > SHOWN:
+                node.add(Text(f"… and {len(value) - SHOWN} more; --json lists them"))
+        else:
+            words = ", ".join(map(str, value)) if isinstance(value, list) else value
+            branch.add(Text(f"{label}: {printable('–' if words in (None, '', {}) else words)}"))
+
+
+def find_bundle(store: Store, sha256: str) -> Version | None:
+    """The version of a bundle by the hash of its file; None: the store never had it, or has been pruned since.
+
+    Raises:
+        StoreError: The disk or service refuses.
+    """
+    for key in store.keys(DistilledBundle.name):
+        stored = store.look(key).manifest
+        if stored is not None and _bundle_digest(stored.files) == sha256:
+            return Version(key, stored, True, store)
+    for fingerprint in store.records(SUPERSEDED):
+        kept = store.superseded(fingerprint)
+        if kept is not None and kept[0].asset == DistilledBundle.name and _bundle_digest(kept[1].files) == sha256:
+            return Version(*kept, False, store)
+    return None
+
+
+def _bundle_digest(files: Mapping[str, Any]) -> str:
+    return files[distilled_bundle.FILE].sha256 if distilled_bundle.FILE in files else ""
+
+
+def lineage_of_image(record: ImageRecord, path: Path, at_hand: AtHand) -> Lineage:
+    """Where an image that ``d3m regenerate`` wrote comes from.
+
+    Args:
+        record: What the file says (:func:`~d3m_assets.exports.image_record.read_record`).
+        path: The file.
+        at_hand: Where to look for the rest.
+    """
+    found = Lineage(f"{path}: image {record.index} of class {record.class_name}")
+    found.sections["image"] = {
+        "class": record.class_name,
+        "class id": record.class_id,
+        "index": record.index,
+        "prompt": record.prompt,
+        "prompt index": record.prompt_index,
+        "seed": record.seed,
+        "generated with": record.precision,
+        "versions": record.versions,
+    }
+    store = _store(found, at_hand)
+    version = find_bundle(store, record.bundle) if store else None
+    found.sections["bundle"] = {"sha256": record.bundle} | (_version_facts(version) if version else {})
+    bundle = _bundle_at_hand(found, record.bundle, version, at_hand)
+    if version is not None:
+        vectors = _vectors_of_class(version, record.class_name)
+        _describe_vectors(found, vectors, record.prompt_index)
+        found.sections["settings"] = version.manifest.settings
+    elif store is not None:
+        found.notes.append(f"{at_hand.store_name} knows no bundle with this SHA-256: another store's, or pruned since")
+    _describe_model(found, record.foundation, version, at_hand)
+    _describe_regeneration(found, bundle, record)
+    return found
+
+
+def lineage_of_pool_row(at_hand: AtHand, budget: str, class_name: str, index: int, replicate: int = 0) -> Lineage:
+    """Where an image of a stored pool comes from.
+
+    Args:
+        at_hand: Holds the store.
+        budget: Name of the budget.
+        class_name: The class, or its partition key.
+        index: Number of the image within its class.
+        replicate: Of the distillation.
+
+    Raises:
+        StageError: There is no store, pool or such image.
+    """
+    store = at_hand.store
+    if store is None:
+        raise StageError(
+            f"there is no store at {at_hand.store_name}; name it with --storage, and the dataset with --dataset"
+        )
+    version = _pool(store, budget, class_name, replicate)
+    table = from_parquet(version.read(synthetic_pool.FILE))
+    rows = table[table["index"] == index]
+    if rows.empty:
+        raise StageError(
+            f"{version.key} has no image {index}, but {len(table)}: {table['index'].min()} to {table['index'].max()}"
+        )
+    row = rows.iloc[0]
+    found = Lineage(f"image {index} of {version.key}")
+    found.sections["image"] = {
+        "class": str(row["class_name"]),
+        "class id": int(row["class_id"]),
+        "index": int(row["index"]),
+        "prompt": str(row["prompt"]),
+        "prompt index": int(row["prompt_index"]),
+        "seed": str(row["seed"]),
+    }
+    found.sections["pool"] = _version_facts(version)
+    name = next(iter(version.input_names(InvertedEmbeddings.name)), "")
+    vectors = find_version(store, name, str(row["embeddings_fingerprint"])) if name else None
+    _describe_vectors(found, vectors, int(row["prompt_index"]))
+    found.sections["settings"] = version.manifest.settings
+    _describe_model(found, str(row["foundation_fingerprint"]), version, at_hand)
+    found.sections["regenerate"] = {
+        "possible": _model_is_at_hand(found),
+        "with": f"d3m verify of the bundle of {budget}, or `d3m distill`: the pool is made again when it is missing",
+    }
+    return found
+
+
+def lineage_of_bundle(bundle: Bundle, name: str, at_hand: AtHand) -> Lineage:
+    """Where the vectors of a bundle come from.
+
+    Args:
+        bundle: The bundle.
+        name: Of its file.
+        at_hand: Where to look for the rest.
+    """
+    recipe = bundle.recipe
+    found = Lineage(f"{name}: bundle of {recipe.dataset} at {recipe.budget}")
+    store = _store(found, at_hand)
+    version = find_bundle(store, bundle.sha256) if store else None
+    found.sections["bundle"] = {
+        "sha256": bundle.sha256,
+        "dataset": recipe.dataset,
+        "budget": recipe.budget,
+        "seed": recipe.seed,
+        "templates": list(recipe.templates),
+        "payload bytes": bundle.payload,
+        "classes": len(bundle.classes),
+        **(_version_facts(version) if version else {}),
+    }
+    found.sections["settings"] = {"generation": recipe.generation}
+    if version is None and store is not None:
+        found.notes.append(f"{at_hand.store_name} knows no bundle with this SHA-256: another store's, or pruned since")
+    rows: list[Section] = []
+    for c in bundle.classes:
+        row = {"class": c.prompts.class_name, "prompts": f"{c.plan.prompts} x {c.plan.vectors} vectors"}
+        vectors = _vectors(version, c.prompts.class_key) if version is not None else None
+        rows.append(row | (_summary(vectors) if version is not None else {}))
+    found.sections["vectors"] = {"by class": rows}
+    _describe_model(found, recipe.foundation_fingerprint, version, at_hand, recipe.foundation)
+    possible = _model_is_at_hand(found)
+    found.sections["regenerate"] = {"possible": possible, "with": f"d3m regenerate {name} --output FOLDER"}
+    return found
+
+
+def made(version: Version) -> Section:
+    """When and where a version was made: time, Dagster run, code, hardware, packages."""
+    where = version.manifest.provenance
+    facts: Section = {"created": version.manifest.created}
+    if not where:
+        return facts | {"provenance": NOT_RECORDED}
+    return facts | {
+        "Dagster run": where.get("run") or "none (made without Dagster)",
+        "commit": where.get("commit"),
+        "hardware": where.get("hardware"),
+        "versions": where.get("versions"),
+    }
+
+
+def training_facts(version: Version, prompt: int | None = None) -> Section:
+    """How vectors were learned: of the current version from its record, of a replaced one what its commit record says."""
+    facts: Section = {}
+    if version.has(RECORD):
+        record = json.loads(version.read(RECORD))
+        if "imported_from" in record:
+            return {"imported from": record["imported_from"], "sha256": list(record["sha256"])}
+        losses = record["losses"]
+        facts = {
+            "steps": record["steps"],
+            "best step": record["best_step"],
+            "stop reason": record["stop_reason"],
+            "loss": f"{losses[0][1]:.4f} at the start, {min(loss for _, loss in losses):.4f} at the best step",
+        }
+        sizes = record["cluster_sizes"]
+        facts["learned from"] = f"{sizes[prompt] if prompt is not None else sum(sizes)} images"
+        return facts
+    metrics = version.manifest.metrics
+    if "imported_from" in metrics:
+        return {"imported from": metrics["imported_from"]}
+    if metrics.get("loss_best") is not None:
+        facts["loss"] = f"{metrics['loss_begin']:.4f} at the start, {metrics['loss_best']:.4f} at the best step"
+        facts["stop reason"] = metrics["stop_reason"]
+    return facts
+
+
+def learned_from(version: Version, prompt: int | None = None) -> list[dict[str, str]] | None:
+    """The real images that vectors were learned from, by path below the dataset and SHA-256; None: it was not recorded.
+
+    Args:
+        version: Of ``inverted_embeddings``.
+        prompt: Of one prompt; None: of all.
+    """
+    if not version.has(MEMBERS):
+        return None
+    table = from_parquet(version.read(MEMBERS))
+    if prompt is not None:
+        table = table[table["prompt"] == prompt]
+    table = table.drop_duplicates("relative_path").sort_values("relative_path")
+    return [
+        {"relative_path": str(p), "sha256": str(s)}
+        for p, s in zip(table["relative_path"], table["sha256"], strict=True)
+    ]
+
+
+def _store(found: Lineage, at_hand: AtHand) -> Store | None:
+    if at_hand.store is None:
+        where = at_hand.store_name or "the settings"
+        found.notes.append(
+            f"no store at {where}: only what the file itself says is shown; name the store with --storage and --dataset"
+        )
+    return at_hand.store
+
+
+def _version_facts(version: Version) -> Section:
+    state = "in the store" if version.current else "replaced since: its commit record is kept, its data is gone"
+    return {"artefact": str(version.key), "fingerprint": version.manifest.fingerprint, "state": state, **made(version)}
+
+
+def _pool(store: Store, budget: str, class_name: str, replicate: int) -> Version:
+    """The stored pool of a class, by its name or key."""
+    keys = [k for k in store.keys(SyntheticPool.name) if (k.budget, k.replicate) == (budget, replicate)]
+    for key in keys:
+        if key.class_key in (class_name, class_key(class_name)) and (version := stored_version(store, key)):
+            return version
+    there = ", ".join(str(k.class_key) for k in keys[:20])
+    budgets = sorted({str(k.budget) for k in store.keys(SyntheticPool.name)})
+    raise StageError(
+        f"{store.url} has no pool of class {printable(class_name)} at {printable(budget)}; "
+        + (f"at this budget it has the classes {there}" if keys else f"its budgets are {', '.join(budgets) or 'none'}")
+    )
+
+
+def _vectors(bundle: Version, key: str) -> Version | None:
+    """The vectors of a class that a bundle was made from."""
+    budget = bundle.key.budget
+    return bundle.made_from(str(ArtefactKey(InvertedEmbeddings.name, key, budget)))
+
+
+def _vectors_of_class(bundle: Version, class_name: str) -> Version | None:
+    """The same by the class's name, whose key its prompts tell."""
+    try:
+        if found := _vectors(bundle, class_key(class_name)):
+            return found
+    except D3MError:
+        pass
+    for name in bundle.input_names(ClassPrompts.name):
+        prompts = bundle.made_from(name)
+        if prompts is not None and prompts.manifest.settings.get("class_name") == class_name:
+            return _vectors(bundle, str(prompts.key.class_key))
+    return None
+
+
+def _describe_vectors(found: Lineage, vectors: Version | None, prompt: int) -> None:
+    if vectors is None:
+        found.notes.append("the version of the vectors is not known to the store: pruned since")
+        return
+    found.sections["vectors"] = {**_version_facts(vectors), "training": training_facts(vectors, prompt)}
+    inversion = vectors.manifest.settings
+    found.sections["vectors"]["settings"] = inversion
+    real: Section = {}
+    for name in vectors.input_names(RawDataset.name):
+        raw = vectors.made_from(name)
+        real = {"class's images": name, "fingerprint": vectors.manifest.inputs[name]}
+        real |= _version_facts(raw) if raw else {"state": "pruned since"}
+    images = learned_from(vectors, prompt)
+    if images is not None:
+        real |= {"learned from": len(images), "images": images}
+    elif "imported_from" in vectors.manifest.metrics:
+        real["learned from"] = "not known: the vectors were imported"
+    elif vectors.current:
+        real["learned from"] = NOT_RECORDED
+    else:
+        real["learned from"] = "gone with the data of the vectors"
+    found.sections["real images"] = real
+
+
+def _summary(vectors: Version | None) -> Section:
+    if vectors is None:
+        return {"training": "not known to the store: pruned since"}
+    facts = training_facts(vectors)
+    if vectors.has(RECORD) and "steps" in facts:
+        how = f"{facts['steps']} steps ({facts['stop reason']}), loss {facts['loss']}, {facts['learned from']}"
+    else:
+        how = ", ".join(f"{name} {value}" for name, value in facts.items())
+    where = vectors.manifest.provenance
+    return {
+        "training": how,
+        "created": vectors.manifest.created,
+        "Dagster run": where.get("run") or ("none" if where else "not recorded"),
+        "fingerprint": vectors.manifest.fingerprint,
+    }
+
+
+def _describe_model(found: Lineage, fingerprint: str, version: Version | None, at_hand: AtHand, name: str = "") -> None:
+    """The foundation model, and whether the settings name one with this fingerprint."""
+    facts: Section = {"name": name} if name else {}
+    model = version.made_from(FoundationModel.name) if version else None
+    if model is not None:
+        metrics = model.manifest.metrics
+        facts |= {label: metrics[label] for label in ("name", "bytes", "text_width", "image_size") if label in metrics}
+    facts["fingerprint"] = fingerprint
+    if at_hand.find_model is not None:
+        try:
+            files = at_hand.find_model()
+        except D3MError as error:
+            facts["at hand"] = f"no: {error}"
+        else:
+            same = files.fingerprint == fingerprint
+            other = f"no: the settings name {files.name!r} with fingerprint {files.fingerprint[:12]}; use --foundation"
+            facts["at hand"] = "yes" if same else other
+    found.sections["foundation model"] = facts
+
+
+def _model_is_at_hand(found: Lineage) -> str:
+    state = str(found.sections["foundation model"].get("at hand", "not looked for"))
+    return "yes" if state == "yes" else f"not here: foundation model at hand: {state}"
+
+
+def _bundle_at_hand(found: Lineage, sha256: str, version: Version | None, at_hand: AtHand) -> str:
+    """Where the bundle of an image is; empty: nowhere."""
+    if at_hand.bundle is not None:
+        if at_hand.bundle.sha256 == sha256:
+            return at_hand.bundle_name
+        found.notes.append(
+            f"{at_hand.bundle_name} is not the bundle of this image: its SHA-256 is {at_hand.bundle.sha256[:12]}…, "
+            f"the image names {sha256[:12]}…"
+        )
+    return version.store.uri(version.key, distilled_bundle.FILE) if version is not None and version.current else ""
+
+
+def _describe_regeneration(found: Lineage, bundle: str, record: ImageRecord) -> None:
+    reasons = []
+    if (model := _model_is_at_hand(found)) != "yes":
+        reasons.append(model.removeprefix("not here: "))
+    if not bundle:
+        reasons.append("the bundle is not at hand; name its file with --bundle")
+    command = f"d3m regenerate {bundle} --output FOLDER --per-class {record.index + 1}" if bundle else ""
+    found.sections["regenerate"] = {
+        "possible": "yes" if not reasons else f"not here: {'; '.join(reasons)}",
+        "with": command,
+    }
+
+
+def pool_versions(store: Store, bundle: Version, class_keys: Iterable[str]) -> dict[str, Version]:
+    """The stored pools that were generated from the vectors of a bundle, by class key.
+
+    Raises:
+        StageError: A pool was generated from other vectors.
+    """
+    found: dict[str, Version] = {}
+    for key in class_keys:
+        pool = stored_version(store, ArtefactKey(SyntheticPool.name, key, bundle.key.budget))
+        if pool is None:
+            continue
+        name = str(ArtefactKey(InvertedEmbeddings.name, key, bundle.key.budget))
+        if pool.manifest.inputs.get(name) != bundle.manifest.inputs.get(name):
+            raise StageError(
+                f"{pool.key} was generated from another version of the vectors than the bundle; `d3m distill` brings both "
+                "up to date"
+            )
+        found[key] = pool
+    return found

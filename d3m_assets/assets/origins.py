@@ -1,0 +1,94 @@
+"""Where the first distilled images of each class come from, as the report shows it."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from d3m_assets.assets.context import Context
+from d3m_assets.assets.inverted_embeddings import InvertedEmbeddings
+from d3m_assets.assets.lineage import learned_from, made, training_facts
+from d3m_assets.assets.synthetic_pool import SyntheticPool, read_pool
+from d3m_assets.datasets.images import decode_png, load_images
+
+if TYPE_CHECKING:
+    from d3m_assets.datasets.dataset import DatasetClass
+    from d3m_assets.evaluation.report.origins import Origin
+    from d3m_assets.planning.versions import Version
+
+PROMPTS = 2
+"""Prompts of a class at a budget of which the first image is shown."""
+REAL_IMAGES = 4
+
+
+def image_origins(context: Context) -> dict[str, list[Origin]]:
+    """Chains of the first images of every class at every budget, by class name; of many classes, the first.
+
+    Args:
+        context: Of an asset that declares the pools as inputs; what those were made from is read through them.
+    """
+    from d3m_assets.evaluation.report.tables import MAX_CLASSES
+
+    return {
+        c.name: [origin for budget in context.budgets for origin in _origins(context, c, budget.name)]
+        for c in context.dataset.classes[:MAX_CLASSES]
+    }
+
+
+def _origins(context: Context, dataset_class: DatasetClass, budget: str) -> list[Origin]:
+    from d3m_assets.evaluation.report.origins import Origin
+
+    (key,) = context.inputs.keys(SyntheticPool, class_key=dataset_class.key, budget=budget, replicate=0)
+    pool = context.inputs.version(key)
+    assert pool is not None  # its images are on the page
+    vectors = next(
+        (found for name in pool.input_names(InvertedEmbeddings.name) if (found := pool.made_from(name))), None
+    )
+    origins = []
+    rows = read_pool(context, dataset_class.key, budget).drop_duplicates("prompt_index").head(PROMPTS)
+    for row in rows.to_dict("records"):
+        prompt = int(row["prompt_index"])
+        images = learned_from(vectors, prompt) if vectors is not None else None
+        real, paths = _real_images(context, [image["relative_path"] for image in images or ()])
+        origins.append(
+            Origin(
+                image=decode_png(row["image"]["bytes"]),
+                budget=budget,
+                index=int(row["index"]),
+                prompt=str(row["prompt"]),
+                seed=str(row["seed"]),
+                vectors=_vectors(vectors, prompt),
+                made=_made(vectors),
+                real=real,
+                real_count=None if images is None else len(images),
+                real_paths=paths,
+                command=f"d3m lineage --pool {budget} --class {shlex.quote(dataset_class.name)} --index {row['index']}",
+            )
+        )
+    return origins
+
+
+def _real_images(context: Context, paths: list[str]) -> tuple[np.ndarray, list[str]]:
+    """The first of some real images, at their stored size, and their paths."""
+    shape = context.dataset.shape
+    places = [(path, uri) for path in paths if (uri := context.dataset.uri(path))][:REAL_IMAGES]
+    size = (shape.height, shape.width)
+    images = load_images([uri for _, uri in places], size=size, channels=context.dataset.scan.channels)
+    return images, [path for path, _ in places]
+
+
+def _vectors(vectors: Version | None, prompt: int) -> list[str]:
+    if vectors is None:
+        return ["not known to the store"]
+    facts = training_facts(vectors, prompt)
+    lines = [f"{name}: {value}" for name, value in facts.items() if name != "learned from"]
+    return [f"{vectors.key}, version {vectors.manifest.fingerprint[:12]}", *lines]
+
+
+def _made(vectors: Version | None) -> list[str]:
+    if vectors is None:
+        return []
+    facts = made(vectors)
+    return [f"{name}: {value}" for name, value in facts.items() if name != "versions"]

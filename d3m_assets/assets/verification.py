@@ -1,0 +1,120 @@
+"""What ``d3m verify`` compares: a folder with the bundle its images name, or a bundle with the pools of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from d3m_assets.assets import distilled_bundle, synthetic_pool
+from d3m_assets.assets.files import from_parquet
+from d3m_assets.assets.lineage import find_bundle, pool_versions
+from d3m_assets.datasets.images import decode_png
+from d3m_assets.distillation.bundle import Bundle
+from d3m_assets.errors import BundleError
+from d3m_assets.exports.image_record import printable
+from d3m_assets.exports.verification import FolderImages, ImageSource
+from d3m_assets.planning.versions import Version
+from d3m_assets.store import Store
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+
+def subject(target: Path, bundle: Path | None, store: Store) -> tuple[Bundle, ImageSource]:
+    """The bundle to generate from and the images to compare with.
+
+    Args:
+        target: A folder that ``d3m regenerate`` wrote, or a bundle, which is compared with the pools in the store.
+        bundle: The bundle of a folder; None: the store is asked for the one that the images name.
+        store: Where pools and bundles are kept.
+
+    Raises:
+        BundleError: The bundle is not the images', or cannot be found; or there is nothing to compare it with.
+        StageError: A pool was generated from other vectors.
+    """
+    if not target.is_dir():
+        if bundle is not None:
+            raise BundleError(f"{printable(target)} is a file, so --bundle has nothing to say; give one of the two")
+        loaded = Bundle.load(target)
+        return loaded, PoolImages(loaded, store)
+    if bundle is not None:
+        loaded = Bundle.load(bundle)
+        return loaded, FolderImages(target, (loaded.sha256, str(bundle)))
+    record = FolderImages(target).first_record
+    if record is None:
+        raise BundleError(
+            f"the images of {printable(target)} do not say which bundle they come from; name it with --bundle"
+        )
+    version = find_bundle(store, record.bundle)
+    if version is None or not version.current:
+        state = "has replaced" if version else "does not have"
+        raise BundleError(
+            f"{printable(target)} was generated from the bundle with SHA-256 {record.bundle[:12]}…, which the store {store.url} "
+            f"{state}; name the file with --bundle, or the store with --storage and --dataset"
+        )
+    loaded = Bundle.from_bytes(version.read(distilled_bundle.FILE), str(version.key))
+    return loaded, FolderImages(target, (loaded.sha256, str(version.key)))
+
+
+class PoolImages:
+    """Images of the pools that were generated from a bundle's vectors, one class in memory at a time.
+
+    Args:
+        bundle: The bundle.
+        store: Where the pools are.
+
+    Raises:
+        BundleError: The store does not have the bundle, or no pool of it.
+        StageError: A pool was generated from other vectors.
+    """
+
+    def __init__(self, bundle: Bundle, store: Store) -> None:
+        version = find_bundle(store, bundle.sha256)
+        keys = {c.prompts.class_name: c.prompts.class_key for c in bundle.classes}
+        pools = pool_versions(store, version, keys.values()) if version else {}
+        if not pools:
+            raise BundleError(
+                f"the store {store.url} has {'no pool of this bundle' if version else 'not made this bundle'}, so there are no "
+                "images to compare with: name a folder of `d3m regenerate`, or the store with --storage and --dataset"
+            )
+        self._pools: Mapping[str, Version] = {name: pools[key] for name, key in keys.items() if key in pools}
+        self._held: tuple[str, pd.DataFrame] | None = None
+
+    @property
+    def precision(self) -> str:
+        """As the commit records say; empty: they do not."""
+        devices = {
+            str(p.manifest.provenance.get("hardware", "")).rpartition("device ")[2] for p in self._pools.values()
+        }
+        if "" in devices:
+            return ""
+        return "float32 cpu" if devices == {"cpu"} else f"bfloat16 {sorted(devices - {'cpu'})[0].partition(':')[0]}"
+
+    def _table(self, class_name: str) -> pd.DataFrame | None:
+        if class_name not in self._pools:
+            return None
+        if self._held is None or self._held[0] != class_name:
+            table = from_parquet(self._pools[class_name].read(synthetic_pool.FILE))
+            self._held = class_name, table.set_index("index")
+        return self._held[1]
+
+    def indices(self, class_name: str) -> list[int]:
+        """Numbers of the images in the pool of a class."""
+        table = self._table(class_name)
+        return [] if table is None else sorted(int(index) for index in table.index)
+
+    def load(self, class_name: str, index: int) -> np.ndarray:
+        """One image."""
+        table = self._table(class_name)
+        assert table is not None  # an index of it was asked for
+        try:
+            stored: Any = table.at[index, "image"]
+            return decode_png(stored["bytes"])
+        except (OSError, ValueError) as error:
+            raise ValueError(f"image {index} of {self._pools[class_name].key} cannot be read ({error})") from None
+
+    def strangers(self, class_names: Sequence[str]) -> list[str]:
+        """Nothing: a pool is asked for by class."""
+        return []

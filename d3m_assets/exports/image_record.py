@@ -1,0 +1,136 @@
+"""What a generated image says of itself: a text chunk in its PNG file, and a line of ``metadata.jsonl`` beside it.
+
+Anyone can write anything into a file, so what is read is limited in size and checked before it is used, and
+:func:`printable` keeps terminal escapes out of what is shown.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from d3m_assets.errors import BundleError
+
+if TYPE_CHECKING:
+    from d3m_assets.foundation.loading import Foundation
+
+KEY = "d3m"
+"""Keyword of the text chunk."""
+FORMAT: Final = "d3m-image-1"
+METADATA = "metadata.jsonl"
+"""Name that Hugging Face's ImageFolder looks for."""
+MAX_TEXT = 16_384
+"""Most characters of a record: the longest that is written is a tenth of it."""
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Short = Annotated[str, Field(max_length=1000)]
+
+
+class ImageRecord(BaseModel):
+    """Where a generated image comes from.
+
+    Attributes:
+        format: Of this record.
+        bundle: SHA-256 of the bundle, in hex (:attr:`Bundle.sha256 <d3m_assets.distillation.bundle.Bundle.sha256>`).
+        class_id: Of its class.
+        class_name: Of its class.
+        index: Its number within its class.
+        prompt_index: Which of the class's prompts generated it.
+        prompt: That prompt as text.
+        seed: Name of its noise (:func:`d3m_assets.distillation.generation.noise_seed`).
+        foundation: Fingerprint of the foundation model.
+        precision: Number format of the model, such as "float32", and the kind of device, such as "cpu".
+        versions: Of packages and of Python.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    format: Literal["d3m-image-1"] = FORMAT
+    bundle: Digest
+    class_id: int
+    class_name: Short
+    index: Annotated[int, Field(ge=0)]
+    prompt_index: Annotated[int, Field(ge=0)]
+    prompt: Short
+    seed: Short
+    foundation: Digest
+    precision: Short
+    versions: Annotated[dict[Short, Short], Field(max_length=50)]
+
+    def to_text(self) -> str:
+        """Compact JSON in ASCII."""
+        return json.dumps(self.model_dump(), separators=(",", ":"))
+
+    def to_row(self, file_name: str) -> str:
+        """Its line of ``metadata.jsonl``, with the class as ``label``; package versions stand in the images only."""
+        row = {"file_name": file_name, "label": self.class_name, **self.model_dump(exclude={"versions"})}
+        return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def parse_record(text: str, what: str) -> ImageRecord:
+    """A record from the text of a chunk.
+
+    Args:
+        text: The text.
+        what: Where it stands, for messages; nothing of the text is quoted in them.
+
+    Raises:
+        BundleError: It is no such record.
+    """
+    if len(text) > MAX_TEXT:
+        raise BundleError(f"{what} carries {len(text):,} characters as its record; one of d3m-assets is far shorter")
+    try:
+        return ImageRecord.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        # Only names of our own fields, and never a key out of the text.
+        field = str(first["loc"][0]) if first["loc"] and first["loc"][0] in ImageRecord.model_fields else "the text"
+        reason = "is missing" if first["type"] == "missing" else "is not as d3m-assets writes it"
+        raise BundleError(f"{what} carries a damaged or strange record: {field} {reason}") from None
+
+
+def read_record(path: Path) -> ImageRecord:
+    """The record of a PNG file.
+
+    Raises:
+        BundleError: The file cannot be read, is no PNG, or carries no record of ours.
+    """
+    what = printable(str(path))
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            text = image.info.get(KEY)
+    except Exception as error:  # Pillow raises many kinds for files that are not as they should be
+        raise BundleError(f"{what} cannot be read as a PNG image ({type(error).__name__})") from None
+    if not isinstance(text, str):
+        raise BundleError(
+            f"{what} carries no record of d3m-assets: `d3m regenerate` did not write it, or another program has stripped "
+            "it. Of an image in a pool: d3m lineage --pool BUDGET --class NAME --index N"
+        )
+    return parse_record(text, what)
+
+
+def precision_of(foundation: Foundation) -> str:
+    """The number format that a loaded model computes in, and the kind of its device, such as ``"float32 cpu"``."""
+    return f"{str(foundation.unet.dtype).removeprefix('torch.')} {foundation.device.type}"
+
+
+def printable(value: Any, limit: int = 500) -> str:
+    """A value on one line, without what could steer a terminal or reorder the line.
+
+    Control characters, marks of direction and the like become escapes; long text is cut.
+    """
+    text = str(value)
+    shown = "".join(
+        c if unicodedata.category(c)[0] != "C" and c not in "\u2028\u2029" else _escape(c) for c in text[:limit]
+    )
+    return shown + ("…" if len(text) > limit else "")
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
