@@ -22,7 +22,7 @@ def build_definitions(
 
     Args:
         settings: What to distill and how; None reads environment and settings file.
-        executor: Runs the steps of assets, for example that of dagster-ray or dagster-k8s; None: processes here.
+        executor: Runs the steps of assets, in place of the one that ``execution.executor`` names.
         **overrides: Settings that win over environment and file, as for :func:`~d3m_assets.settings.load_settings`;
             only without ``settings``.
 

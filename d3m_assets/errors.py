@@ -43,5 +43,9 @@ class StageError(D3MError):
     """A stage of the pipeline failed for one class or budget, or was asked for before its inputs exist."""
 
 
+class InstanceError(D3MError):
+    """Dagster's instance cannot be opened, or its database does not answer any more."""
+
+
 class UndeclaredReadError(Exception):
     """An asset read an artefact that it does not declare as an input: a defect of the graph, not of what it was given."""

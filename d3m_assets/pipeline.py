@@ -60,7 +60,11 @@ class Pipeline(Planner):
 
     def _made_here(self, asset: Asset) -> dict[str, Any]:
         # The device of what needs none is not asked for: that would load torch.
-        return provenance.of_process(self.context.device if asset.device else "cpu", cores())
+        if not asset.device:
+            return provenance.of_process("cpu", cores())
+        if self.settings.compute.engine == "ray" and self.settings.device != "cpu":
+            return provenance.of_process(f"Ray workers ({self.settings.device})", cores())
+        return provenance.of_process(self.context.device, cores())
 
 
 def open_model(settings: Settings) -> Model:

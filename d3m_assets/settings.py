@@ -13,12 +13,13 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic_settings
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from d3m_assets.compute.settings import ComputeSettings
 from d3m_assets.distillation.settings import GenerationSettings, InversionSettings, PromptSettings
 from d3m_assets.errors import BudgetError, SettingsError
 from d3m_assets.evaluation.settings import AuditSettings, EvaluationSettings, StudentSettings, TeacherSettings
@@ -46,10 +47,33 @@ def _device(value: str) -> str:
     return value
 
 
+_CRON_FIELDS = (
+    ("minute", 0, 59, ()),
+    ("hour", 0, 23, ()),
+    ("day of the month", 1, 31, ()),
+    ("month", 1, 12, ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")),
+    ("day of the week", 0, 7, ("sun", "mon", "tue", "wed", "thu", "fri", "sat")),
+)
+"""Name, lowest and highest number of each field of a cron schedule, and names that stand for numbers."""
+
+
 def _cron(value: str) -> str:
-    if not re.fullmatch(r"@(hourly|daily|weekly|monthly)|\S+( +\S+){4}", value.strip()):
+    # Checked here and not by Dagster's parser: settings are read without importing Dagster.
+    text = value.strip()
+    if re.fullmatch(r"@(hourly|daily|weekly|monthly)", text):
+        return text
+    fields = text.split()
+    if len(fields) != len(_CRON_FIELDS):
         raise ValueError(f'"{value}" is not a cron schedule; give five fields, for example "0 2 * * *"')
-    return value.strip()
+    for field, (name, lowest, highest, names) in zip(fields, _CRON_FIELDS, strict=True):
+        for part in field.lower().split(","):
+            found = re.fullmatch(r"(\*|([0-9]{1,2}|[a-z]{3})(-([0-9]{1,2}|[a-z]{3}))?)(/0*[1-9][0-9]*)?", part)
+            ends = [end for end in (found[2], found[4]) if end] if found else []
+            if not found or not all(e in names or (e.isdigit() and lowest <= int(e) <= highest) for e in ends):
+                raise ValueError(
+                    f'"{field}" is no {name} of a cron schedule: it takes {lowest} to {highest}, * , - and /, as in "0 2 * * *"'
+                )
+    return text
 
 
 def _paths(value: Any) -> Any:
@@ -109,6 +133,16 @@ class AutomationSettings(Section):
     )
     ui_url: str = Field(
         default="", description="Address of Dagster's web server, for links in messages about failures."
+    )
+
+
+class ExecutionSettings(Section):
+    """How Dagster runs the steps of assets; no part of a fingerprint."""
+
+    executor: Literal["processes", "in-process", "k8s", "ray"] = Field(
+        default="processes",
+        description='"processes": each step a process on the machine of the run; "in-process": all in that of the run; '
+        '"k8s": each a Kubernetes job (dagster-k8s); "ray": each a Ray job (dagster-ray).',
     )
 
 
@@ -191,6 +225,10 @@ class Settings(BaseSettings):
     evaluation: EvaluationSettings = Field(default=EvaluationSettings(), description="Which rows the table has.")
     teacher: TeacherSettings = Field(default=TeacherSettings(), description="Who gives soft labels and features.")
     audit: AuditSettings = Field(default=AuditSettings(), description="How pools are searched for faults.")
+    compute: ComputeSettings = Field(default=ComputeSettings(), description="Where the work is done.")
+    execution: ExecutionSettings = Field(
+        default=ExecutionSettings(), description="How Dagster runs the steps of assets."
+    )
     automation: AutomationSettings = Field(default=AutomationSettings(), description="What Dagster starts by itself.")
 
     @model_validator(mode="after")

@@ -308,21 +308,29 @@ class Store:
             raise StoreError(f"cannot read {self._shown(path)}: {error}") from error
         return self._parse(path, content)
 
-    def read(self, key: ArtefactKey, name: str, manifest: Manifest | None = None) -> bytes:
+    def read(
+        self, key: ArtefactKey, name: str, manifest: Manifest | None = None, *, fingerprint: str | None = None
+    ) -> bytes:
         """Contents of one file of ``key``, checked against the hash in the manifest.
 
         Args:
             key: Which artefact.
             name: Name that the file was written under.
             manifest: Its commit record where that was read before; when its file is gone, the newer one is followed.
+            fingerprint: That the version read must have; None: any version will do.
 
         Raises:
-            StoreError: The artefact or the file is missing or damaged; the message names it.
+            StoreError: The artefact or the file is missing or damaged, or the version is another; the message names it.
         """
         manifest = manifest or self.manifest(key)
         while True:
             if manifest is None:
                 raise StoreError(f"{key} is not stored in {self.url}; `d3m distill` builds it")
+            if fingerprint is not None and manifest.fingerprint != fingerprint:
+                raise StoreError(
+                    f"{key} has been replaced by another version, by a run with other settings or data; run again what "
+                    "needs it when that one has ended"
+                )
             record = self._file(key, manifest, name)
             path = f"{self._folder(key)}/{record.path}"
             try:
@@ -481,9 +489,8 @@ class Store:
 
     def records(self, kind: str) -> list[str]:
         """Digests of all kept results of a kind, sorted."""
-        root = f"{self._root}/{RECORDS}/{kind}"
-        self._fs.invalidate_cache(root)
-        return sorted(_name(path).removesuffix(".json") for path in self._fs.find(root) if path.endswith(".json"))
+        found = self._find(f"{self._root}/{RECORDS}/{kind}")
+        return sorted(_name(path).removesuffix(".json") for path in found if path.endswith(".json"))
 
     def drop_record(self, kind: str, digest: str) -> None:
         """Remove a kept result; nothing happens when there is none."""
@@ -516,9 +523,7 @@ class Store:
 
     def keys(self, asset: str) -> list[ArtefactKey]:
         """Stored keys of one asset, sorted by budget, then class."""
-        root = self._folder(ArtefactKey(asset))
-        self._fs.invalidate_cache(root)
-        paths = [path.removeprefix(self._root + "/") for path in self._fs.find(root)]
+        paths = [path.removeprefix(self._root + "/") for path in self._find(self._folder(ArtefactKey(asset)))]
         found = [ArtefactKey.from_path(p.removesuffix(f"/{MANIFEST}")) for p in paths if p.endswith(f"/{MANIFEST}")]
         return sorted((k for k in found if k), key=lambda k: (k.budget or "", k.replicate, k.class_key or ""))
 
@@ -599,6 +604,14 @@ class Store:
     def __getstate__(self) -> dict[str, Any]:
         # A file system holds connections and threads; another process opens its own.
         return {"url": self.url, "_options": self._options, "_cache_folder": self._cache_folder}
+
+    def _find(self, root: str) -> list[str]:
+        """Paths of all files below a folder."""
+        self._fs.invalidate_cache(root)
+        try:
+            return list(self._fs.find(root))
+        except Exception as error:  # each service raises its own
+            raise StoreError(f"cannot list {self._shown(root)}: {error}") from error
 
     def _record_path(self, kind: str, digest: str) -> str:
         if not SAFE.fullmatch(kind) or not re.fullmatch(r"[0-9a-f]{64}", digest):

@@ -1,6 +1,7 @@
 """What tests of several rooms share: the embedded model, loaded once, and settings that keep everything in a folder."""
 
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -11,6 +12,11 @@ from d3m_assets_tests import small_runs
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
+
+# A shell starts `pytest &` with Ctrl-C ignored, and so would be all that the tests start; Dagster's code server, which
+# turns a termination into an interruption of itself, would then never end.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

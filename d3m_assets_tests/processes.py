@@ -5,11 +5,11 @@ import time
 import uuid
 from pathlib import Path
 
-import pytest
+from d3m_assets_tests.requirements import need
 
 MARK = "TEST_PROCESS_MARK"
 
-needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes through /proc")
+needs_proc = need("proc", Path("/proc/self/environ").exists(), "finds processes through /proc")
 
 
 def new_mark():

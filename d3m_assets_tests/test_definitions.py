@@ -15,8 +15,8 @@ from d3m_assets.settings import load_settings
 ROOT = Path(__file__).resolve().parents[1]
 
 LINEAGE = """\
-class_catalog [] <-
-raw_dataset [class] <- class_catalog
+class_catalog [] <- dataset_files
+raw_dataset [class] <- class_catalog class_files
 foundation_model [] <-
 class_prompts [class] <- raw_dataset
 inverted_embeddings [budget|class] <- class_prompts foundation_model raw_dataset
@@ -35,7 +35,7 @@ student_metrics synthetic_pool teacher_model whole_dataset_metrics
 """
 
 PROPERTIES = """\
-class_catalog in dataset: pandas
+class_catalog in dataset: pandas !images_are_sound
 raw_dataset in dataset: pandas !every_class_present
 foundation_model in distillation: huggingface pytorch
 class_prompts in distillation: python
@@ -115,7 +115,10 @@ def test_automation_starts_only_when_it_is_switched_on(enabled: bool, status: st
     repository = definitions.get_repository_def()
     assert {sensor.default_status.value for sensor in repository.sensor_defs} == {status}
     assert {schedule.default_status.value for schedule in repository.schedule_defs} == {status}
-    assert {schedule.cron_schedule for schedule in repository.schedule_defs} == {"0 4 * * *"}
+    assert {schedule.name: schedule.cron_schedule for schedule in repository.schedule_defs} == {
+        "nightly_distill": "0 4 * * *",
+        "nightly_verify": "0 5 * * *",  # not at the same minute: it would meet the other one every night
+    }
 
 
 def test_settings_reach_the_definitions() -> None:

@@ -158,7 +158,8 @@ def test_bad_input_is_refused_before_anything_is_made(tmp_path, image_folder):
     folder = image_folder()
     with pytest.raises(BudgetError, match="64B"):
         open_pipeline(tmp_path, folder, budgets=("63B",)).plan()
-    (folder / "train" / "7" / "005.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    for name in ("0", "1", "7"):
+        (folder / "train" / name / "005.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     with pytest.raises(DatasetError, match=r"train/7/005\.png"):
         open_pipeline(tmp_path, folder).plan()
     assert not (tmp_path / "home" / "store").exists()

@@ -124,7 +124,7 @@ def test_the_version_of_an_upstream_that_is_lineage_only_is_joined_once(tmp_path
     settings = settings_of(tmp_path)
     pipeline = open_free(settings)
     joined = []
-    monkeypatch.setattr(record, "_joined", lambda prints: joined.append(len(prints)) or "0" * 64)
+    monkeypatch.setattr(record, "joined", lambda prints: joined.append(len(prints)) or "0" * 64)
     with open_instance(settings) as instance:
         assert not run_pending(settings, instance, pipeline).done.failed
     # Whatever joins more than the classes it is made from is of a budget or the whole dataset: a few, not one a class.
@@ -253,7 +253,7 @@ def test_the_exponent_of_a_power_law_is_found():
 
 def test_inputs_are_found_by_their_parts_in_order_without_looking_through_all(tmp_path):
     keys = [ArtefactKey("pool", c, b, r) for r in (0, 1) for b in ("ipc-2", "ipc-1") for c in "ba"]
-    inputs = Inputs(Store.open(tmp_path), [*keys, ArtefactKey("model")], "a test")
+    inputs = Inputs(Store.open(tmp_path), {ArtefactKey("score"): [*keys, ArtefactKey("model")]}, "a test")
     assert inputs.keys("pool") == keys
     assert inputs.keys("pool", budget="ipc-1", class_key="a") == [keys[3], keys[7]]
     assert inputs.keys("pool", class_key="a", budget="ipc-1", replicate=1) == [keys[7]]

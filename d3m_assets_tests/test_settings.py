@@ -8,7 +8,7 @@ import pytest
 
 from d3m_assets.errors import SettingsError
 from d3m_assets.evaluation.settings import StudentSettings
-from d3m_assets.settings import Settings, load_settings, setting_names
+from d3m_assets.settings import AutomationSettings, Settings, load_settings, setting_names
 
 
 @pytest.fixture(autouse=True)
@@ -217,3 +217,17 @@ def test_distillations_are_one_for_all_students_or_one_for_each():
     for count in (2, 9):
         with pytest.raises(SettingsError, match=f"distillations is {count}, but students.seeds has 4; give 1"):
             load_settings(**{"evaluation.distillations": count})
+
+
+@pytest.mark.parametrize("cron", ["0 2 * * *", "*/15 0-6,22 1,15 JAN-mar mon-fri", "@daily", "5/10 * * 12 7"])
+def test_cron_schedules_are_taken_as_dagster_takes_them(cron):
+    from dagster._utils.schedules import is_valid_cron_string
+
+    assert AutomationSettings(cron=cron).cron == cron
+    assert is_valid_cron_string(cron)
+
+
+@pytest.mark.parametrize("cron", ["a b c d e", "60 2 * * *", "0 2 * * fry", "0 2 0 * *", "*/0 * * * *", "1- * * * *"])
+def test_what_is_no_cron_schedule_is_refused_before_dagster_sees_it(cron):
+    with pytest.raises(ValueError, match="of a cron schedule: it takes"):
+        AutomationSettings(cron=cron)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,19 @@ from fsspec.implementations.memory import MemoryFileSystem
 from d3m_assets import store as store_module
 from d3m_assets.errors import StoreError
 from d3m_assets.store import ArtefactKey, Spec, Store, Stored
+from d3m_assets_tests.requirements import need
 
 KEY = ArtefactKey("inverted_embeddings", class_key="7", budget="ipc-1")
 SPEC = Spec({"raw_dataset [7]": "aa"}, {"inversion": {"steps": 150}, "seeds": (0, 1)}, "1")
 
 
-@pytest.fixture(params=["local", "memory", "s3"])
+needs_s3 = need(
+    "s3", find_spec("s3fs") and find_spec("moto"), "s3fs or moto not installed; they are in the extra `test`"
+)
+S3 = pytest.param("s3", marks=needs_s3)
+
+
+@pytest.fixture(params=["local", "memory", S3])
 def store(request, tmp_path):
     if request.param == "s3":
         return Store.open("s3://d3m/some/prefix", request.getfixturevalue("s3_options"))
@@ -40,9 +48,9 @@ def local(tmp_path):
 
 @pytest.fixture(scope="module")
 def s3_server():
-    pytest.importorskip("s3fs")
-    server_module = pytest.importorskip("moto.server")
-    server = server_module.ThreadedMotoServer(port=0, verbose=False)
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
@@ -343,7 +351,7 @@ def test_unusable_addresses_are_named(tmp_path):
         Store.open(tmp_path / "file")
 
 
-@pytest.mark.parametrize("store", ["memory", "s3"], indirect=True)
+@pytest.mark.parametrize("store", ["memory", S3], indirect=True)
 def test_remote_refusal_is_a_store_error(store, monkeypatch):
     store.write(KEY, SPEC, {"a.bin": b"one"}, {})
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from d3m_assets.compute.devices import cores
-from d3m_assets.compute.workers import Work, Workers
+from d3m_assets.compute.engine import open_workers
+from d3m_assets.compute.interface import Work, WorkerPool
 from d3m_assets.datasets.dataset import Dataset, DatasetClass
 from d3m_assets.errors import StageError
 from d3m_assets.foundation.model import Model
@@ -101,7 +101,7 @@ class Context:
         records: Results of single students, kept under the hash of what they were made from.
         progress: Told how far the work is.
         inputs: What the artefacts at hand are made from; empty outside of making, previewing and verifying.
-        force: Whether what was kept of earlier work must not be taken over.
+        force: Whether students that are known are to be trained again.
     """
 
     inputs: Inputs
@@ -114,7 +114,7 @@ class Context:
         self.records = records
         self._budgets = {name: Budget.parse(name) for name in settings.budgets}
         self._kept: dict[Hashable, Any] = {}
-        self._workers: list[Workers] = []
+        self._workers: list[WorkerPool] = []
 
     def values(self, dimension: str) -> Sequence[Any]:
         """Every value that a dimension has now: "class" keys, "budget" names, "replicate" numbers."""
@@ -141,6 +141,10 @@ class Context:
         context.inputs, context.force = inputs, force
         return context
 
+    def for_item(self, item: Item) -> Context:
+        """The context of one of the items at hand, which refuses the inputs of the others."""
+        return self.reading(self.inputs.of(item.key), force=self.force)
+
     @property
     def budgets(self) -> tuple[Budget, ...]:
         """All budgets, in the order of the settings."""
@@ -148,8 +152,8 @@ class Context:
 
     @property
     def device(self) -> str:
-        """The torch device that models run on, resolved."""
-        return self.model.device
+        """The torch device that this process computes on, resolved; where Ray does the work, this process needs no GPU."""
+        return "cpu" if self.settings.compute.engine == "ray" else self.model.device
 
     @property
     def device_kind(self) -> str:
@@ -171,18 +175,21 @@ class Context:
         return self.settings.home.absolute() / "cache"
 
     @property
-    def workers(self) -> Workers:
-        """Processes that share the work: on the cores of a processor, or one for each of several GPUs."""
+    def workers(self) -> WorkerPool:
+        """They share the work: processes on the cores or GPUs of this machine, or actors of a Ray cluster."""
         if not self._workers:
-            devices = self.model.devices
-            if self.model.on_cpu:
-                self._workers.append(Workers(self.settings.workers or cores()))
-            else:
-                self._workers.append(Workers(len(devices), devices if len(devices) > 1 else ()))
+            settings = self.settings
+            self._workers.append(open_workers(settings.compute, settings.device, settings.workers))
         return self._workers[0]
 
+    @property
+    def states(self) -> Path:
+        """Folder of unfinished inversions."""
+        given = self.settings.compute.state_dir
+        return self.cache / "inversion" if given is None else given.expanduser().absolute()
+
     def close(self) -> None:
-        """End the worker processes; they are started again when they are needed."""
+        """End the workers; they are started again when they are needed."""
         for workers in self._workers:
             workers.close()
 
@@ -192,10 +199,14 @@ class Context:
             self._kept[name] = make()
         return self._kept[name]
 
+    def forget(self, name: Hashable) -> None:
+        """Let go of a result of :meth:`once`."""
+        self._kept.pop(name, None)
+
     def map_in_workers(
         self, stage: str, work: Work, jobs: Sequence[Any], labels: Sequence[str]
     ) -> Iterator[tuple[int, Any]]:
-        """Apply ``work`` to every job in the worker processes, reporting overall progress.
+        """Apply ``work`` to every job in the workers, reporting overall progress.
 
         Args:
             stage: What is running, for the progress line.

@@ -216,6 +216,7 @@ def _provenance(context: Context) -> dict[str, Any]:
         "versions": provenance.versions(),
         "made": f"{times[0]} to {times[-1]}",
         "report written at commit": provenance.commit(),
-        "report written on": provenance.hardware(context.device, cores()),
+        "made on": sorted({str(m.provenance["hardware"]) for m in manifests.values() if "hardware" in m.provenance}),
+        "report written on": provenance.hardware("cpu", cores()),
         "command": "d3m distill, with the settings above",
     }

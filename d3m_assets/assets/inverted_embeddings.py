@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,7 @@ class InvertedEmbeddings(Asset):
 
     def make(self, context: Context, items: Sequence[Item]) -> Iterator[Made]:
         """Learn the vectors of classes; each is yielded as it finishes."""
-        cache, states = latent_cache(context), context.cache / "inversion"
+        cache, states = latent_cache(context), context.states
         cache.trim()
         remove_old_states(states)
         tasks: dict[Item, InversionTask] = {}
@@ -79,9 +80,9 @@ class InvertedEmbeddings(Asset):
         for item in items:
             try:
                 if imported := imported_embeddings(context, item):
-                    yield _imported(context, item, imported)
+                    yield _imported(context.for_item(item), item, imported)
                 else:
-                    tasks[item], paths[item] = _task(context, item)
+                    tasks[item], paths[item] = _task(context.for_item(item), item)
             except D3MError as error:
                 yield Made(item.key, error=error)
         # The longest first, so that no worker is left with a long one at the end.
@@ -103,7 +104,7 @@ class InvertedEmbeddings(Asset):
             "prompt": record["prompts"][0],
             "loss_curve_png": line_plot_png(record["losses"], "step"),
             "cluster sizes": str(record["cluster_sizes"]),
-            "fixed-input loss": pd.DataFrame(record["losses"], columns=["step", "loss"]),
+            "loss by step": pd.DataFrame(record["losses"], columns=["step", "loss"]),
         }
 
     def verify(self, context: Context, item: Item) -> Iterable[Finding]:
@@ -210,7 +211,14 @@ class InversionJob:
 
 
 def _run(job: InversionJob, progress: Progress) -> list[tuple[int, InvertedClass | D3MError]]:
+    _remove_old_states_here(job.states)
     return list(job.run(progress))
+
+
+@cache
+def _remove_old_states_here(folder: Path) -> None:
+    """Once in each worker: on another machine the folder may be another one."""
+    remove_old_states(folder)
 
 
 def _batch_size(device: torch.device, settings: InversionSettings) -> dict[str, Any]:
@@ -236,7 +244,8 @@ def _invert(
         settings, of_group = context.settings.inversion, tuple(tasks[item] for item in group)
         return InversionJob(context.model.reference, of_group, settings, group[0].seed, cache, states)
 
-    if len(context.model.devices) == 1 and not context.model.on_cpu:
+    workers = context.workers
+    if workers.in_process and not workers.on_cpu:
         for items in replicates:
             yield from _invert_here(context, items, job(items), stage)
         return
@@ -273,9 +282,9 @@ def _group_size(context: Context, classes: int) -> int:
     Results are stored when a group is finished: on a GPU a few batches long, so that it is full and a stop costs little.
     """
     asked = context.settings.inversion.classes_per_batch
-    if context.model.on_cpu:
+    if context.workers.on_cpu:
         return asked or 1
-    return min(4 * (asked or UNMEASURED_CLASSES), math.ceil(classes / len(context.model.devices)))
+    return min(4 * (asked or UNMEASURED_CLASSES), math.ceil(classes / context.workers.count))
 
 
 def _task(context: Context, item: Item) -> tuple[InversionTask, Sequence[str]]:

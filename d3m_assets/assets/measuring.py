@@ -97,7 +97,7 @@ class MeasuredAsset(Asset):
         tables: list[_Table] = []
         for item in items:
             try:
-                tables.append(self._table(context, item))
+                tables.append(self._table(context.for_item(item), item))
             except D3MError as error:
                 yield Made(item.key, error=error)
         jobs = [(table, job) for table in tables for job in table.jobs]
@@ -117,9 +117,10 @@ class MeasuredAsset(Asset):
 
     def _table(self, context: Context, item: Item) -> _Table:
         rows, files = self.rows(context, item)
-        test = _Set.of(test_images(context, reader=str(item.key)))
+        images = test_images(context, reader=str(item.key))
+        test = context.once("test set", lambda: _Set.of(images))
         teacher = Shared(read_teacher(context)) if any(row.labels != "hard" for row in rows) else None
-        table = _Table(item, dict(files), len(test.images))
+        table = _Table(item, dict(files), len(test.images), teacher.value.fingerprint if teacher else "")
         if teacher is not None:
             table.files |= self.teacher_files(context, teacher.value, test.images)
         distinct = _DistinctSets()
@@ -223,12 +224,20 @@ class _Table:
     item: Item
     files: dict[str, bytes]
     test_images: int
+    teacher: str = ""
     students: list[_Student] = field(default_factory=list)
     jobs: list[StudentJob] = field(default_factory=list)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     unfinished: int = 0
     error: D3MError | None = None
     _asked: set[str] = field(default_factory=set)
+
+    def _recipe(self, recipe: str) -> str:
+        """The recipe of a student, with the teacher by its name of today: an equal one may have had another fingerprint."""
+        described = json.loads(recipe)
+        if "labels" in described:
+            described["labels"]["teacher"] = self.teacher
+        return json.dumps(described, sort_keys=True)
 
     def knows(self, context: Context, digest: str) -> bool:
         """Whether a student need not be trained for this table: it was trained before, or already is to be."""
@@ -259,6 +268,7 @@ class _Table:
                 "distillation": row.replicates[student.seed],
                 "bytes_per_class": row.bytes_per_class,
                 "student": student.digest,
+                "recipe": self._recipe(result["recipe"]),
             }
             accuracies = [math.nan if value is None else value for value in result["class_accuracy"]]
             lines.append({**result, **of_row, "class_accuracy": accuracies})
@@ -303,10 +313,15 @@ class _DistinctSets:
 
     def __init__(self) -> None:
         self._known: dict[int, _Set] = {}
+        self._by_digest: dict[str, _Set] = {}
+        self._held: list[LabelledImages] = []
 
     def of(self, images: LabelledImages) -> _Set:
         if id(images) not in self._known:
-            self._known[id(images)] = _Set.of(images)  # holds the images, so that the id stays theirs
+            hashed = _Set.of(images)
+            # The object is held with the set, so that its id stays its own; equal images are sent once.
+            self._known[id(images)] = self._by_digest.setdefault(hashed.digest, hashed)
+            self._held.append(images)
         return self._known[id(images)]
 
 
@@ -332,7 +347,7 @@ def _student_digest(
     }
     if row.labels != "hard" and teacher is not None:
         of_labels = {name: value for name, value in labels_fingerprint(context).items() if name != "labels"}
-        described["labels"] = {"kind": row.labels, "teacher": teacher.value.content} | of_labels
+        described["labels"] = {"kind": row.labels, "teacher": teacher.value.content, **of_labels}
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
@@ -347,7 +362,7 @@ def _jobs(
     teacher: Shared[TeacherFiles] | None,
 ) -> list[StudentJob]:
     """The students of one row and network that are to be trained: on a processor one a job, on a GPU all together."""
-    groups = [[student] for student in students] if context.model.on_cpu else [list(students)] if students else []
+    groups = [[student] for student in students] if context.workers.on_cpu else [list(students)] if students else []
     soft = "" if row.labels == "hard" else row.labels
     network = settings.architecture if len(row.settings) > 1 else ""
     budget = row.budget or item.key.budget or ""

@@ -76,7 +76,7 @@ class PoolAudit(Asset):
         for done, item in enumerate(items):
             context.progress(ProgressEvent(self.name, done, len(items), item.label))
             try:
-                yield _audited(context, item, real)
+                yield _audited(context.for_item(item), item, real)
             except D3MError as error:
                 yield Made(item.key, error=error)
 

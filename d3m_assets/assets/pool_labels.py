@@ -14,6 +14,7 @@ from d3m_assets.assets.teacher_model import TeacherModel, loaded_teacher, no_tea
 from d3m_assets.datasets.labelled_images import LabelledImages, resize_to_square
 from d3m_assets.evaluation import labels
 from d3m_assets.planning.asset import Asset, Made
+from d3m_assets.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,9 +36,13 @@ class PoolLabels(Asset):
     code_version = labels.CODE_VERSION
     device = True
 
+    def unused(self, settings: Settings) -> str:
+        """They are made only where a row of the table needs a teacher."""
+        return no_teacher(settings)
+
     def skip_reason(self, context: Context, item: Item) -> str:
         """It is not required where no row of the table needs a teacher."""
-        return no_teacher(context)
+        return no_teacher(context.settings)
 
     def settings(self, context: Context, item: Item) -> dict[str, Any]:
         """At which size the teacher sees the images, and what is kept of its answer."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from d3m_assets.assets.files import from_parquet
-from d3m_assets.assets.graph import GRAPH
 from d3m_assets.assets.measuring import FILE, STUDENTS, MeasuredAsset
-from d3m_assets.planning.planner import Planner
+from d3m_assets.planning.planner import Plan, Planner
 from d3m_assets.store import SUPERSEDED, ArtefactKey, Store
 
 
@@ -44,23 +43,31 @@ class Leftovers:
 def leftovers(planner: Planner) -> Leftovers:
     """What the current dataset and settings would never read again.
 
-    A result of a student is kept when a table that stays names it.
+    A result of a student is kept when a table that stays names it, and while a table is missing or out of date: one that
+    was interrupted goes on from them.
 
     Raises:
-        D3MError: The dataset, the settings or the store cannot be used.
+        D3MError: The dataset, the settings or the store cannot be used, or something in the store cannot be read.
     """
-    extra = planner.plan().extra
+    plan = planner.plan()
+    extra = plan.extra
     manifests = [manifest for key in extra if (manifest := planner.store.look(key).manifest)]
     size = sum(record.bytes for manifest in manifests for record in manifest.files.values())
-    gone, named = set(extra), set()
-    for asset in GRAPH:
-        if isinstance(asset, MeasuredAsset):
-            for key in planner.store.keys(asset.name):
-                if key not in gone:
-                    table = from_parquet(planner.store.read(key, FILE))
-                    named |= set(table["student"]) if "student" in table else set()
-    students = tuple(digest for digest in planner.store.records(STUDENTS) if digest not in named)
-    return Leftovers(tuple(extra), students, _unnamed(planner.store, gone), size)
+    gone = set(extra)
+    return Leftovers(tuple(extra), _unnamed_students(planner, plan, gone), _unnamed(planner.store, gone), size)
+
+
+def _unnamed_students(planner: Planner, plan: Plan, gone: set[ArtefactKey]) -> tuple[str, ...]:
+    tables = [asset.name for asset in planner.graph if isinstance(asset, MeasuredAsset)]
+    if any(entry.key.asset in tables for entry in plan.pending()):
+        return ()
+    named: set[str] = set()
+    for asset in tables:
+        for key in planner.store.keys(asset):
+            if key not in gone:
+                table = from_parquet(planner.store.read(key, FILE))
+                named |= set(table["student"]) if "student" in table else set()
+    return tuple(digest for digest in planner.store.records(STUDENTS) if digest not in named)
 
 
 def _unnamed(store: Store, gone: set[ArtefactKey]) -> tuple[str, ...]:
@@ -71,7 +78,9 @@ def _unnamed(store: Store, gone: set[ArtefactKey]) -> tuple[str, ...]:
     todo: list[str] = []
     for asset in store.assets():
         for key in store.keys(asset):
-            if key not in gone and (manifest := store.look(key).manifest):
+            if key not in gone and (
+                manifest := store.manifest(key)
+            ):  # what cannot be read may name anything: it raises
                 todo += manifest.inputs.values()
     replaced, named = set(kept), set()
     while todo:

@@ -132,7 +132,11 @@ def test_images(context: Context, reader: str) -> LabelledImages:
     """
     from d3m_assets.evaluation.metrics import test_split
 
-    return test_split(lambda: labelled_images(context, _rows(context, "test", None), "test"), reader=reader)
+    def load() -> LabelledImages:
+        return labelled_images(context, _rows(context, "test", None), "test")
+
+    # Decoded once for all rows that report it; each is written down.
+    return test_split(lambda: context.once("test images", load), reader=reader)
 
 
 test_images.__test__ = False  # type: ignore[attr-defined]  # its name is no test of pytest's

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.foundation_model import FoundationModel
 from d3m_assets.assets.inverted_embeddings import latent_cache
-from d3m_assets.assets.measuring import MeasuredAsset
+from d3m_assets.assets.measuring import CODE_VERSION, MeasuredAsset
 from d3m_assets.assets.raw_dataset import RawDataset, image_rows
 from d3m_assets.assets.rows import Row, label_bytes, real_images_allowed, rows_of, unaugmented
 from d3m_assets.assets.teacher_model import TeacherModel, loaded_teacher, read_teacher
@@ -25,7 +25,7 @@ from d3m_assets.evaluation.baselines.el2n import el2n
 from d3m_assets.evaluation.baselines.random_real import RANDOM_REAL
 from d3m_assets.evaluation.settings import LabelKind
 from d3m_assets.ledger import holds_real_image, real_class_bytes
-from d3m_assets.planning.asset import Asset
+from d3m_assets.planning.asset import Asset, Made
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +39,14 @@ class ReferenceMetrics(MeasuredAsset):
     partitions = ("budget",)
     deps = (RawDataset, FoundationModel, TeacherModel)
     variants = ("unaugmented",)
+    code_version = f"{CODE_VERSION}.{baselines.CODE_VERSION}"
+
+    def make(self, context: Context, items: Sequence[Item]) -> Iterator[Made]:
+        """Train the students; what models say of the training images is computed once for all budgets."""
+        try:
+            yield from super().make(context, items)
+        finally:
+            context.forget(TrainingImages)
 
     def skip_reason(self, context: Context, item: Item) -> str:
         """It is not required where a budget holds no real image."""
@@ -64,13 +72,12 @@ class ReferenceMetrics(MeasuredAsset):
             described["pool_labels"] = context.settings.generation.images_per_class
         names = list(context.settings.evaluation.baselines)
         if names != [RANDOM_REAL.name]:
-            version = f"{baselines.CODE_VERSION}.{latents.CODE_VERSION}"
-            described |= {"baselines": names, "selection_code_version": version}
+            described |= {"baselines": names, "latents_code_version": latents.CODE_VERSION}
         return described
 
     def rows(self, context: Context, item: Item) -> tuple[list[Row], Mapping[str, bytes]]:
         """Every baseline with every kind of labels."""
-        real, shape = TrainingImages(context), context.dataset.shape
+        real, shape = context.once(TrainingImages, lambda: TrainingImages(context)), context.dataset.shape
         class_sizes = [len(rows) for rows in real.by_class.values()]
 
         def charged(kind: LabelKind) -> float:

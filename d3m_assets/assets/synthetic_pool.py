@@ -56,7 +56,8 @@ class SyntheticPool(Asset):
         jobs: dict[Item, GenerationJob] = {}
         for item in items:
             try:
-                jobs[item] = generation_job(context, _source(context, item))
+                own = context.for_item(item)
+                jobs[item] = generation_job(own, _source(own, item))
             except D3MError as error:
                 yield Made(item.key, error=error)
         ready, labels = list(jobs), [item.label for item in jobs]
@@ -66,7 +67,7 @@ class SyntheticPool(Asset):
                 yield Made(item.key, error=result)
                 continue
             images, samples = result
-            table = pool_table(jobs[item].prompts, images, samples).assign(**_lineage(context, item))
+            table = pool_table(jobs[item].prompts, images, samples).assign(**_lineage(context.for_item(item), item))
             yield Made(item.key, {FILE: to_parquet(table)}, {"images": len(table), "size": images.shape[1]})
 
     def preview(self, context: Context, item: Item) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.files import to_json
 from d3m_assets.assets.raw_dataset import RawDataset, image_rows, labelled_images
+from d3m_assets.compute.devices import own_device
 from d3m_assets.datasets.labelled_images import LabelledImages
 from d3m_assets.errors import D3MError, TeacherError
 from d3m_assets.evaluation import students, teacher
@@ -19,6 +20,7 @@ from d3m_assets.evaluation.settings import TeacherSettings
 from d3m_assets.evaluation.teacher_checkpoint import Checkpoint
 from d3m_assets.planning.asset import Asset, Check, Finding, Made
 from d3m_assets.progress import Progress
+from d3m_assets.settings import Settings
 
 if TYPE_CHECKING:
     from d3m_assets.evaluation.teacher import Teacher
@@ -44,9 +46,13 @@ class TeacherModel(Asset):
         ),
     )
 
+    def unused(self, settings: Settings) -> str:
+        """It is made only where a row of the table needs a teacher."""
+        return no_teacher(settings)
+
     def skip_reason(self, context: Context, item: Item) -> str:
         """It is not required where no row of the table needs a teacher."""
-        return no_teacher(context)
+        return no_teacher(context.settings)
 
     def settings(self, context: Context, item: Item) -> dict[str, Any]:
         """How it is trained, or the content of the checkpoint."""
@@ -101,9 +107,9 @@ class TeacherModel(Asset):
             )
 
 
-def no_teacher(context: Context) -> str:
+def no_teacher(settings: Settings) -> str:
     """Why no teacher is required under the settings; empty if one is."""
-    if context.settings.evaluation.needs_teacher:
+    if settings.evaluation.needs_teacher:
         return ""
     return "no row of the table needs a teacher; evaluation.labels and evaluation.baselines have rows that do"
 
@@ -124,7 +130,13 @@ def _train(job: TeacherJob, progress: Progress) -> tuple[bytes, dict[str, Any]]:
     from d3m_assets.evaluation.teacher import train_teacher
 
     return train_teacher(
-        job.train, job.validation, job.class_names, job.settings, seed=job.seed, device=job.device, progress=progress
+        job.train,
+        job.validation,
+        job.class_names,
+        job.settings,
+        seed=job.seed,
+        device=own_device() or job.device,
+        progress=progress,
     )
 
 
@@ -162,8 +174,10 @@ class TeacherFiles:
 
     @cached_property
     def content(self) -> str:
-        """SHA-256, in hex, of record and weights: the same training may end in other bits on another machine."""
-        return hashlib.sha256(self.record + b"\0" + (self.weights or b"")).hexdigest()
+        """SHA-256, in hex, of record and weights, wherever they lie: equal training may end in other bits elsewhere."""
+        facts = self.facts
+        record = to_json({n: v for n, v in facts.items() if n != "path"}) if "path" in facts else self.record
+        return hashlib.sha256(record + b"\0" + (self.weights or b"")).hexdigest()
 
     @property
     def facts(self) -> dict[str, Any]:

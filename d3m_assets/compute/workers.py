@@ -16,12 +16,11 @@ import contextlib
 import multiprocessing
 import os
 import pickle
-import queue
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -30,16 +29,20 @@ from multiprocessing.util import Finalize
 from typing import Any
 
 from d3m_assets.compute.devices import one_thread, set_own_device
+from d3m_assets.compute.interface import (
+    RESULT,
+    SECONDS_BETWEEN_EVENTS,
+    Listener,
+    Messages,
+    Work,
+    answer,
+    result_or_error,
+)
 from d3m_assets.compute.shared import Shared, pack, unpack
-from d3m_assets.errors import D3MError, StageError
-from d3m_assets.progress import Progress, ProgressEvent
+from d3m_assets.errors import StageError
+from d3m_assets.progress import ProgressEvent
 
-Work = Callable[[Any, Progress], Any]
-
-_SECONDS_BETWEEN_EVENTS = 0.2
-"""A worker reports the progress of an item this often at most."""
-
-_READY, _PROGRESS, _RESULT, _RAISED = "ready", "progress", "result", "raised"
+_READY, _PROGRESS = "ready", "progress"
 _SHARE, _DROP, _WORK = "share", "drop", "work"
 
 
@@ -50,20 +53,26 @@ class Workers:
 
     Args:
         count: Processes; 1 works in this one.
-        devices: A device for each process; none: they work on the processor.
+        devices: A device for each process; none: all use the one that their items name.
+        on_cpu: Whether that is the processor.
 
     Raises:
         StageError: There are not as many devices as processes.
     """
 
-    def __init__(self, count: int, devices: Sequence[str] = ()) -> None:
+    def __init__(self, count: int, devices: Sequence[str] = (), *, on_cpu: bool = True) -> None:
         if devices and len(devices) != count:
             raise StageError(f"{count} processes for {len(devices)} devices; each process drives one")
-        self.count, self.devices = count, tuple(devices)
+        self.count, self.devices, self.on_cpu = count, tuple(devices), on_cpu and not devices
         self._workers: list[_Worker] = []
         self._run: _Run | None = None
         # Before the finalizers of multiprocessing itself, which join children and would wait for ours.
         self._finalize = Finalize(self, _end, (self._workers,), exitpriority=100)
+
+    @property
+    def in_process(self) -> bool:
+        """Whether work is done in this process, one item after the other."""
+        return self.count == 1
 
     def __enter__(self) -> Workers:
         return self
@@ -71,9 +80,7 @@ class Workers:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def run(
-        self, work: Work, items: Sequence[Any], progress: Callable[[int, ProgressEvent], None]
-    ) -> Iterator[tuple[int, Any]]:
+    def run(self, work: Work, items: Sequence[Any], progress: Listener) -> Iterator[tuple[int, Any]]:
         """Do ``work(item, progress)`` for every item.
 
         A run that is given up (its iterator closed, or another begun) kills the workers that are still busy with it.
@@ -121,14 +128,6 @@ class Workers:
             self._run.stop()
             self._run = None
         _end(self._workers)
-
-
-def result_or_error(work: Work, item: Any, progress: Progress) -> Any:
-    """The result of ``work(item, progress)``, or the :class:`D3MError` that it raised."""
-    try:
-        return work(item, progress)
-    except D3MError as error:
-        return error
 
 
 def end_with_parent() -> None:
@@ -192,36 +191,23 @@ class _Run:
     def __init__(self, workers: list[_Worker], work: Work, items: Sequence[Any]) -> None:
         self._workers, self._work = workers, work
         self._waiting = deque(enumerate(items))
-        self._unfinished = len(items)
+        self._count = len(items)
         self._pickled: dict[str, bytes] = {}
-        self._messages: queue.SimpleQueue[tuple[str, int, Any]] = queue.SimpleQueue()
+        self._messages = Messages()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._hand_out, name="d3m-workers", daemon=True)
         self._thread.start()
 
-    def results(self, progress: Callable[[int, ProgressEvent], None]) -> Iterator[tuple[int, Any]]:
+    def results(self, progress: Listener) -> Iterator[tuple[int, Any]]:
         """Positions and results as they come in."""
-        while self._unfinished:
-            try:
-                kind, index, content = self._messages.get(timeout=1)  # else Windows would not hear Ctrl-C
-            except queue.Empty:
-                continue
-            if kind == _PROGRESS:
-                progress(index, content)
-            elif kind == _RESULT:
-                self._unfinished -= 1
-                yield index, content
-            else:
-                raise content
+        return self._messages.results(self._count, progress)
 
     def stop(self) -> None:
         """Kill the workers that are still busy, and end the thread; only the first call does."""
         if self._stopped.is_set():
             return  # the workers may be those of the next run by now
         self._stopped.set()
-        self._messages.put(
-            (_RAISED, -1, StageError("this run was given up: its workers were closed or given other work"))
-        )
+        self._messages.error(StageError("this run was given up: its workers were closed or given other work"))
         for worker in self._workers:
             if worker.item is not None:
                 worker.process.kill()
@@ -242,9 +228,9 @@ class _Run:
                     if worker.pipe in ready:
                         self._hear(worker)
         except (EOFError, ConnectionError):
-            self._messages.put((_RAISED, -1, _death(workers)))
+            self._messages.error(_death(workers))
         except Exception as error:  # an item or a result that does not pickle
-            self._messages.put((_RAISED, -1, error))
+            self._messages.error(error)
 
     def _hear(self, worker: _Worker) -> None:
         kind, content = pickle.loads(worker.pipe.recv_bytes())
@@ -252,7 +238,12 @@ class _Run:
         if kind != _PROGRESS:
             worker.ready, worker.item = True, None  # before the caller hears: it may stop us, which kills the busy
         if index is not None:
-            self._messages.put((kind, index, content))
+            if kind == _PROGRESS:
+                self._messages.progress(index, content)
+            elif kind == RESULT:
+                self._messages.result(index, content)
+            else:
+                self._messages.error(content)
         if kind != _PROGRESS:
             self._give(worker)
 
@@ -328,22 +319,11 @@ def _answer(pipe: Connection, pickled: bytes, handles: dict[str, Shared[Any]]) -
     def report(event: ProgressEvent) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last > _SECONDS_BETWEEN_EVENTS:
+        if now - last > SECONDS_BETWEEN_EVENTS:
             last = now
             _send(pipe, _PROGRESS, event)
 
-    try:
-        work, item = unpack(pickled, handles)
-        _send(pipe, _RESULT, result_or_error(work, item, report))
-    except Exception as error:
-        import traceback
-
-        told = traceback.format_exc()
-        error.add_note(f"in a worker process:\n{told}")
-        try:
-            _send(pipe, _RAISED, error)
-        except Exception:  # it does not pickle
-            _send(pipe, _RAISED, RuntimeError(told))
+    pipe.send_bytes(answer(lambda: unpack(pickled, handles), report, "in a worker process"))
 
 
 def _send(pipe: Connection, kind: str, content: Any) -> None:

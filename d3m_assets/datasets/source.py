@@ -69,13 +69,14 @@ class ClassImages:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256, in hex, of every image's path, content and split, and of what is wrong.
+        """SHA-256, in hex, of every image's path, content and split, and of where and of which kind errors are.
 
-        A class that was mended has the fingerprint that it had before it broke.
+        A class that was mended has the fingerprint that it had before it broke. The kind of an error is what helps against it:
+        what it says of the cause may be another text at each look, with the id of a request in it, and is for people only.
         """
         images = sorted((image.relative_path, image.sha256, image.split) for image in self.images)
         if self.errors:
-            return _digest([images, [(error.place, error.what) for error in self.errors]])
+            return _digest([images, [(error.place, error.remedy) for error in self.errors]])
         return _digest(images)
 
     def table(self, class_id: int) -> pd.DataFrame:

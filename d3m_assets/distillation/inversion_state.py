@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+import re
 import secrets
 import time
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from d3m_assets.distillation.settings import InversionSettings
 
 _log = logging.getLogger(__name__)
+_STATE_NAME = re.compile(r"[0-9a-f]{32}\.(safetensors|[0-9a-f]{8}\.part)")
 _MIN_SAMPLES_PER_PROMPT = 4
 """With fewer in a step, a prompt's gradient is mostly the noise of which timesteps were sampled."""
 
@@ -237,10 +239,13 @@ def _digest(tensors: dict[str, torch.Tensor]) -> str:
 
 
 def remove_old_states(folder: Path, days: float = 14) -> None:
-    """Remove states that no run has touched for days: of settings, images or classes that have changed since."""
+    """Remove states that no run has touched for days: of settings, images or classes that have changed since.
+
+    The folder is the user's choice and may hold other files, so only names that :meth:`ClassState.save` gives are looked at.
+    """
     for file in folder.glob("*"):
         try:
-            if time.time() - file.stat().st_mtime > 86_400 * days:
+            if _STATE_NAME.fullmatch(file.name) and time.time() - file.stat().st_mtime > 86_400 * days:
                 file.unlink(missing_ok=True)
         except OSError:
             continue

@@ -200,7 +200,7 @@ class ClassVerification:
         precision: Within the tolerance between number formats.
         different: Another image.
         unreadable: Cannot be read, or says that it is another image.
-        missing: Numbers below the highest that are not there; 1 where no image of the class is there.
+        missing: Numbers below the highest of any class that are not there.
         worst_mean: Largest mean difference of an image, of 255.
         worst_pixel: Largest difference of a pixel, of 255.
         examples: The first few that are not equal, with the difference.
@@ -283,7 +283,11 @@ class Verification:
         }
         counts = [f"{n} {text}" for name, text in words.items() if (n := self.total(name))]
         counts += [f"{len(self.strangers)} files or folders that are no image of the bundle"] if self.strangers else []
-        checked = f"{self.total('checked')} of {self.total('available')} images of {len(self.classes)} classes checked"
+        available = self.total("available")
+        checked = (
+            f"{self.total('checked')} of {available} images of {len(self.classes)} classes checked, of those present: "
+        )
+        checked += f"{available} of the {available + self.total('missing')} up to the highest number of any class"
         text = f"{self.verdict}: {checked}; {', '.join(counts) or 'nothing to compare'}."
         if self.total("precision") and not self.precision_counts and not self.exact:
             text += (
@@ -335,14 +339,17 @@ def verify(
     bundle.check_foundation(foundation.files.fingerprint, foundation.files.name)
     bundle.check_autoencoder(autoencoder)
     decoder = None if autoencoder is None else load_tiny_autoencoder(autoencoder, foundation)
+    names = [c.prompts.class_name for c in bundle.classes]
+    # Each class has as many images as any other, so one that ends before the others was cut off.
+    count = max((present[-1] + 1 for name in names if (present := images.indices(name))), default=1)
     results = []
     for done, c in enumerate(bundle.classes):
         name = c.prompts.class_name
         progress(ProgressEvent("verify", done, len(bundle.classes), f"class {printable(name)}"))
-        results.append(_verify_class(bundle, c, foundation, images, sample, decoder))
+        results.append(_verify_class(bundle, c, foundation, images, count, sample, decoder))
         on_class(results[-1])
     progress(ProgressEvent("verify", len(bundle.classes), len(bundle.classes)))
-    strangers = images.strangers([c.prompts.class_name for c in bundle.classes])
+    strangers = images.strangers(names)
     return Verification(tuple(results), tuple(strangers), images.precision, precision_of(foundation), exact)
 
 
@@ -351,17 +358,16 @@ def _verify_class(
     c: DistilledClass,
     foundation: Foundation,
     images: ImageSource,
+    count: int,
     sample: int | None,
     decoder: AutoencoderTiny | None,
 ) -> ClassVerification:
     name = c.prompts.class_name
     present = images.indices(name)
-    result = ClassVerification(name, available=len(present))
+    result = ClassVerification(name, available=len(present), missing=count - len(present))
     if not present:
-        result.missing = 1
         result.note("no image of the class is there")
         return result
-    result.missing = present[-1] + 1 - len(present)
     settings, recipe = bundle.generation_settings(), bundle.recipe
     for indices in _chunks(present, settings.batch_size, sample, f"{bundle.sha256} {name}"):
         first = indices[0] - indices[0] % settings.batch_size

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
-from d3m_assets.compute.devices import choose_device, choose_devices, own_device
-from d3m_assets.foundation.files import FoundationFiles
+from d3m_assets.compute.devices import choose_device, own_device
+from d3m_assets.errors import FoundationError
+from d3m_assets.foundation.files import EMBEDDED, FoundationFiles, embedded_path
 from d3m_assets.foundation.loading import Foundation, load_foundation
 from d3m_assets.foundation.tiny_autoencoder import TinyAutoencoder, load_tiny_autoencoder
 
@@ -34,11 +36,27 @@ class ModelReference:
 
     def load(self) -> Foundation:
         """The model, loaded once in each process."""
-        return _loaded(self.files, own_device() or self.device, self.compile_unet)
+        return _loaded(_on_this_machine(self.files), own_device() or self.device, self.compile_unet)
 
     def load_autoencoder(self) -> AutoencoderTiny | None:
         """The tiny autoencoder, loaded once in each process; None: there is none."""
         return None if self.tiny_autoencoder is None else _loaded_autoencoder(self.tiny_autoencoder, self)
+
+
+def _on_this_machine(files: FoundationFiles) -> FoundationFiles:
+    """The files as a node of a cluster has them, which may have this package in another folder than the driver.
+
+    Raises:
+        FoundationError: The node does not have them.
+    """
+    if files.source.exists():
+        return files
+    if files.name == EMBEDDED:
+        return replace(files, path=embedded_path())
+    raise FoundationError(
+        f"{files.source} does not exist on {platform.node()}; give every machine that computes the model at the same "
+        "path, for example on a shared file system"
+    )
 
 
 @cache
@@ -101,13 +119,3 @@ class Model:
     def device(self) -> str:
         """The torch device that it runs on."""
         return str(choose_device(self._device))
-
-    @cached_property
-    def devices(self) -> tuple[str, ...]:
-        """All torch devices that it runs on: the processor, or every GPU."""
-        return choose_devices(self._device)
-
-    @property
-    def on_cpu(self) -> bool:
-        """Whether it runs on the processor."""
-        return self.device == "cpu"

@@ -9,46 +9,67 @@ from d3m_assets.orchestration.record import AssetConfig, run_asset
 from d3m_assets.orchestration.resources import POOL, PipelineResource, device_request
 from d3m_assets.planning.asset import Asset, Graph
 from d3m_assets.planning.source import Source
+from d3m_assets.settings import Settings
 
 OWNERS = ["team:d3m-assets"]
+NOT_MADE = "d3m/not_made"
+"""Tag of assets that the settings do without, so that the UI can filter by it: ``not tag:"d3m/not_made"``."""
 
 
-def build_assets(
-    graph: Graph, partitions: Partitions, device: str, max_age_hours: float | None = None
-) -> list[dg.AssetsDefinition]:
+def build_assets(graph: Graph, partitions: Partitions, settings: Settings) -> list[dg.AssetsDefinition]:
     """One Dagster asset for every asset of the graph.
 
     Args:
         graph: The assets.
         partitions: Their partitions definitions.
-        device: ``settings.device``; with ``cpu``, no GPU is requested from Ray or Kubernetes.
-        max_age_hours: ``settings.automation.max_age_hours``, for the assets that have a freshness policy; None: none has.
+        settings: Which assets are made at all, whether steps ask Ray or Kubernetes for a GPU, how many partitions a run
+            takes, and how old the assets with a freshness policy may be.
     """
-    policy = None
-    if max_age_hours is not None:
-        policy = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=max_age_hours))
-    return [_definition(asset, partitions, device, policy if asset.freshness_policy else None) for asset in graph]
+    return [_definition(asset, partitions, settings) for asset in graph]
 
 
-def _definition(
-    asset: Asset, partitions: Partitions, device: str, policy: dg.FreshnessPolicy | None
-) -> dg.AssetsDefinition:
+def _description(asset: Asset, unused: str) -> str:
+    """What an asset is. The UI calls one that is never made "missing", so here is the place to say that nothing is."""
+    return f"Not made under these settings: {unused}. {asset.description}" if unused else asset.description
+
+
+def _freshness_policy(asset: Asset, settings: Settings) -> dg.FreshnessPolicy | None:
+    hours = settings.automation.max_age_hours
+    if hours is None or not asset.freshness_policy:
+        return None
+    return dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=hours))
+
+
+def _backfill_policy(asset: Asset, settings: Settings) -> dg.BackfillPolicy | None:
+    """One run takes all partitions asked for: 0.1 s a class instead of 7 to 35 with a run for each.
+
+    Where each run gets a machine of its own, as on Kubernetes, device assets are split into several.
+    """
+    if not asset.partitions:
+        return None
+    if asset.device and settings.compute.partitions_per_run is not None:
+        return dg.BackfillPolicy.multi_run(settings.compute.partitions_per_run)
+    return dg.BackfillPolicy.single_run()
+
+
+def _definition(asset: Asset, partitions: Partitions, settings: Settings) -> dg.AssetsDefinition:
     above: list[type[Asset] | type[Source]] = [*asset.deps, *asset.sources]
+    unused = asset.unused(settings)
 
     @dg.asset(
         name=asset.name,
-        description=asset.description,
+        description=_description(asset, unused),
+        tags={NOT_MADE: ""} if unused else None,
         group_name=asset.group,
         owners=OWNERS,
         kinds=set(asset.kinds),
         code_version=asset.code_version,
         deps=[dg.AssetDep(dep.name, partition_mapping=mapping(dep, asset)) for dep in above],
         partitions_def=partitions.definition(asset),
-        freshness_policy=policy,
-        # One run takes all partitions asked for: 0.1 s a class instead of 7 to 35 with a run for each.
-        backfill_policy=dg.BackfillPolicy.single_run() if asset.partitions else None,
+        freshness_policy=_freshness_policy(asset, settings),
+        backfill_policy=_backfill_policy(asset, settings),
         pool=POOL if asset.device else None,
-        op_tags=device_request(device) if asset.device else None,
+        op_tags=device_request(settings) if asset.device else None,
         # For a step whose process was killed; failures of the work itself say that they are not to be retried.
         retry_policy=dg.RetryPolicy(max_retries=1),
     )

@@ -7,6 +7,7 @@ import dagster as dg
 from d3m_assets.orchestration.alerts import build_failure_sensors
 from d3m_assets.orchestration.assets import build_assets
 from d3m_assets.orchestration.checks import build_checks
+from d3m_assets.orchestration.executors import executor_of
 from d3m_assets.orchestration.jobs import build_distill, build_verify
 from d3m_assets.orchestration.partitions import Partitions
 from d3m_assets.orchestration.resources import OpenPipeline, PipelineResource
@@ -26,22 +27,22 @@ def build_code_location(
         graph: The assets.
         settings: What to distill and how.
         open_pipeline: Opens the pipeline of a run.
-        executor: Runs the steps of assets; None: processes of this machine.
+        executor: Runs the steps of assets; None: the one that ``execution.executor`` names.
+
+    Raises:
+        SettingsError: The package of that executor is not installed.
     """
     automation = settings.automation
     distill, verify = build_distill(settings), build_verify(graph, automation)
     partitions = Partitions.of(settings.budgets)
     return dg.Definitions(
-        assets=[
-            *build_sources(graph, partitions),
-            *build_assets(graph, partitions, settings.device, automation.max_age_hours),
-        ],
+        assets=[*build_sources(graph, partitions), *build_assets(graph, partitions, settings)],
         asset_checks=build_checks(graph),
         jobs=[distill, verify],
         sensors=[build_sensor(distill, settings), *build_failure_sensors(automation)],
         schedules=build_schedules(distill, verify, settings),
         resources={"pipelines": PipelineResource(settings, open_pipeline)},
-        executor=executor,
+        executor=executor or executor_of(settings),
         metadata={
             "dataset": settings.dataset,
             "foundation": settings.foundation,

@@ -6,7 +6,7 @@ one run, one model in memory, and 25 ms an artefact.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import dagster as dg
@@ -32,11 +32,15 @@ class DistillConfig(dg.Config):
     """Run configuration of the job ``distill``."""
 
     limit: int | None = Field(None, description="Most artefacts of each asset to work on; none: all pending.")
+    artefacts: list[str] | None = Field(
+        None, description='Artefacts to work on, such as "class_prompts [cat]"; none: all pending.'
+    )
 
 
-def run_config(limit: int | None) -> dict[str, Any]:
-    """Run configuration of the job ``distill`` with a limit."""
-    return {"ops": {DISTILL_OP: {"config": {"limit": limit}}}}
+def run_config(limit: int | None = None, artefacts: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run configuration of the job ``distill`` with a limit, or with the artefacts to work on."""
+    config = {"limit": limit, "artefacts": None if artefacts is None else list(artefacts)}
+    return {"ops": {DISTILL_OP: {"config": config}}}
 
 
 def distill(
@@ -46,6 +50,7 @@ def distill(
     *,
     plan: Plan | None = None,
     limit: int | None = None,
+    artefacts: Collection[str] | None = None,
     log: Callable[[str], object] = lambda text: None,
 ) -> Tally:
     """Work through what the plan lists, asset by asset; what does not depend on a failure goes on.
@@ -56,6 +61,7 @@ def distill(
         planner: Makes the plan and does the work. What another process makes in the meantime is found to be up to date.
         plan: A plan that was just made; None: one is made.
         limit: Most artefacts of each asset, None for no limit.
+        artefacts: Those to work on, as ``str(key)``; None: all that are pending.
         log: Told when there is a wait for the device.
     """
     register_classes(context.instance, planner.context.values("class"))
@@ -67,7 +73,9 @@ def distill(
         return pipelines.device_lease(planner, log) if asset.device else contextlib.nullcontext()
 
     with event_log_kept_open(context.instance):
-        tally = planner.work_through(plan or planner.plan(), limit=limit, materialize=materialize, before=before)
+        tally = planner.work_through(
+            plan or planner.plan(), limit=limit, selected=artefacts, materialize=materialize, before=before
+        )
         checks.evaluate(context, planner, tally.assets)
     return tally
 
@@ -87,7 +95,7 @@ def build_distill(
         finished: Called with what was done, before failures are raised.
         log: Told when there is a wait for the device; None: the run's log is.
     """
-    tags = device_request(settings.device)
+    tags = device_request(settings)
 
     @dg.op(
         name=DISTILL_OP,
@@ -100,7 +108,15 @@ def build_distill(
     ) -> None:
         try:
             planner = pipelines.of_run(context.run.run_id, log_progress(context.log))
-            tally = distill(context, pipelines, planner, plan=plan, limit=config.limit, log=log or context.log.info)
+            tally = distill(
+                context,
+                pipelines,
+                planner,
+                plan=plan,
+                limit=config.limit,
+                artefacts=None if config.artefacts is None else frozenset(config.artefacts),
+                log=log or context.log.info,
+            )
         finally:
             pipelines.close()
         finished(tally)
@@ -136,13 +152,14 @@ def build_verify(graph: Graph, automation: AutomationSettings) -> dg.JobDefiniti
         if beside_makers():
             return
         try:
-            planner = pipelines.of_run(context.run.run_id, log_progress(context.log))
-            plan = planner.plan()
-        except D3MError as error:
-            for asset, check in checks.checks_of(graph):
-                checks.log(context, checks.unevaluated(asset, check, error))
-            return
-        try:
+            try:
+                planner = pipelines.of_run(context.run.run_id, log_progress(context.log))
+                plan = planner.plan()
+            except D3MError as error:
+                for asset, check in checks.checks_of(graph):
+                    checks.log(context, checks.unevaluated(asset, check, error))
+                # Green, the run would look as if all had been checked, and nobody would be told.
+                raise dg.Failure(f"nothing could be checked: {error}", allow_retries=False) from error
             checks.evaluate(context, planner, graph.names, beside_makers)
             if automation.max_age_hours is not None and not makers_at_work(context.instance):
                 _confirm(context, planner, plan)

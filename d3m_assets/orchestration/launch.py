@@ -1,9 +1,11 @@
 """Launching from a shell: an instance in the user's home, and a run of ``distill`` in this process."""
 
 import contextlib
+import hashlib
 import importlib.resources
 import os
 import secrets
+import socket
 import time
 import uuid
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ import filelock
 
 from d3m_assets.errors import StageError
 from d3m_assets.orchestration.dagster_private import instance_without_captured_output
+from d3m_assets.orchestration.instance_errors import explained
 from d3m_assets.orchestration.jobs import build_distill, run_config
 from d3m_assets.orchestration.partitions import register_classes
 from d3m_assets.orchestration.resources import PipelineResource, locks
@@ -26,6 +29,7 @@ from d3m_assets.settings import Settings
 SECONDS_OF_A_NEW_LOCK = 60.0
 """A lock file is left alone for so long: the process that made it may not have locked it yet."""
 LAUNCHER_TAG = "d3m/launcher"
+"""Tag of runs that a shell started: :func:`launcher_prefix` and a random part."""
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -54,8 +58,12 @@ def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
     """The instance, for use in this process.
 
     Output of runs is not captured to files: that would take the terminal away from the progress display.
+
+    Raises:
+        InstanceError: Its database cannot be used, now or later in the body.
     """
-    with instance_without_captured_output(ensure_instance_home(settings)) as instance:
+    home = ensure_instance_home(settings)
+    with explained(home), instance_without_captured_output(home) as instance:
         fail_abandoned_runs(instance, settings)
         yield instance
 
@@ -146,13 +154,16 @@ def run_pending(
 def fail_abandoned_runs(instance: dg.DagsterInstance, settings: Settings) -> list[str]:
     """Mark runs as failed whose process, started from a shell, was killed; nothing else would ever end them.
 
+    Several hosts and homes may record their runs in one database. Whether a process lives can be seen by its lock only on
+    its own host and in its own home, so all other runs are left to those who started them.
+
     Returns:
         Their ids.
     """
     abandoned = []
     for run in instance.get_runs(filters=dg.RunsFilter(statuses=UNFINISHED)):
-        launcher = run.tags.get(LAUNCHER_TAG)
-        if launcher is None:
+        launcher = run.tags.get(LAUNCHER_TAG, "")
+        if not launcher.startswith(launcher_prefix(settings)):
             continue
         lock = filelock.FileLock(locks(settings) / f"run-{launcher}.lock")
         try:
@@ -166,9 +177,15 @@ def fail_abandoned_runs(instance: dg.DagsterInstance, settings: Settings) -> lis
     return abandoned
 
 
+def launcher_prefix(settings: Settings) -> str:
+    """What the tags of runs begin with that a shell of this host and home started: its name and a digest of the path."""
+    home = hashlib.sha256(os.fsencode(settings.home.absolute())).hexdigest()[:12]
+    return f"{socket.gethostname()}-{home}-"
+
+
 def _remove_locks_of_the_dead(settings: Settings) -> None:
     """Remove lock files of runs whose process was killed: the lock is gone with it, the file is not."""
-    for path in locks(settings).glob("run-*.lock"):
+    for path in locks(settings).glob(f"run-{launcher_prefix(settings)}*.lock"):
         with contextlib.suppress(OSError, filelock.Timeout):
             if time.time() - path.stat().st_mtime > SECONDS_OF_A_NEW_LOCK:
                 with filelock.FileLock(path).acquire(timeout=0):
@@ -178,7 +195,7 @@ def _remove_locks_of_the_dead(settings: Settings) -> None:
 @contextlib.contextmanager
 def _alive(settings: Settings) -> Iterator[str]:
     """A tag for runs of this process, which others can see to be alive by its lock."""
-    tag = secrets.token_hex(8)
+    tag = launcher_prefix(settings) + secrets.token_hex(8)
     folder = locks(settings)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"run-{tag}.lock"

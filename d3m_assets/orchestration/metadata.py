@@ -16,6 +16,21 @@ from d3m_assets.store import ArtefactKey, Manifest, Store
 if TYPE_CHECKING:
     import pandas as pd
 
+LABELS = {
+    "loss_begin": "loss before the first step",
+    "loss_best": "loss of the vectors kept",
+    "payload_bytes": "bytes charged to the class",
+    "bundle_bytes": "bytes of the bundle",
+    "stop_reason": "stopped because of",
+    "train": "train images",
+    "validation": "validation images",
+    "test": "test images",
+}
+"""What metrics are called in the UI, where their names are short; else by their name with spaces.
+
+Dagster plots metadata by these labels over time and partitions, so a new one begins a new plot.
+"""
+
 MAX_PNG_BYTES = 30_000
 MAX_TABLE_ROWS = 50
 
@@ -33,7 +48,7 @@ def describe(store: Store, key: ArtefactKey, manifest: Manifest, described: Mapp
     Returns:
         Values by label; those of every artefact have the same labels, so that they can be plotted over partitions.
     """
-    metadata = {label.removesuffix("_png").removesuffix("_md"): value(label, v) for label, v in described.items()}
+    metadata = {_label(name): value(name, content) for name, content in described.items()}
     rows = metadata.pop("rows", None)
     if rows is not None:
         partitioned = key.class_key is not None or key.budget is not None
@@ -44,6 +59,11 @@ def describe(store: Store, key: ArtefactKey, manifest: Manifest, described: Mapp
         "artefact fingerprint": manifest.fingerprint,
         "created": manifest.created,
     }
+
+
+def _label(name: str) -> str:
+    name = name.removesuffix("_png").removesuffix("_md")
+    return LABELS.get(name, name.replace("_", " "))
 
 
 def value(label: str, content: Any) -> Any:
@@ -76,7 +96,7 @@ def png(label: str, content: bytes) -> dg.MetadataValue:
     if len(content) > MAX_PNG_BYTES:
         return dg.MetadataValue.text(f"not shown: {len(content):,} bytes, more than {MAX_PNG_BYTES:,}")
     encoded = base64.b64encode(content).decode()
-    return dg.MetadataValue.md(f"![{label.removesuffix('_png')}](data:image/png;base64,{encoded})")
+    return dg.MetadataValue.md(f"![{_label(label)}](data:image/png;base64,{encoded})")
 
 
 def table(frame: "pd.DataFrame") -> dg.MetadataValue:

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from d3m_assets.orchestration.dagster_private import EVENTS_ALREADY_LOGGED, event_log_kept_open
 from d3m_assets.orchestration.metadata import describe
-from d3m_assets.orchestration.partitions import artefact_key, partition_key
+from d3m_assets.orchestration.partitions import artefact_key, partition_key, register_classes
 from d3m_assets.orchestration.resources import PipelineResource, log_progress
 from d3m_assets.orchestration.sources import Observed, joined
 from d3m_assets.planning.asset import Asset
@@ -53,10 +53,17 @@ def _run_asset(
     keys = {artefact_key(asset, partition) for partition in partitions}
     tally = Tally()
     try:
+        if "class" not in asset.partitions:  # else an instance that is new would have no classes to choose from
+            register_classes(context.instance, planner.context.values("class"))
+        required = list(_of_partitions(context, planner, asset, keys))
         lease = pipelines.device_lease(planner, context.log.info) if asset.device else contextlib.nullcontext()
-        with lease, event_log_kept_open(context.instance):
-            for outcome in work(context, planner, asset, _of_partitions(context, planner, asset, keys), config.force):
-                tally.add(outcome)
+        with event_log_kept_open(context.instance):
+            for outcome in _work_upstream(context, planner, asset, required):
+                if outcome.error is not None:
+                    tally.add(outcome)
+            with lease:
+                for outcome in work(context, planner, asset, required, config.force):
+                    tally.add(outcome)
     except Exception as error:
         # The retry policy is there for killed processes; a defect would only fail the same way again.
         raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=False) from error
@@ -77,8 +84,32 @@ def _of_partitions(
             if reason := planner.skip_reason(key):
                 # In the UI everything can be asked for at once; what the settings do without must not fail the rest.
                 context.log.info("%s is not made: %s", key, reason)
+                metadata = {"not made": reason}
+                context.log_event(dg.AssetObservation(asset.name, metadata=metadata, partition=partition_key(key)))
             else:
                 yield key
+
+
+def _work_upstream(
+    context: Context, planner: Planner, asset: Asset, required: Sequence[ArtefactKey]
+) -> Iterator[Outcome]:
+    """Bring up to date what some artefacts of an asset are made from, as far as no model runs for it.
+
+    Dagster makes assets of different partitions in a run each, and its daemon looks for the next every 30 s. Here records of
+    images and prompts take milliseconds, so that one click on a class and budget is enough.
+    """
+    graph, classes = planner.graph, {key.class_key for key in required}
+    if not required:
+        return
+    for upstream in graph:
+        above = graph.with_upstream(upstream.name)
+        if asset.name in above or upstream.name not in graph.with_upstream(asset.name):
+            continue
+        if not any(graph[name].device for name in above):
+            every = planner.keys(upstream.name)
+            keys = [key for key in every if key.class_key in {None, *classes} or None in classes]
+            if pending := planner.pending(keys):
+                yield from work(context, planner, upstream, pending, False)
 
 
 def work(

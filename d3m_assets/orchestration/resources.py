@@ -89,6 +89,9 @@ class PipelineResource:
         Raises:
             TimeoutError: The time is over.
         """
+        if self.settings.compute.engine == "ray":
+            yield  # Ray gives out the GPUs of its cluster, and this process uses none
+            return
         device = planner.context.device
         path = locks(self.settings) / f"device-{socket.gethostname()}-{device.replace(':', '-')}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,9 +126,12 @@ def log_progress(log: logging.Logger) -> Progress:
     return listen
 
 
-def device_request(device: str) -> dict[str, str]:
-    """Tags with which a Ray or Kubernetes executor or launcher reserves one GPU; others pass over them."""
-    if device == "cpu":
+def device_request(settings: Settings) -> dict[str, str]:
+    """Tags with which a Ray or Kubernetes executor or launcher reserves one GPU for a run; others pass over them.
+
+    A run whose work Ray actors do needs none.
+    """
+    if settings.device == "cpu" or settings.compute.engine == "ray":
         return {}
     container = {"resources": {"limits": {"nvidia.com/gpu": "1"}}}
     return {

@@ -5,13 +5,11 @@ The sensor sees the dataset only; this one also sees changed settings, newer cod
 
 import dagster as dg
 
-from d3m_assets.errors import D3MError
 from d3m_assets.orchestration import alerts
 from d3m_assets.orchestration.launch import fail_abandoned_runs
-from d3m_assets.orchestration.requests import RunRequest
+from d3m_assets.orchestration.requests import RunRequest, select
 from d3m_assets.orchestration.resources import PipelineResource
-from d3m_assets.orchestration.unfinished import makers_at_work, unfinished_run
-from d3m_assets.planning.planner import first_of_each_asset
+from d3m_assets.orchestration.unfinished import makers_at_work
 from d3m_assets.settings import Settings
 
 
@@ -32,18 +30,20 @@ def build_schedules(job: dg.JobDefinition, verify: dg.JobDefinition, settings: S
         try:
             planner = pipelines.fresh()
             pending = planner.plan().pending()
-        except D3MError as error:
-            # A skipped tick looks as if there were nothing to do; this one is red, and somebody is told.
+        except Exception as error:
+            # A skipped tick looks as if there were nothing to do; this one is red, and somebody is told. Also of defects.
             alerts.unusable(context.instance, settings.automation, error, context.log, at_once=True)
             raise
+        alerts.usable(context.instance)
         if not pending:
             return dg.SkipReason("everything is up to date")
         fail_abandoned_runs(context.instance, settings)
-        if running := unfinished_run(context.instance, job.name):
+        if running := makers_at_work(context.instance):
             return dg.SkipReason(f"run {running} is at it; {len(pending)} artefacts pending")
         limit = settings.automation.max_partitions_per_tick
-        request = RunRequest.of(planner, first_of_each_asset(pending, limit))
-        return request.to_dagster(job.name, context.instance, limit)
+        turn = context.scheduled_execution_time.toordinal()
+        request = RunRequest.of(planner, select(planner, pending, limit, turn=turn))
+        return request.to_dagster(job.name, context.instance)
 
     @dg.schedule(
         name="nightly_verify",

@@ -9,14 +9,12 @@ from typing import Any
 
 import dagster as dg
 
-from d3m_assets.errors import D3MError
 from d3m_assets.orchestration import alerts, checks, sources
 from d3m_assets.orchestration.launch import fail_abandoned_runs
 from d3m_assets.orchestration.partitions import CLASSES, class_changes
-from d3m_assets.orchestration.requests import RunRequest
+from d3m_assets.orchestration.requests import RunRequest, select
 from d3m_assets.orchestration.resources import PipelineResource
-from d3m_assets.orchestration.unfinished import makers_at_work, unfinished_run
-from d3m_assets.planning.planner import first_of_each_asset
+from d3m_assets.orchestration.unfinished import makers_at_work
 from d3m_assets.settings import Settings
 
 
@@ -39,7 +37,7 @@ def build_sensor(job: dg.JobDefinition, settings: Settings) -> dg.SensorDefiniti
             plan = planner.plan()
             added, vanished = class_changes(context.instance, planner.context.values("class"))
             events: list[Any] = [*sources.changes(context.instance, planner)]
-        except D3MError as error:
+        except Exception as error:
             # The dataset is being copied, or broken: change nothing, look again at the next tick. This one is red for as long
             # as it lasts, since a skipped one looks as if there were nothing to do.
             alerts.unusable(context.instance, settings.automation, error, context.log)
@@ -54,16 +52,17 @@ def build_sensor(job: dg.JobDefinition, settings: Settings) -> dg.SensorDefiniti
 
         pending = plan.pending()
         limit = settings.automation.max_partitions_per_tick
-        request = RunRequest.of(planner, first_of_each_asset(pending, limit))
         asked = set(json.loads(context.cursor)) if context.cursor else set()
         asked &= RunRequest.of(planner, pending).parts
+        request = RunRequest.of(planner, select(planner, pending, limit, asked=asked))
         fail_abandoned_runs(context.instance, settings)
-        if not makers_at_work(context.instance):  # what is being made is not to be shown as stale
+        running = makers_at_work(context.instance)
+        if not running:  # what is being made is not to be shown as stale
             events += checks.changed_staleness(context.instance, planner)
-        if running := unfinished_run(context.instance, job.name):
+        if running:
             requests, reason = [], f"run {running} is at it; {len(pending)} artefacts pending"
-        elif request.parts - asked:
-            requests, reason = [request.to_dagster(job.name, context.instance, limit)], None
+        elif request.parts:
+            requests, reason = [request.to_dagster(job.name, context.instance)], None
             asked |= request.parts
         else:
             requests = []

@@ -127,6 +127,10 @@ class Asset:
         """Which replicates of a replicated dependency an artefact that is not replicated itself is made from."""
         return (0,)
 
+    def unused(self, settings: Any) -> str:
+        """Why the settings do without this asset altogether, whatever the dataset; empty if they do not."""
+        return ""
+
     def skip_reason(self, context: Any, item: Any) -> str:
         """Why this artefact is not required under the current settings; empty if it is."""
         return ""
@@ -153,7 +157,7 @@ class Asset:
         for done, item in enumerate(items):
             context.progress(ProgressEvent(self.name, done, len(items), item.label))
             try:
-                yield self.make_one(context, item)
+                yield self.make_one(context.for_item(item), item)
             except D3MError as error:
                 yield Made(item.key, error=error)
 

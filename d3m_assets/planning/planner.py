@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from d3m_assets.errors import D3MError, StageError, StoreError, UndeclaredReadError
-from d3m_assets.planning.asset import Asset, Finding, Graph, Problem
+from d3m_assets.planning.asset import Asset, Finding, Graph, Made, Problem
 from d3m_assets.planning.compare import State, Status, compare_all, status
 from d3m_assets.planning.source import Source
 from d3m_assets.planning.versions import Version, stored_version
 from d3m_assets.progress import Progress
 from d3m_assets.store import ArtefactKey, Manifest, Spec, Store, Stored
+
+SEEN_SECONDS = 60.0
+"""For how long a look at what is stored saves another one before it is replaced."""
 
 
 class Context(Protocol):
@@ -43,8 +47,16 @@ class Context(Protocol):
     def item(self, key: ArtefactKey) -> Any:
         """A key with everything resolved that it stands for: an object with ``key``, and ``label`` for a progress line."""
 
-    def reading(self, inputs: Inputs) -> Any:
-        """The same context for making, previewing and verifying artefacts, with what may be read as ``inputs``."""
+    def reading(self, inputs: Inputs, *, force: bool = False) -> Any:
+        """The same context for making, previewing and verifying artefacts.
+
+        Args:
+            inputs: What may be read, to be found as ``inputs``.
+            force: Whether what was kept beside the store's artefacts is to be made again, too.
+        """
+
+    def for_item(self, item: Any) -> Any:
+        """The context of one of the items at hand, which refuses the inputs of the others."""
 
 
 @dataclass(frozen=True)
@@ -138,24 +150,33 @@ class Inputs:
 
     Args:
         store: Where artefacts are kept.
-        allowed: What may be read.
+        allowed: What may be read for each artefact at hand.
         purpose: What it is read for, for messages.
         remembered: Commit record of an artefact that was just looked at; None: it is read.
+        expected: Fingerprint that an artefact has to have; None: any will do, as for looking at what is out of date.
     """
 
     def __init__(
         self,
         store: Store,
-        allowed: Iterable[ArtefactKey],
+        allowed: Mapping[ArtefactKey, Iterable[ArtefactKey]],
         purpose: str,
         remembered: Callable[[ArtefactKey], Manifest | None] = lambda key: None,
+        expected: Callable[[ArtefactKey], str] | None = None,
     ) -> None:
-        self._store, self._purpose, self._remembered = store, purpose, remembered
+        self._store, self._purpose, self._remembered, self._expected = store, purpose, remembered, expected
+        self._by_artefact = allowed
         self._allowed: dict[str, list[ArtefactKey]] = {}
         self._index: dict[tuple[str, ...], dict[tuple[Any, ...], list[ArtefactKey]]] = {}
-        for key in dict.fromkeys(allowed):
+        for key in dict.fromkeys(itertools.chain.from_iterable(allowed.values())):
             self._allowed.setdefault(key.asset, []).append(key)
         self._sets = {asset: frozenset(keys) for asset, keys in self._allowed.items()}
+
+    def of(self, key: ArtefactKey) -> Inputs:
+        """What one of the artefacts at hand is made from; the inputs of the others are refused."""
+        if len(self._by_artefact) == 1:
+            return self
+        return Inputs(self._store, {key: self._by_artefact[key]}, str(key), self._remembered, self._expected)
 
     def keys(self, asset: type[Asset] | str, **parts: Any) -> list[ArtefactKey]:
         """The declared inputs of one asset, in order; only those with the given class_key, budget or replicate."""
@@ -173,10 +194,12 @@ class Inputs:
 
         Raises:
             UndeclaredReadError: It is no declared input of what is being made.
-            StoreError: It is missing or damaged.
+            StoreError: It is missing or damaged, or another process has replaced it by another version.
         """
         self._check(key)
-        return self._store.read(key, name, self._remembered(key))
+        # What is made of another version must not be stored under the fingerprint that names this one.
+        expected = None if self._expected is None else self._expected(key)
+        return self._store.read(key, name, self._remembered(key), fingerprint=expected)
 
     def manifest(self, key: ArtefactKey) -> Manifest | None:
         """Commit record of an input; None: it is not stored.
@@ -237,7 +260,7 @@ class Planner:
         self._keys: dict[str, dict[ArtefactKey, None]] = {}
         self._specs: dict[ArtefactKey, Spec] = {}
         self._inputs_of: dict[ArtefactKey, list[ArtefactKey]] = {}
-        self._current: set[ArtefactKey] = set()
+        self._statuses: dict[ArtefactKey, Status] = {}
         self._plan: Plan | None = None
 
     def keys(self, asset: str) -> list[ArtefactKey]:
@@ -317,10 +340,9 @@ class Planner:
         """
         specs = {key: self.spec(key) for node in self.graph for key in self._known(node.name)}
         listing = self.store.listing()
-        states = compare_all(self.store, specs, listing)
-        self._current = {key for key, status in states.items() if status.state == "up to date"}
+        self._statuses = compare_all(self.store, specs, listing)
         extra = [key for key in listing.artefacts() if key not in specs]
-        self._plan = Plan(self._explained(states), extra)
+        self._plan = Plan(self._explained(self._statuses), extra)
         return self._plan
 
     def _explained(self, states: Mapping[ArtefactKey, Status]) -> list[PlanEntry]:
@@ -341,11 +363,19 @@ class Planner:
         return [PlanEntry(key, states[key].state, why) for key, why in zip(states, found, strict=True)]
 
     def last_plan(self) -> Plan:
-        """The plan as it was last made, less what this object has made since; made now when there is none."""
+        """The plan as it was last made, with what this object has made or found changed since; made now when there is none."""
         if self._plan is None:
             return self.plan()
-        entries = [PlanEntry(e.key, "up to date", []) if e.key in self._current else e for e in self._plan.entries]
+        entries = []
+        for entry in self._plan.entries:
+            status = self._statuses[entry.key]
+            same = status.state == entry.state
+            entries.append(entry if same else PlanEntry(entry.key, status.state, status.reasons))
         return Plan(entries, self._plan.extra)
+
+    def _is_current(self, key: ArtefactKey) -> bool:
+        """Whether this object has seen an artefact to be up to date."""
+        return key in self._statuses and self._statuses[key].state == "up to date"
 
     def materialize(self, asset: str, keys: Sequence[ArtefactKey], *, force: bool = False) -> Iterator[Outcome]:
         """Make artefacts of one asset, each committed to the store as it finishes.
@@ -365,7 +395,7 @@ class Planner:
                 yield Outcome(key, found.manifest, skipped=True)
             else:
                 stored[key] = found
-        unseen = {k: None for key in stored for k in self.inputs(key) if k not in self._current}
+        unseen = {k: None for key in stored for k in self.inputs(key) if not self._is_current(k)}
         states = {key: state.state for key, _, state in self._compare(unseen) if state.state != "up to date"}
         for key in stored:
             if behind := [f"{k}, which is {states[k]}" for k in self.inputs(key) if k in states]:
@@ -375,9 +405,11 @@ class Planner:
                 ready.append(key)
         if not ready:
             return
-        context = self._reading(f"{asset}", ready)
+        context = self._reading(f"{asset}", ready, force=force, strict=True)
+        looked_at, unfinished = time.monotonic(), dict.fromkeys(ready)
         provenance = {"run": self.run_id, **self.provenance(self.graph[asset])}
-        for made in self.graph[asset].make(context, [self.context.item(key) for key in ready]):
+        for made in self._made(asset, context, ready, unfinished):
+            unfinished.pop(made.key, None)
             if made.error is not None:
                 yield Outcome(made.key, None, error=made.error)
                 continue
@@ -388,15 +420,26 @@ class Planner:
                     made.files,
                     made.metrics,
                     provenance,
-                    replaces=stored.get(made.key),
+                    # What was seen long ago may have been replaced since: then the store looks again.
+                    replaces=stored.get(made.key) if time.monotonic() - looked_at < SEEN_SECONDS else None,
                 )
             except D3MError as error:
                 yield Outcome(made.key, None, error=error)
             else:
-                self._current.add(made.key)
+                self._statuses[made.key] = Status("up to date", [])
                 if made.stored is not None:
                     made.stored()
                 yield Outcome(made.key, manifest)
+
+    def _made(
+        self, asset: str, context: Any, keys: Sequence[ArtefactKey], unfinished: Mapping[ArtefactKey, None]
+    ) -> Iterator[Made]:
+        """What the maker of an asset yields; when it gives up as a whole, what it had not yielded yet has failed."""
+        try:
+            yield from self.graph[asset].make(context, [self.context.item(key) for key in keys])
+        except D3MError as error:
+            for key in list(unfinished):
+                yield Made(key, error=error)
 
     def _compare(self, keys: Iterable[ArtefactKey]) -> Iterator[tuple[ArtefactKey, Stored, Status]]:
         """Look at artefacts, many of an asset with one listing; what is seen to be up to date is not looked at again."""
@@ -408,28 +451,43 @@ class Planner:
             else:
                 looked = self.store.look_all(of_asset, self.store.listing(asset))
             for key, stored in looked:
-                found = status(stored, self.spec(key))
-                (self._current.add if found.state == "up to date" else self._current.discard)(key)
-                yield key, stored, found
+                self._statuses[key] = status(stored, self.spec(key))
+                yield key, stored, self._statuses[key]
 
     def _remembered(self, key: ArtefactKey) -> Manifest | None:
         """Commit record of an artefact that this object saw to be up to date, if it is at hand."""
-        manifest = self.store.remembered(key) if key in self._current else None
+        manifest = self.store.remembered(key) if self._is_current(key) else None
         return manifest if manifest is not None and manifest.fingerprint == self.spec(key).fingerprint else None
+
+    def pending(self, keys: Iterable[ArtefactKey]) -> list[ArtefactKey]:
+        """Those of some artefacts that are missing or out of date."""
+        unseen = [key for key in keys if not self._is_current(key)]
+        return [key for key, _, found in self._compare(unseen) if found.state != "up to date"]
 
     def reading(self, key: ArtefactKey, *, own: bool = False) -> Any:
         """The context in which an artefact is made, to read what it is made from; with ``own``, also what it holds."""
         return self._reading(str(key), [key], own=own)
 
-    def _reading(self, purpose: str, keys: Sequence[ArtefactKey], *, own: bool = False) -> Any:
-        allowed = itertools.chain.from_iterable((*self.inputs(key), *([key] if own else [])) for key in keys)
-        return self.context.reading(Inputs(self.store, allowed, purpose, self._remembered))
+    def _reading(
+        self,
+        purpose: str,
+        keys: Sequence[ArtefactKey],
+        *,
+        own: bool = False,
+        force: bool = False,
+        strict: bool = False,
+    ) -> Any:
+        allowed = {key: [*self.inputs(key), *([key] if own else [])] for key in keys}
+        expected = (lambda key: self.spec(key).fingerprint) if strict else None
+        inputs = Inputs(self.store, allowed, purpose, self._remembered, expected)
+        return self.context.reading(inputs, force=force)
 
     def work_through(
         self,
         plan: Plan,
         *,
         limit: int | None = None,
+        selected: Collection[str] | None = None,
         materialize: Callable[[str, Sequence[ArtefactKey]], Iterable[Outcome]] | None = None,
         before: Callable[[Asset], AbstractContextManager[object]] = lambda asset: nullcontext(),
     ) -> Tally:
@@ -438,18 +496,20 @@ class Planner:
         Args:
             plan: From :meth:`plan`.
             limit: Most artefacts of each asset, None for no limit.
+            selected: Artefacts to work on, as ``str(key)``; None: all that are pending.
             materialize: Makes artefacts of an asset, by default :meth:`materialize`.
             before: Entered around the work on an asset, for example to hold the compute device.
         """
         tally, pending = Tally(), plan.pending()
-        selected = {entry.key for entry in first_of_each_asset(pending, limit)}
+        wanted = [entry for entry in pending if selected is None or str(entry.key) in selected]
+        chosen = {entry.key for entry in first_of_each_asset(wanted, limit)}
         unready = {str(entry.key) for entry in pending}
         unavailable: set[str] = set()
         for asset in self.graph:
             ready = []
             for key in (entry.key for entry in pending if entry.key.asset == asset.name):
                 inputs = self.spec(key).inputs.keys()
-                if key in selected and not unready & inputs:
+                if key in chosen and not unready & inputs:
                     ready.append(key)
                 elif unavailable & inputs:
                     unavailable.add(str(key))

@@ -5,12 +5,14 @@ import pandas as pd
 import pytest
 import torch
 
+from d3m_assets.assets import context
 from d3m_assets.assets.inverted_embeddings import _batch_size
+from d3m_assets.compute.workers import Workers
 from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.distillation.packing import CudaMemory
 from d3m_assets.distillation.settings import InversionSettings
 from d3m_assets.errors import BudgetError, D3MError, StageError
-from d3m_assets.foundation.model import Model, ModelReference
+from d3m_assets.foundation.model import ModelReference
 from d3m_assets.store import ArtefactKey
 from d3m_assets_tests.small_runs import open_pipeline, run
 
@@ -59,7 +61,7 @@ def test_a_gpu_batch_learns_what_processes_learn(copy, monkeypatch):
 
     before = {k: read_vectors(pipeline.reading(k, own=True), k).astype(int) for k in keys}
     # The processor stands in for the GPU: what is tested is the one batch of all classes and budgets.
-    monkeypatch.setattr(Model, "on_cpu", property(lambda self: False))
+    monkeypatch.setattr(context, "open_workers", lambda *settings: Workers(1, on_cpu=False))
     heard = []
     pipeline.context.progress = heard.append
     outcomes = list(pipeline.materialize("inverted_embeddings", keys, force=True))
@@ -86,9 +88,7 @@ def test_several_gpus_share_the_classes(copy, monkeypatch):
 
     before = {k: read_vectors(pipeline.reading(k, own=True), k).astype(int) for k in keys}
     # Two processes on the processor stand in for two GPUs.
-    monkeypatch.setattr(Model, "on_cpu", property(lambda self: False))
-    monkeypatch.setattr(Model, "devices", ("cpu", "cpu"))
-    assert pipeline.context.workers.devices == ("cpu", "cpu")
+    monkeypatch.setattr(context, "open_workers", lambda *settings: Workers(2, ("cpu", "cpu"), on_cpu=False))
     for asset in ("inverted_embeddings", "synthetic_pool", "student_metrics"):
         outcomes = list(pipeline.materialize(asset, pipeline.keys(asset), force=True))
         assert [o.error for o in outcomes] == [None] * len(pipeline.keys(asset))
@@ -115,7 +115,7 @@ def test_what_the_store_refused_need_not_be_learned_again(copy, monkeypatch):
     key = ArtefactKey("inverted_embeddings", "7", "ipc-1")
     write = pipeline.store.write
 
-    def full(*args):
+    def full(*args, **options):
         raise StoreError("the disk is full")
 
     monkeypatch.setattr(pipeline.store, "write", full)

@@ -313,7 +313,7 @@ def test_previews_name_what_they_come_from(finished):
 
 def test_undeclared_versions_cannot_be_read(finished):
     store = open_copy(finished).store
-    inputs = Inputs(store, [POOL], "a test")
+    inputs = Inputs(store, {BUNDLE: [POOL]}, "a test")
     (name,) = inputs.version(POOL).input_names("inverted_embeddings")
     assert inputs.version(POOL).made_from(name).key == VECTORS
     with pytest.raises(UndeclaredReadError):

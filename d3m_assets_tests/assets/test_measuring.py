@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from d3m_assets.assets import measuring
+from d3m_assets.assets import context, measuring
+from d3m_assets.compute.workers import Workers
 from d3m_assets.evaluation.baselines.latent_means import LATENT_MEANS
-from d3m_assets.foundation.model import Model
 from d3m_assets.store import ArtefactKey
 from d3m_assets_tests.small_runs import SOFT, open_pipeline, run
 
@@ -78,7 +78,7 @@ def test_what_is_added_is_trained_and_nothing_else(copy, trainings, changes, new
 def test_students_that_are_trained_side_by_side_are_kept_one_by_one_too(copy, trainings, monkeypatch):
     before = table(open_pipeline(copy, copy / "images"))
     # The processor stands in for a GPU, on which all seeds of a row are one job.
-    monkeypatch.setattr(Model, "on_cpu", property(lambda self: False))
+    monkeypatch.setattr(context, "open_workers", lambda *settings: Workers(1, on_cpu=False))
     key = ArtefactKey("reference_metrics", None, "ipc-1")
     pipeline = open_pipeline(copy, copy / "images", **{"students.seeds": (0, 5, 1, 6)})
     (outcome,) = pipeline.materialize(key.asset, [key])
@@ -161,17 +161,27 @@ def test_a_damaged_record_is_trained_again_and_only_that(copy, trainings):
     folder = Path(pipeline.store.uri(ArtefactKey("x"))).parent / ".records" / "students"
     files = sorted(folder.rglob("*.json"))
     assert len(files) == 14
-    list(pipeline.materialize(key.asset, [key], force=True))
-    assert trainings == []  # forced, but every student is known
+    pipeline.store.delete(key)
+    list(pipeline.materialize(key.asset, [key]))
+    assert trainings == []  # made again, but every student is known
     for file in files:
         text = file.read_text()
         assert '"accuracy": ' in text
         file.write_text(text.replace('"accuracy": ', '"accuracy": 0.0, "was": ', 1))
-    (outcome,) = pipeline.materialize(key.asset, [key], force=True)
+    pipeline.store.delete(key)
+    (outcome,) = pipeline.materialize(key.asset, [key])
     assert outcome.error is None
     assert sorted(trainings) == [("whole train split", "convnet-3", "hard", s) for s in (0, 1)]
     list(pipeline.materialize("distillation_report", pipeline.keys("distillation_report"), force=True))
     assert table(pipeline) == before
+
+
+def test_what_is_forced_is_trained_again(copy, trainings):
+    pipeline = open_pipeline(copy, copy / "images")
+    key = ArtefactKey("whole_dataset_metrics")
+    (outcome,) = pipeline.materialize(key.asset, [key], force=True)
+    assert outcome.error is None
+    assert sorted(trainings) == [("whole train split", "convnet-3", "hard", s) for s in (0, 1)]
 
 
 def test_other_test_images_or_another_recipe_train_all(copy, trainings):
@@ -188,5 +198,6 @@ def test_other_test_images_or_another_recipe_train_all(copy, trainings):
 def test_one_changed_training_image_trains_no_student_of_a_pool_that_stays(copy, trainings):
     pipeline = open_pipeline(copy, copy / "images")
     key = ArtefactKey("student_metrics", None, "ipc-1")
-    (outcome,) = pipeline.materialize(key.asset, [key], force=True)
+    pipeline.store.delete(key)
+    (outcome,) = pipeline.materialize(key.asset, [key])
     assert (trainings, outcome.manifest.metrics["students trained"]) == ([], 0)

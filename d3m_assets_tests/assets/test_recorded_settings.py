@@ -16,6 +16,8 @@ HARMLESS = {
     "home": "where caches lie on this machine",
     "latent_cache_gib": "how much of them is kept",
     "workers": "who does the work",
+    "compute.engine": "who does the work",
+    "compute.state_dir": "where unfinished work lies",
     "compile_unet": "the same arithmetic, compiled",
     "students.recipe": "the name of what the other settings of students are unless given; each of them is declared",
     "inversion.classes_per_batch": "how many classes share a batch, on which no class depends",

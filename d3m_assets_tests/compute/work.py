@@ -47,6 +47,14 @@ def report_and_compute(folder, progress):
         matrix = matrix @ matrix % 7
 
 
+def compute_and_report(folder, progress):
+    """Reports until it is killed, or two minutes are over."""
+    (Path(folder) / f"{os.getpid()}.pid").touch()
+    for step in range(240):
+        progress(ProgressEvent("compute", step, 240))
+        time.sleep(0.5)
+
+
 def which_device(item, progress):
     time.sleep(0.3)
     return own_device()
@@ -73,3 +81,41 @@ def child_that_returns():
 
 def child_that_computes(folder):
     list(Workers(2).run(report_and_compute, [folder] * 3, lambda i, e: None))
+
+
+def where(item, progress):
+    """Take a moment, so that others get work meanwhile; on which node and in which process."""
+    import ray
+
+    progress(ProgressEvent("where", item, 10))
+    time.sleep(1.5)
+    return ray.get_runtime_context().get_node_id(), os.getpid()
+
+
+def die_as_often_as(item, progress):
+    """Kill this process until as many files lie in the folder as it shall die."""
+    folder, deaths = item
+    files = len(list(Path(folder).glob("*")))
+    if files < deaths:
+        (Path(folder) / str(files)).touch()
+        die(item, progress)
+    return files
+
+
+def environment(name, progress):
+    return os.environ.get(name)
+
+
+def device_of_work(item, progress):
+    import torch
+
+    return own_device(), torch.get_num_threads()
+
+
+def driver_that_computes(address, folder):
+    """A program whose actors compute until it is ended."""
+    from d3m_assets.compute.ray_workers import RayWorkers
+    from d3m_assets.compute.settings import ComputeSettings
+
+    workers = RayWorkers(ComputeSettings(engine="ray", address=address), "cpu")
+    list(workers.run(report_and_compute, [folder] * 2, lambda i, e: None))

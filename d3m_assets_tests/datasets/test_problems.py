@@ -16,6 +16,7 @@ from d3m_assets.datasets.exclusion import Exclusion, read_exclusion
 from d3m_assets.datasets.image_folder import ImageFolder
 from d3m_assets.datasets.opening import open_dataset
 from d3m_assets.datasets.problems import DatasetProblem, problem_rows
+from d3m_assets.datasets.source import ClassImages
 from d3m_assets.errors import DatasetError, SettingsError
 from d3m_assets.settings import load_settings
 from d3m_assets_tests.datasets.conftest import png
@@ -295,3 +296,15 @@ def test_the_digits_have_no_problem_and_their_old_fingerprint(digits_folder):
     plain = [sorted((i.relative_path, i.sha256, i.split) for i in c.images) for c in found.classes.values()]
     expected = "".join(hashlib.sha256(json.dumps(rows).encode()).hexdigest() for rows in plain)
     assert digest == hashlib.sha256(expected.encode()).hexdigest()
+
+
+def test_the_words_of_an_error_are_no_part_of_the_fingerprint_but_its_place_is():
+    """Failure prevented: a storage that puts the id of each request into its errors makes a broken class new at each look."""
+
+    def fingerprint(place, what):
+        return ClassImages("a", (), (checks.unusable_image("a", place, what),)).fingerprint
+
+    first = fingerprint("train/a/0.png", "cannot be read (request 17)")
+    assert fingerprint("train/a/0.png", "cannot be read (request 18)") == first
+    assert fingerprint("train/a/1.png", "cannot be read (request 17)") != first
+    assert ClassImages("a", ()).fingerprint != first

@@ -125,10 +125,18 @@ def test_a_state_that_another_version_laid_out_otherwise_is_passed_over(
 
 
 def test_old_states_are_removed(tmp_path):
-    for name, days in (("old.safetensors", 20), ("old.part", 20), ("new.safetensors", 1)):
+    """The folder is the user's choice: nothing in it is removed that the inversion did not write."""
+    old, new = "0" * 32, "1" * 32
+    kept = [f"{new}.safetensors", "model.safetensors", "notes.txt", f"{old}.part"]
+    for name, days in [
+        (f"{old}.safetensors", 20),
+        (f"{old}.0123abcd.part", 20),
+        (kept[0], 1),
+        *((name, 20) for name in kept[1:]),
+    ]:
         (tmp_path / name).write_text("x")
         then = time.time() - days * 86_400
         os.utime(tmp_path / name, (then, then))
     remove_old_states(tmp_path)
     remove_old_states(tmp_path / "none")
-    assert [p.name for p in tmp_path.iterdir()] == ["new.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(kept)

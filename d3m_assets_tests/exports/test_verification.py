@@ -114,6 +114,16 @@ def test_swapped_missing_damaged_and_foreign_files_are_counted(made, foundation,
     assert result.verdict == "not equal"
 
 
+def test_a_class_that_is_cut_off_at_the_end_misses_images(made, foundation, folder):
+    """Failure prevented: the last images of a class are gone, and what is left is called equal."""
+    for index in (IMAGES - 2, IMAGES - 1):
+        (folder / "7" / f"{index:05d}.png").unlink()
+    result = check(made, foundation, folder)
+    assert [c.missing for c in result.classes] == [0, 2]
+    assert result.verdict == "not equal"
+    assert f"of those present: {2 * IMAGES - 2} of the {2 * IMAGES} up to the highest number" in result.sentence
+
+
 def test_a_class_without_images_is_not_equal(made, foundation, folder):
     shutil.rmtree(folder / "7")
     assert check(made, foundation, folder).verdict == "not equal"

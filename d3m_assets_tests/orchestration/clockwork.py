@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import dagster as dg
@@ -122,10 +123,13 @@ class ToyContext:
     def item(self, key: ArtefactKey) -> Item:
         return Item(key)
 
-    def reading(self, inputs: Any) -> Any:
+    def reading(self, inputs: Any, *, force: bool = False) -> Any:
         found = copy.copy(self)
         found.inputs = inputs
         return found
+
+    def for_item(self, item: Any) -> Any:
+        return self.reading(self.inputs.of(item.key))
 
 
 class Clockwork:
@@ -162,6 +166,7 @@ class Clockwork:
         """A tick of a schedule."""
         with dg.build_schedule_context(
             self.instance,
+            scheduled_execution_time=datetime(2026, 11, 25, tzinfo=UTC),
             repository_def=self.repository,
             resources={"pipelines": PipelineResource(self.settings, self.open)},
         ) as context:

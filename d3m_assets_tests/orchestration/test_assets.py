@@ -9,12 +9,14 @@ from d3m_assets.assets.graph import GRAPH
 from d3m_assets.orchestration.assets import build_assets
 from d3m_assets.orchestration.partitions import Partitions
 from d3m_assets.planning.asset import Asset, Graph
+from d3m_assets.settings import load_settings
 from d3m_assets_tests.planning import toys
 
 
 def assets(graph: Graph, device: str = "auto") -> dict[str, dg.AssetsDefinition]:
     """All assets of a graph by name."""
-    return {a.key.to_user_string(): a for a in build_assets(graph, Partitions.of(["small", "large"]), device)}
+    settings = load_settings(device=device)
+    return {a.key.to_user_string(): a for a in build_assets(graph, Partitions.of(["small", "large"]), settings)}
 
 
 def test_an_asset_says_of_itself_what_its_class_says() -> None:

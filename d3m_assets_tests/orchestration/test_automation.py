@@ -1,6 +1,7 @@
 """Sensor and schedule, tick by tick, with real runs between the ticks."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +9,8 @@ import dagster as dg
 import pytest
 
 from d3m_assets.definitions import build_definitions
-from d3m_assets.orchestration.launch import LAUNCHER_TAG
+from d3m_assets.errors import DatasetError
+from d3m_assets.orchestration.launch import LAUNCHER_TAG, launcher_prefix
 from d3m_assets.orchestration.partitions import CLASSES
 from d3m_assets.orchestration.resources import PipelineResource
 from d3m_assets.pipeline import Pipeline
@@ -50,10 +52,13 @@ class Automation:
                     self.instance.delete_dynamic_partition(CLASSES, key)
         return Tick(list(data.run_requests or []), data.skip_message)
 
-    def schedule_tick(self) -> Tick:
-        """One tick of the schedule: requests and the reason for none."""
+    def schedule_tick(self, day: int = 1) -> Tick:
+        """One tick of the schedule, on a day of a month: requests and the reason for none."""
         with dg.build_schedule_context(
-            self.instance, repository_def=self.repository, resources=self.resources
+            self.instance,
+            scheduled_execution_time=datetime(2026, 11, day, tzinfo=UTC),
+            repository_def=self.repository,
+            resources=self.resources,
         ) as context:
             data = self.repository.get_schedule_def("nightly_distill").evaluate_tick(context)
         return Tick(list(data.run_requests or []), data.skip_message)
@@ -137,13 +142,36 @@ def test_the_sensor_waits_for_the_run_it_started(automation: Automation, instanc
 def test_a_dataset_that_is_being_copied_changes_nothing(automation: Automation, instance: dg.DagsterInstance) -> None:
     automation.sensor_tick()
     cursor = automation.cursor
-    (automation.dataset / "train" / "b" / "half.png").write_bytes(b"\x89PNG")
+    for folder in (automation.dataset / "train").iterdir():
+        (folder / "half.png").write_bytes(b"\x89PNG")
 
-    tick = automation.sensor_tick()
+    with pytest.raises(DatasetError, match="train/b/half.png"):  # a red tick, not a grey one like "up to date"
+        automation.sensor_tick()
 
-    assert "half.png" in str(tick.reason)
     assert automation.cursor == cursor
     assert instance.get_dynamic_partitions(CLASSES) == ["a", "b", "c"]
+
+
+def test_a_broken_class_is_tried_once_and_again_when_it_is_mended(
+    automation: Automation, instance: dg.DagsterInstance, makers: fakes.FakeMakers
+) -> None:
+    """Failure prevented: a truncated image stops every class, or retires its own, and someone has to start what waited."""
+    half = automation.dataset / "train" / "b" / "half.png"
+    half.write_bytes(b"\x89PNG")
+    makers.failing = {"raw_dataset [b]"}
+    assert automation.launch(only(automation.sensor_tick().requests))
+    assert "synthetic_pool [a, ipc-1]" in makers.made
+    assert "synthetic_pool [b, ipc-1]" not in makers.made
+    assert instance.get_dynamic_partitions(CLASSES) == ["a", "b", "c"]
+    assert not automation.sensor_tick().requests
+
+    half.unlink()
+    makers.failing.clear()
+    makers.made.clear()
+    assert automation.launch(only(automation.sensor_tick().requests))
+    assert "synthetic_pool [b, ipc-1]" in makers.made
+    assert "synthetic_pool [a, ipc-1]" not in makers.made
+    assert str(automation.sensor_tick().reason) == "everything is up to date"
 
 
 def test_the_schedule_tries_again_what_failed_once_a_tick(automation: Automation, makers: fakes.FakeMakers) -> None:
@@ -169,14 +197,16 @@ def test_the_same_wish_is_not_launched_twice(automation: Automation) -> None:
     assert not automation.launch(second)
 
 
-def test_the_schedule_does_not_wait_for_the_dead(automation: Automation, instance: dg.DagsterInstance) -> None:
+def test_the_schedule_does_not_wait_for_the_dead(
+    automation: Automation, instance: dg.DagsterInstance, settings: Settings
+) -> None:
     job = automation.definitions.resolve_job_def("distill")
     started = dg.DagsterRunStatus.STARTED
     alive = instance.create_run_for_job(job, status=started)
     assert automation.schedule_tick() == ([], f"run {alive.run_id} is at it; 31 artefacts pending")
     instance.report_run_failed(alive, "done")
 
-    dead = instance.create_run_for_job(job, status=started, tags={LAUNCHER_TAG: "0123456789abcdef"})
+    dead = instance.create_run_for_job(job, status=started, tags={LAUNCHER_TAG: f"{launcher_prefix(settings)}0123"})
     assert automation.schedule_tick().requests
     found = instance.get_run_by_id(dead.run_id)
     assert found is not None
@@ -219,3 +249,35 @@ def test_what_a_failure_kept_from_being_tried_is_asked_for_at_the_next_tick(
 
     made = {made for made in makers.made if made.startswith("inverted_embeddings")}
     assert len(made) == 5
+
+
+def limited_to(settings: Settings, limit: int) -> Settings:
+    """The settings with at most so many artefacts of each asset in a run."""
+    return settings.model_copy(
+        update={"automation": settings.automation.model_copy(update={"max_partitions_per_tick": limit})}
+    )
+
+
+@pytest.mark.parametrize("by", ["sensor", "schedule"])
+def test_broken_classes_do_not_keep_sound_ones_out(
+    settings: Settings, instance: dg.DagsterInstance, makers: fakes.FakeMakers, by: str
+) -> None:
+    """Failure prevented: as many broken classes as the limit, first in the plan, and the sound ones are never made."""
+    automation = Automation(limited_to(settings, 2), instance)
+    makers.failing = {"raw_dataset [a]", "raw_dataset [b]"}
+
+    for day in range(1, 7):
+        requests = (automation.sensor_tick() if by == "sensor" else automation.schedule_tick(day)).requests
+        if requests:
+            automation.launch(only(requests))
+
+    assert {"synthetic_pool [c, ipc-1]", "synthetic_pool [c, ipc-5]"} <= set(makers.made)
+    assert "raw_dataset [a]" not in makers.made
+
+
+def test_what_a_person_started_is_not_done_twice(automation: Automation, instance: dg.DagsterInstance) -> None:
+    run = instance.add_run(dg.DagsterRun("__ASSET_JOB", status=dg.DagsterRunStatus.STARTED))
+
+    for tick in (automation.sensor_tick(), automation.schedule_tick()):
+        assert not tick.requests
+        assert f"run {run.run_id} is at it" in str(tick.reason)

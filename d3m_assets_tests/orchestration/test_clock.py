@@ -241,6 +241,27 @@ def test_a_dataset_that_cannot_be_read_is_a_red_tick_and_somebody_is_told_once(
     assert str(caught.value.user_exception) == "2.png is truncated"
     assert len(webhook.posted) == 2
 
+    clockwork.context.broken = ""
+    clockwork.schedule_tick("nightly_distill")
+    clockwork.context.broken = "2.png is truncated"
+    with pytest.raises(ScheduleExecutionError):
+        clockwork.schedule_tick("nightly_distill")
+    assert len(webhook.posted) == 3, "the schedule found it mended, and it broke again"
+
+
+def test_somebody_is_told_of_a_defect_too(
+    open_clockwork: Callable[..., Clockwork], webhook: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clockwork = open_clockwork(failure_webhook=webhook.url)
+
+    def open_badly(settings: Settings, **given: Any) -> Any:
+        raise TypeError("a defect")
+
+    monkeypatch.setattr(clockwork, "open", open_badly)
+    with pytest.raises(ScheduleExecutionError):
+        clockwork.schedule_tick("nightly_distill")
+    assert [posted["text"] for posted in webhook.posted] == ["d3m-assets: nothing can be distilled: a defect"]
+
 
 def test_checks_of_what_cannot_be_read_fail_instead_of_keeping_the_last_result(clockwork: Clockwork) -> None:
     clockwork.follow()
@@ -249,7 +270,8 @@ def test_checks_of_what_cannot_be_read_fail_instead_of_keeping_the_last_result(c
     assert shown(clockwork, "toy_word", "readable") == (True, "no problem")
 
     clockwork.context.broken = "0.png is truncated"
-    assert verify.execute_in_process(instance=clockwork.instance, run_config=QUIET).success
+    with pytest.raises(dg.Failure, match="nothing could be checked: 0.png is truncated"):
+        verify.execute_in_process(instance=clockwork.instance, run_config=QUIET)
     for asset, check in (("toy_word", "readable"), ("toy_report", "nothing_stale")):
         assert shown(clockwork, asset, check) == (False, "could not be checked: 0.png is truncated")
 
@@ -376,7 +398,9 @@ def test_no_lock_file_stays_of_runs_that_stopped_or_were_killed(
     folder = locks(clockwork.settings)
     assert not list(folder.glob("run-*.lock"))
 
-    dead, new, living = (folder / f"run-{name}.lock" for name in ("dead", "new", "living"))
+    dead, new, living = (
+        folder / f"run-{launch.launcher_prefix(clockwork.settings)}{name}.lock" for name in ("dead", "new", "living")
+    )
     dead.touch()
     new.touch()
     old = time.time() - 2 * launch.SECONDS_OF_A_NEW_LOCK

@@ -13,7 +13,14 @@ import yaml
 
 from d3m_assets.assets.graph import GRAPH
 from d3m_assets.errors import DatasetError, StageError
-from d3m_assets.orchestration.launch import ensure_instance_home, fail_abandoned_runs, open_instance, run_pending
+from d3m_assets.orchestration.launch import (
+    LAUNCHER_TAG,
+    ensure_instance_home,
+    fail_abandoned_runs,
+    launcher_prefix,
+    open_instance,
+    run_pending,
+)
 from d3m_assets.orchestration.partitions import CLASSES
 from d3m_assets.orchestration.resources import PipelineResource
 from d3m_assets.pipeline import Pipeline
@@ -105,9 +112,10 @@ def test_a_limit_leaves_the_rest_for_the_next_run(settings: Settings, instance: 
 def test_a_broken_dataset_is_the_callers_error_and_leaves_no_run(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
-    (dataset(settings) / "train" / "a" / "0.png").write_bytes(b"")
+    for image in dataset(settings).glob("train/*/0.png"):
+        image.write_bytes(b"")
 
-    with pytest.raises(DatasetError, match=r"0\.png"):
+    with pytest.raises(DatasetError, match=r"train/a/0\.png"):
         run_pending(settings, instance, Pipeline(settings))
     assert instance.get_runs() == []
 
@@ -190,6 +198,27 @@ def test_a_killed_run_keeps_what_was_finished_and_is_carried_on(
     run_pending(settings, instance, Pipeline(settings)).raise_for_failures()
     assert "inverted_embeddings [a, ipc-1]" not in makers.made
     assert "inverted_embeddings [c, ipc-1]" in makers.made
+
+
+def test_runs_of_other_hosts_and_homes_are_left_alone(
+    settings: Settings, instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Failure prevented: one database for several hosts, and each marks the runs of the others as failed."""
+    own = launcher_prefix(settings)
+    elsewhere = launcher_prefix(settings.model_copy(update={"home": tmp_path / "elsewhere"}))
+    with monkeypatch.context() as patch:
+        patch.setattr("socket.gethostname", lambda: "other-host")
+        other = launcher_prefix(settings)
+    assert len({own, elsewhere, other}) == 3
+
+    runs = [
+        instance.add_run(
+            dg.DagsterRun("distill", status=dg.DagsterRunStatus.STARTED, tags={LAUNCHER_TAG: f"{prefix}0123"})
+        )
+        for prefix in (own, elsewhere, other)
+    ]
+
+    assert fail_abandoned_runs(instance, settings) == [runs[0].run_id]
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])

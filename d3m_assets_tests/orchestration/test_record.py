@@ -142,9 +142,9 @@ def test_the_real_makers_leave_something_to_look_at(tmp_path: Path, monkeypatch:
         assert run_assets(build_definitions(settings), instance, ["class_catalog", "foundation_model"]).success
         assert run_assets(build_definitions(settings), instance, ["raw_dataset", "class_prompts"], "a", "c").success
 
-        picture = events(instance, "raw_dataset")[0].metadata["real_images"]
+        picture = events(instance, "raw_dataset")[0].metadata["real images"]
         assert isinstance(picture, dg.MarkdownMetadataValue)
-        assert str(picture.value).startswith("![real_images](data:image/png;base64,iVBOR")
+        assert str(picture.value).startswith("![real images](data:image/png;base64,iVBOR")
         assert events(instance, "class_catalog")[0].metadata["dagster/row_count"].value == 3
         assert counts(instance, "class_prompts") == {"a": 1, "b": 1, "c": 1}
 

@@ -56,11 +56,15 @@ class ToyContext:
         """With its label."""
         return Item(key, str(key))
 
-    def reading(self, inputs: Inputs) -> "ToyContext":
+    def reading(self, inputs: Inputs, *, force: bool = False) -> "ToyContext":
         """A copy that reads ``inputs``."""
         context = copy.copy(self)
-        context.inputs = inputs
+        context.inputs, context.force = inputs, force
         return context
+
+    def for_item(self, item: Item) -> "ToyContext":
+        """A copy that reads what one item is made from."""
+        return self.reading(self.inputs.of(item.key), force=self.force)
 
     def note(self, item: Item) -> None:
         """Write down that an artefact is made, or fail when told to."""
