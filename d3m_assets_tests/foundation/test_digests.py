@@ -96,8 +96,8 @@ def test_the_fingerprint_of_a_model_is_the_same_from_the_cache(tmp_path, read):
 
 
 def test_a_second_pipeline_reads_no_weights(tmp_path, read):
-    first = Pipeline(load_settings(home=tmp_path)).foundation_files.fingerprint
+    first = Pipeline(load_settings(home=tmp_path)).context.model.files.fingerprint
     assert any(name.endswith(".safetensors") for name in read)
     read.clear()
-    assert Pipeline(load_settings(home=tmp_path)).foundation_files.fingerprint == first
+    assert Pipeline(load_settings(home=tmp_path)).context.model.files.fingerprint == first
     assert read == []
