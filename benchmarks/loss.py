@@ -26,7 +26,7 @@ class Curve:
     Attributes:
         seconds: Time of work at which each loss was reached; looking at the loss is part of it where the variant itself
             looks.
-        steps: Optimiser steps by then.
+        steps: Optimizer steps by then.
         losses: The losses.
     """
 

@@ -87,7 +87,7 @@ def build_distill(
     finished: Callable[[Tally], None] = lambda tally: None,
     log: Callable[[str], object] | None = None,
 ) -> dg.JobDefinition:
-    """The job ``distill``; its run asks Ray and Kubernetes launchers for a GPU unless the device is the CPU.
+    """The job ``distill``; its run asks launchers for a GPU, unless the device is the CPU or Ray's workers compute.
 
     Args:
         settings: For the device.

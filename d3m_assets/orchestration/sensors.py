@@ -27,7 +27,7 @@ def build_sensor(job: dg.JobDefinition, settings: Settings) -> dg.SensorDefiniti
         job=job,
         minimum_interval_seconds=60,
         default_status=status,
-        description="Notices new, changed and vanished classes and has everything distilled that they touch.",
+        description="Follows the dataset's classes; has distilled what is out of date and was not asked for before.",
     )
     def dataset_classes(
         context: dg.SensorEvaluationContext, pipelines: dg.ResourceParam[PipelineResource]

@@ -1,6 +1,6 @@
 """What an asset is: one class that holds everything about one node of the graph.
 
-The attributes bear the names that ``dagster.asset`` uses. ``deps`` are classes, so the imports of the asset modules are the
+``orchestration/assets.py`` hands its attributes to Dagster. ``deps`` are classes, so the imports of the asset modules are the
 lineage of the data.
 """
 
