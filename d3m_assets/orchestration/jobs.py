@@ -70,7 +70,7 @@ def distill(
         return record.work(context, planner, planner.graph[asset], keys, False)
 
     def before(asset: Asset) -> contextlib.AbstractContextManager[object]:
-        return pipelines.device_lease(planner, log) if asset.device else contextlib.nullcontext()
+        return pipelines.device_lease(log) if asset.device else contextlib.nullcontext()
 
     with event_log_kept_open(context.instance):
         tally = planner.work_through(

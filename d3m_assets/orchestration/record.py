@@ -56,7 +56,7 @@ def _run_asset(
         if "class" not in asset.partitions:  # else an instance that is new would have no classes to choose from
             register_classes(context.instance, planner.context.values("class"))
         required = list(_of_partitions(context, planner, asset, keys))
-        lease = pipelines.device_lease(planner, context.log.info) if asset.device else contextlib.nullcontext()
+        lease = pipelines.device_lease(context.log.info) if asset.device else contextlib.nullcontext()
         with event_log_kept_open(context.instance):
             for outcome in _work_upstream(context, planner, asset, required):
                 if outcome.error is not None:

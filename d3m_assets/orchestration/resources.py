@@ -74,17 +74,16 @@ class PipelineResource:
             self._opened[1].context.close()
 
     @contextlib.contextmanager
-    def device_lease(self, planner: Planner, log: Callable[[str], object], *, timeout: float = -1) -> Iterator[None]:
-        """Hold the compute device of this machine: wait while another process of this home uses it.
+    def device_lease(self, log: Callable[[str], object], *, timeout: float = -1) -> Iterator[None]:
+        """Hold the compute devices of the settings: wait while another process of this home uses one of them.
 
         A Dagster pool does not do: it is a count that a killed process keeps, and a run started from a shell that
         waits for a slot answers neither Ctrl-C nor SIGTERM (seen in 1.13.27). The system frees this lock whatever
         becomes of the process.
 
         Args:
-            planner: Its device is held.
             log: Told when there is a wait.
-            timeout: Seconds to wait at most; negative for ever.
+            timeout: Seconds to wait at most for each device; negative for ever.
 
         Raises:
             TimeoutError: The time is over.
@@ -92,19 +91,21 @@ class PipelineResource:
         if self.settings.compute.engine == "ray":
             yield  # Ray gives out the GPUs of its cluster, and this process uses none
             return
-        device = planner.context.device
-        path = locks(self.settings) / f"device-{socket.gethostname()}-{device.replace(':', '-')}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            log(f"waiting for device {device}, which another process of this home uses")
-            lock.acquire(timeout=timeout, poll_interval=0.5)
-        try:
+        from d3m_assets.compute.devices import choose_devices
+
+        locks(self.settings).mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as held:
+            # One lock a device, in the order that all take them: "cuda" is every GPU, so it excludes "cuda:0".
+            for device in choose_devices(self.settings.device):
+                path = locks(self.settings) / f"device-{socket.gethostname()}-{device.replace(':', '-')}.lock"
+                lock = filelock.FileLock(path)
+                try:
+                    lock.acquire(timeout=0)
+                except filelock.Timeout:
+                    log(f"waiting for device {device}, which another process of this home uses")
+                    lock.acquire(timeout=timeout, poll_interval=0.5)
+                held.callback(lock.release)
             yield
-        finally:
-            lock.release()
 
 
 def locks(settings: Settings) -> Path:

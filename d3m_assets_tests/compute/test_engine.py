@@ -52,14 +52,31 @@ def test_a_driver_of_ray_needs_no_gpu_and_takes_no_lease(tmp_path):
     planner = Pipeline(settings)
     assert planner.context.device == "cpu"
     assert planner.context.device_kind == "cuda"  # as the fingerprints have it
-    with PipelineResource(settings, Pipeline).device_lease(planner, pytest.fail):
+    with PipelineResource(settings, Pipeline).device_lease(pytest.fail):
         assert not list(locks(settings).glob("device-*"))
 
     local = load_settings(home=tmp_path, device="cpu")
-    with PipelineResource(local, Pipeline).device_lease(Pipeline(local), pytest.fail):
+    with PipelineResource(local, Pipeline).device_lease(pytest.fail):
         (lock,) = locks(local).glob("device-*-cpu.lock")
         with pytest.raises(filelock.Timeout):
             filelock.FileLock(lock).acquire(timeout=0)
+
+
+def test_a_gpu_is_held_by_whatever_name_the_settings_give_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    every, second, first = (
+        PipelineResource(load_settings(home=tmp_path, device=name), Pipeline) for name in ("auto", "cuda:1", "cuda:0")
+    )
+    with every.device_lease(pytest.fail), pytest.raises(TimeoutError), second.device_lease(print, timeout=0):
+        pytest.fail("auto uses every GPU")
+    with second.device_lease(pytest.fail):
+        with first.device_lease(pytest.fail):
+            pass
+        with pytest.raises(TimeoutError), every.device_lease(print, timeout=0):
+            pytest.fail("one of its GPUs is in use")
+        with first.device_lease(pytest.fail):
+            pass  # what could not have all has let go of those it had
 
 
 def test_a_run_asks_for_a_gpu_unless_ray_actors_have_it(tmp_path):

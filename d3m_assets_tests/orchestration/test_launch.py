@@ -183,7 +183,7 @@ def test_a_killed_run_keeps_what_was_finished_and_is_carried_on(
         assert fail_abandoned_runs(instance, settings) == [], "it is alive"
         with (
             pytest.raises(TimeoutError),
-            PipelineResource(settings, Pipeline).device_lease(Pipeline(settings), print, timeout=0),
+            PipelineResource(settings, Pipeline).device_lease(print, timeout=0),
         ):
             pytest.fail("the child holds the device")
     finally:
