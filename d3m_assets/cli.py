@@ -6,8 +6,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,12 +14,13 @@ import typer
 from d3m_assets.errors import D3MError, SettingsError
 from d3m_assets.progress import ProgressEvent
 from d3m_assets.settings import Settings, load_settings
+from d3m_assets.terminal import printable, shown_progress
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from d3m_assets.distillation.bundle import Bundle
-    from d3m_assets.foundation.files import FoundationFiles
+    from d3m_assets.foundation.model import Model
     from d3m_assets.pipeline import Pipeline
 
 app = typer.Typer(
@@ -71,49 +70,6 @@ def _settings(
     return load_settings(**overrides)
 
 
-@contextmanager
-def _progress() -> Iterator[Callable[[ProgressEvent], None]]:
-    """A bar a stage with time left on a terminal; a line every ten seconds elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        last: dict[str, float] = {}
-
-        def line(event: ProgressEvent) -> None:
-            now = time.monotonic()
-            if now - last.get("", 0) > 10 or event.stage not in last:
-                last[""] = last[event.stage] = now
-                share = f"{100 * event.done / event.total:3.0f} %" if event.total else ""
-                print(f"{event.stage:24} {share:6} {event.detail}", file=sys.stderr, flush=True)
-
-        yield line
-        return
-    bars: dict[str, Any] = {}
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description:22}"),
-        BarColumn(24),
-        TextColumn("{task.percentage:3.0f} %"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[detail]}"),
-    )
-    with Progress(*columns, console=console) as shown:
-
-        def bar(event: ProgressEvent) -> None:
-            if event.stage not in bars:
-                for stage, task in bars.items():
-                    total = shown.tasks[task].total
-                    shown.update(task, completed=total, detail="") if stage != event.stage else None
-                bars[event.stage] = shown.add_task(event.stage, total=event.total or None, detail="")
-            shown.update(bars[event.stage], completed=event.done, total=event.total or None, detail=event.detail)
-
-        yield bar
-
-
 @app.command()
 def distill(
     dataset: Dataset = None,
@@ -130,7 +86,7 @@ def distill(
     from d3m_assets.orchestration.launch import open_instance, run_pending
     from d3m_assets.pipeline import Pipeline
 
-    with open_instance(settings) as instance, _progress() as progress:
+    with open_instance(settings) as instance, shown_progress() as progress:
         pipeline = Pipeline(settings, progress=progress)
         _show_problems(pipeline)
         try:
@@ -159,12 +115,15 @@ def _show_problems(pipeline: Pipeline) -> None:
         (row,) = rows
         more = f" ({row.count} of them)" if row.count > 1 else ""
         console.print(
-            f"{row.severity} in class {row.class_name}: {row.where} {row.what}{more}; {row.remedy}", soft_wrap=True
+            f"{row.severity} in class {printable(row.class_name)}: {printable(row.where)} {row.what}{more}; {row.remedy}",
+            soft_wrap=True,
         )
     elif rows:
         table = Table("", "class", "what", "how many", "where", "what to do", title="Problems in the data")
         for row in rows:
-            table.add_row(row.severity, row.class_name, row.what, str(row.count), row.where, row.remedy)
+            table.add_row(
+                row.severity, printable(row.class_name), row.what, str(row.count), printable(row.where), row.remedy
+            )
         console.print(table)
 
 
@@ -184,7 +143,7 @@ def _copy_report(pipeline: Pipeline) -> Path:
     target = pipeline.settings.home.absolute() / PAGE
     content = pipeline.store.read(ArtefactKey(DistillationReport.name), PAGE)
     if not target.exists() or target.read_bytes() != content:
-        part = target.with_suffix(".part")
+        part = target.with_name(f"{target.name}.{os.getpid()}.part")  # another command may end at the same moment
         part.write_bytes(content)
         part.replace(target)
     return target
@@ -255,7 +214,7 @@ def status(
         behind = [e for e in entries if e.state != "up to date"]
         for entry in behind[:5]:
             reasons = f": {'; '.join(entry.reasons)}" if entry.reasons and entry.reasons != [entry.state] else ""
-            print(f"    {entry.key} is {entry.state}{reasons}")
+            print(printable(f"    {entry.key} is {entry.state}{reasons}", 2000))
         if len(behind) > 5:
             print(f"    … and {len(behind) - 5} more")
     if plan.extra:
@@ -320,28 +279,14 @@ def metrics(
 BundleArgument = Annotated[Path, typer.Argument(help="A bundle file (bundle-….safetensors).")]
 
 
-def _bundle(path: Path, foundation: str | None, others: list[str] | None) -> tuple[Bundle, FoundationFiles, Settings]:
-    """A bundle, the files of the model it was made with, and the settings."""
-    from d3m_assets.distillation.bundle import Bundle
+def _model_of(loaded: Bundle, settings: Settings) -> Model:
+    """The settings' model, not loaded, if it is the one that a bundle was made with."""
+    from d3m_assets.pipeline import open_model
 
-    loaded = Bundle.load(path)
-    settings = _settings(None, foundation, None, None, None, others)
-    files = _foundation_files(settings)
+    model = open_model(settings)
     # Before the weights are loaded: the wrong model should be refused at once.
-    loaded.check_foundation(files.fingerprint, files.name)
-    return loaded, files, settings
-
-
-def _foundation_files(settings: Settings) -> FoundationFiles:
-    """The files of the foundation model that the settings name."""
-    from d3m_assets.foundation.loading import find_foundation
-
-    return find_foundation(
-        settings.foundation,
-        config=settings.foundation_config,
-        revision=settings.foundation_revision,
-        digests=settings.home / "cache" / "digests.json",
-    )
+    loaded.check_foundation(model.files.fingerprint, model.files.name)
+    return model
 
 
 @app.command()
@@ -354,18 +299,18 @@ def regenerate(
 ) -> None:
     """Write an image folder from a bundle: all it needs is this package and the foundation model."""
     _offline()
+    from d3m_assets.distillation.bundle import Bundle
     from d3m_assets.exports.images import regenerate as write_images
     from d3m_assets.foundation.loading import load_foundation
-    from d3m_assets.foundation.tiny_autoencoder import find_tiny_autoencoder
 
-    loaded, files, settings = _bundle(bundle, foundation, settings_)
-    tiny = settings.generation.tiny_autoencoder if loaded.recipe.autoencoder else None
-    decoder = None if tiny is None else find_tiny_autoencoder(tiny, files)
+    loaded, settings = Bundle.load(bundle), _settings(None, foundation, None, None, None, settings_)
+    model = _model_of(loaded, settings)
+    decoder = model.tiny_autoencoder if loaded.recipe.autoencoder else None
     loaded.check_autoencoder(decoder)
-    with _progress() as progress:
+    with shown_progress() as progress:
         count = write_images(
             loaded,
-            load_foundation(files, settings.device),
+            load_foundation(model.files, settings.device),
             output,
             per_class=per_class,
             on_class=lambda name, done, total: progress(ProgressEvent("regenerate", done, total, f"class {name}")),
@@ -396,21 +341,18 @@ def verify(
     from d3m_assets.assets.verification import subject
     from d3m_assets.exports import verification
     from d3m_assets.foundation.loading import load_foundation
-    from d3m_assets.foundation.tiny_autoencoder import find_tiny_autoencoder
     from d3m_assets.store import Store
 
     settings = _settings(dataset, foundation, None, storage, None, settings_)
     loaded, images = subject(target, bundle, Store.open(settings.storage_url))
-    files = _foundation_files(settings)
-    loaded.check_foundation(files.fingerprint, files.name)
-    tiny = settings.generation.tiny_autoencoder if loaded.recipe.autoencoder else None
-    with _progress() as progress:
+    model = _model_of(loaded, settings)
+    with shown_progress() as progress:
         result = verification.verify(
             loaded,
-            load_foundation(files, settings.device),
+            load_foundation(model.files, settings.device),
             images,
             sample=None if all_ else sample,
-            autoencoder=None if tiny is None else find_tiny_autoencoder(tiny, files),
+            autoencoder=model.tiny_autoencoder if loaded.recipe.autoencoder else None,
             exact=exact,
             progress=progress,
         )
@@ -442,12 +384,13 @@ def lineage(
     from d3m_assets.assets import lineage as library
     from d3m_assets.distillation.bundle import Bundle
     from d3m_assets.exports.image_record import read_record
+    from d3m_assets.pipeline import open_model
     from d3m_assets.store import Store
 
     settings = _settings(dataset, foundation, None, storage, None, settings_)
     given = Bundle.load(bundle) if bundle else None
-    store, model = Store.open(settings.storage_url), lambda: _foundation_files(settings)
-    at_hand = library.AtHand.of(store, model, given, str(bundle or ""))
+    model = open_model(settings)
+    at_hand = library.AtHand.of(Store.open(settings.storage_url), lambda: model.files, given, str(bundle or ""))
     if (file is None) == (pool is None) or (pool is not None and class_ is None):
         raise SettingsError("name a file, or a stored image by --pool BUDGET --class NAME --index N")
     if pool is not None:
@@ -479,11 +422,13 @@ def export(
 ) -> None:
     """Write a bundle's learned tokens as textual-inversion files for other programs."""
     _offline()
+    from d3m_assets.distillation.bundle import Bundle
     from d3m_assets.exports.tokens import export_tokens
     from d3m_assets.foundation.loading import load_foundation
 
-    loaded, files, _ = _bundle(bundle, foundation, settings_)
-    exported = export_tokens(loaded, load_foundation(files, "cpu").layout, output, format_)
+    loaded = Bundle.load(bundle)
+    model = _model_of(loaded, _settings(None, foundation, None, None, None, settings_))
+    exported = export_tokens(loaded, load_foundation(model.files, "cpu").layout, output, format_)
     print(
         f"{len(exported)} tokens of {len(loaded.classes)} classes in {output}; tokens.json lists them with their prompts"
     )
@@ -507,7 +452,9 @@ def inspect(bundle: BundleArgument, as_json: AsJson = False) -> None:
     for name, value in asdict(loaded.recipe).items():
         print(f"{name:24} {value}")
     first = loaded.classes[0].plan
-    print(f"{'classes':24} {len(loaded.classes)}: {', '.join(c.prompts.class_name for c in loaded.classes[:20])}")
+    print(
+        f"{'classes':24} {len(loaded.classes)}: {printable(', '.join(c.prompts.class_name for c in loaded.classes[:20]))}"
+    )
     print(
         f"{'vectors of a class':24} {first.prompts} prompts x {first.vectors} vectors x {first.width} {first.storage_type}"
         f"{' and a norm' if first.norms else ''}"
@@ -548,7 +495,7 @@ def foundation_train(
     }
     settings = TrainingSettings(**{k: v for k, v in given.items() if v is not None})
     folder = work or load_settings().home / "foundation-training"
-    with _progress() as progress:
+    with shown_progress() as progress:
         train(settings, folder, output, progress)
     print(f"Written to {output}. `d3m foundation card` measures it and writes its model card.")
 
@@ -561,7 +508,7 @@ def foundation_card(
     _offline()
     from d3m_assets.foundation_card import write_card
 
-    with _progress() as progress:
+    with shown_progress() as progress:
         write_card(path, load_settings(), progress)
     print(f"Written to {path / 'README.md'}")
 
@@ -593,8 +540,6 @@ def main() -> None:
     try:
         app()
     except D3MError as error:
-        from d3m_assets.exports.image_record import printable
-
         # A message may quote a file of someone else's, whose names must not steer the terminal.
         lines = [printable(line, 10_000) for line in str(error).splitlines()]
         print("d3m: " + "\n".join(lines), file=sys.stderr)

@@ -25,7 +25,7 @@ ROOMS = (
     ("datasets",),
     ("planning",),
     ("compute",),
-    ("store", "store_listing", "ledger", "provenance", "errors", "progress", "setting_types"),
+    ("store", "store_listing", "ledger", "provenance", "errors", "progress", "terminal", "setting_types"),
 )
 """Rooms from the top to the ground; a file may import its own room and those below."""
 

@@ -23,9 +23,10 @@ from d3m_assets.assets.synthetic_pool import SyntheticPool
 from d3m_assets.datasets.names import class_key
 from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.errors import D3MError, StageError, StoreError
-from d3m_assets.exports.image_record import ImageRecord, printable
+from d3m_assets.exports.image_record import ImageRecord
 from d3m_assets.planning.versions import Version, find_version, stored_version
 from d3m_assets.store import SUPERSEDED, ArtefactKey, Store
+from d3m_assets.terminal import printable
 
 if TYPE_CHECKING:
     from rich.tree import Tree

@@ -12,10 +12,10 @@ from d3m_assets.assets.lineage import find_bundle, pool_versions
 from d3m_assets.datasets.images import decode_png
 from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.errors import BundleError
-from d3m_assets.exports.image_record import printable
 from d3m_assets.exports.verification import FolderImages, ImageSource
 from d3m_assets.planning.versions import Version
 from d3m_assets.store import Store
+from d3m_assets.terminal import printable
 
 if TYPE_CHECKING:
     import numpy as np

@@ -39,7 +39,7 @@ from d3m_assets.datasets.checks import (
 from d3m_assets.datasets.exclusion import Exclusion
 from d3m_assets.datasets.images import GREY_MODES, decode_image
 from d3m_assets.datasets.names import natural, normalized
-from d3m_assets.datasets.problems import DatasetProblem, printable
+from d3m_assets.datasets.problems import DatasetProblem, utf8_path
 from d3m_assets.datasets.source import ClassImages, ImageRecord, Scan, Split
 from d3m_assets.errors import DatasetError
 from d3m_assets.progress import Progress, ProgressEvent, silent
@@ -121,7 +121,7 @@ class ImageFolder:
         facts, unusable = self._read_all(fs, tree, progress)
         problems += unusable
         problems += duplicates(
-            PlacedImage(split, name, printable(image.relative_path), fact.sha256, fact.pixels)
+            PlacedImage(split, name, utf8_path(image.relative_path), fact.sha256, fact.pixels)
             for (split, name), folder in tree.items()
             for image in folder.images
             if (fact := facts.get(image.relative_path))
@@ -236,9 +236,9 @@ class ImageFolder:
                         if isinstance(read, _Facts):
                             facts[path] = read
                         else:
-                            problems.append(unusable_image(class_of[path], printable(path), read))
+                            problems.append(unusable_image(class_of[path], utf8_path(path), read))
                     done += len(piece)
-                    progress(ProgressEvent("scan", done, len(images), printable(piece[-1].relative_path)))
+                    progress(ProgressEvent("scan", done, len(images), utf8_path(piece[-1].relative_path)))
         finally:
             # A file that stays broken is read by every scan, and adds nothing to the index.
             if not len(index) == from_index == len(facts):

@@ -84,6 +84,6 @@ def listed_names(names: Sequence[str]) -> str:
     return text + (f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else "")
 
 
-def printable(path: str) -> str:
+def utf8_path(path: str) -> str:
     """A path for a message, with bytes that are no UTF-8 escaped."""
     return path.encode("utf-8", "backslashreplace").decode()

@@ -1,20 +1,20 @@
 """What a generated image says of itself: a text chunk in its PNG file, and a line of ``metadata.jsonl`` beside it.
 
 Anyone can write anything into a file, so what is read is limited in size and checked before it is used, and
-:func:`printable` keeps terminal escapes out of what is shown.
+:func:`~d3m_assets.terminal.printable` keeps terminal escapes out of what is shown.
 """
 
 from __future__ import annotations
 
 import json
-import unicodedata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from d3m_assets.errors import BundleError
+from d3m_assets.terminal import printable
 
 if TYPE_CHECKING:
     from d3m_assets.foundation.loading import Foundation
@@ -117,20 +117,3 @@ def read_record(path: Path) -> ImageRecord:
 def precision_of(foundation: Foundation) -> str:
     """The number format that a loaded model computes in, and the kind of its device, such as ``"float32 cpu"``."""
     return f"{str(foundation.unet.dtype).removeprefix('torch.')} {foundation.device.type}"
-
-
-def printable(value: Any, limit: int = 500) -> str:
-    """A value on one line, without what could steer a terminal or reorder the line.
-
-    Control characters, marks of direction and the like become escapes; long text is cut.
-    """
-    text = str(value)
-    shown = "".join(
-        c if unicodedata.category(c)[0] != "C" and c not in "\u2028\u2029" else _escape(c) for c in text[:limit]
-    )
-    return shown + ("…" if len(text) > limit else "")
-
-
-def _escape(character: str) -> str:
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

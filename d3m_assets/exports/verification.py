@@ -31,9 +31,10 @@ from d3m_assets.datasets.images import decode_png
 from d3m_assets.distillation.bundle import Bundle, DistilledClass
 from d3m_assets.distillation.generation import generate
 from d3m_assets.errors import BundleError
-from d3m_assets.exports.image_record import METADATA, ImageRecord, precision_of, printable, read_record
+from d3m_assets.exports.image_record import METADATA, ImageRecord, precision_of, read_record
 from d3m_assets.foundation.tiny_autoencoder import load_tiny_autoencoder
 from d3m_assets.progress import Progress, ProgressEvent, silent
+from d3m_assets.terminal import printable
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny

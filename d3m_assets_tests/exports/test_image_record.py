@@ -8,7 +8,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from d3m_assets.datasets.images import decode_png, encode_png
 from d3m_assets.errors import BundleError
-from d3m_assets.exports.image_record import KEY, MAX_TEXT, ImageRecord, parse_record, printable, read_record
+from d3m_assets.exports.image_record import KEY, MAX_TEXT, ImageRecord, parse_record, read_record
 from d3m_assets.exports.images import regenerate
 from d3m_assets_tests.distillation.test_bundle import bundle
 
@@ -115,13 +115,3 @@ def test_a_compressed_bomb_is_refused(tmp_path):
     assert bomb.stat().st_size < 100_000
     with pytest.raises(BundleError, match=r"bomb\.png"):
         read_record(bomb)
-
-
-def test_nothing_that_steers_a_terminal_is_printed():
-    shown = printable(HOSTILE + "\ud800\u2028")
-    assert shown.isprintable()
-    assert "\\x1b]0;owned\\x07" in shown
-    assert "\\u202e" in shown
-    assert "\\x9b" in shown
-    assert printable("Größe 猫, 3 %") == "Größe 猫, 3 %"
-    assert len(printable("x" * 10_000)) < 600

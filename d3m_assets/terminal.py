@@ -1,0 +1,74 @@
+"""What a person sees in a terminal: text that cannot steer it, and how far the work is."""
+
+from __future__ import annotations
+
+import sys
+import time
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from d3m_assets.progress import Progress, ProgressEvent
+
+
+def printable(value: Any, limit: int = 500) -> str:
+    """A value on one line, without what could steer a terminal or reorder the line.
+
+    Control characters, marks of direction and the like become escapes; long text is cut.
+    """
+    text = str(value)
+    shown = "".join(
+        c if unicodedata.category(c)[0] != "C" and c not in "\u2028\u2029" else _escape(c) for c in text[:limit]
+    )
+    return shown + ("…" if len(text) > limit else "")
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+@contextmanager
+def shown_progress() -> Iterator[Progress]:
+    """A bar a stage with time left on a terminal; a line every ten seconds elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        last: dict[str, float] = {}
+
+        def line(event: ProgressEvent) -> None:
+            now = time.monotonic()
+            if now - last.get("", 0) > 10 or event.stage not in last:
+                last[""] = last[event.stage] = now
+                share = f"{100 * event.done / event.total:3.0f} %" if event.total else ""
+                print(f"{event.stage:24} {share:6} {printable(event.detail)}", file=sys.stderr, flush=True)
+
+        yield line
+        return
+    bars: dict[str, Any] = {}
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description:22}"),
+        BarColumn(24),
+        TextColumn("{task.percentage:3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}", markup=False),
+    )
+    with Bars(*columns, console=console) as shown:
+
+        def bar(event: ProgressEvent) -> None:
+            if event.stage not in bars:
+                for stage, task in bars.items():
+                    total = shown.tasks[task].total
+                    shown.update(task, completed=total, detail="") if stage != event.stage else None
+                bars[event.stage] = shown.add_task(event.stage, total=event.total or None, detail="")
+            detail = printable(event.detail)
+            shown.update(bars[event.stage], completed=event.done, total=event.total or None, detail=detail)
+
+        yield bar

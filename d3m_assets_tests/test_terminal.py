@@ -1,0 +1,46 @@
+"""What is shown in a terminal; and that the command line shows nothing else."""
+
+import json
+
+import pytest
+
+from d3m_assets import cli
+from d3m_assets.progress import ProgressEvent
+from d3m_assets.terminal import printable, shown_progress
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp.exe\r\nroot#"
+
+
+def test_nothing_that_steers_a_terminal_is_printed():
+    shown = printable(HOSTILE + "\ud800\u2028")
+    assert shown.isprintable()
+    assert "\\x1b]0;owned\\x07" in shown
+    assert "\\u202e" in shown
+    assert "\\x9b" in shown
+    assert printable("Größe 猫, 3 %") == "Größe 猫, 3 %"
+    assert len(printable("x" * 10_000)) < 600
+
+
+def test_progress_shows_a_name_without_what_steers(capsys):
+    with shown_progress() as progress:
+        progress(ProgressEvent("scan", 1, 2, HOSTILE))
+    shown = capsys.readouterr().err
+    assert "50 %" in shown
+    assert "gnp.exe" in shown
+    assert shown.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("broken", [1, 2])
+def test_names_of_classes_and_files_are_shown_without_what_steers(tmp_path, image_folder, monkeypatch, capsys, broken):
+    folder = image_folder(("a", "b", "c"))
+    (folder / "train" / "a").rename(folder / "train" / "\x1b[2Jclass")
+    (folder / "test" / "a").rename(folder / "test" / "\x1b[2Jclass")
+    (folder / "train" / "\x1b[2Jclass" / "\x1b[31mbroken.png").write_bytes(b"no image")
+    if broken == 2:  # then it is a table
+        (folder / "test" / "b" / "\x1b[31mempty.png").touch()
+    monkeypatch.setenv("D3M_HOME", str(tmp_path / "home"))
+    cli.status(dataset=str(folder), budget=["ipc-1"])
+    shown = capsys.readouterr()
+    assert "broken.png" in shown.err
+    assert "\x1b" not in shown.err + shown.out
+    assert json.dumps("\x1b[2Jclass")[1:-1].replace("\\u001b", "\\x1b") in shown.err
