@@ -233,7 +233,7 @@ def prune(
     delete: Annotated[bool, typer.Option("--delete", help="Remove it; without, it is only listed.")] = False,
 ) -> None:
     """List, or remove, what the store keeps of classes, budgets, settings and assets that are gone."""
-    from d3m_assets.assets.pruning import leftovers
+    from d3m_assets.inspection.pruning import leftovers
     from d3m_assets.ledger import byte_size
     from d3m_assets.pipeline import Pipeline
 
@@ -338,9 +338,9 @@ def verify(
 ) -> None:
     """Generate images again and say whether they are equal, equal within the stated tolerance, or not (exit status 1)."""
     _offline()
-    from d3m_assets.assets.verification import subject
     from d3m_assets.exports import verification
     from d3m_assets.foundation.loading import load_foundation
+    from d3m_assets.inspection.verification import subject
     from d3m_assets.store import Store
 
     settings = _settings(dataset, foundation, None, storage, None, settings_)
@@ -381,9 +381,9 @@ def lineage(
     _offline()
     # To look whether the model is at hand must not fetch it.
     os.environ["HF_HUB_OFFLINE"] = "1"
-    from d3m_assets.assets import lineage as library
     from d3m_assets.distillation.bundle import Bundle
     from d3m_assets.exports.image_record import read_record
+    from d3m_assets.inspection import lineage as library
     from d3m_assets.pipeline import open_model
     from d3m_assets.store import Store
 

@@ -69,7 +69,7 @@ class ArtefactKey:
             if part is not None and not SAFE.fullmatch(part):
                 raise StoreError(
                     f"{part!r} cannot name an artefact: use 1 to 64 ASCII letters, digits, _ - . and start "
-                    "with a letter or digit (d3m_assets.datasets.catalog.class_key makes one of any class name)"
+                    "with a letter or digit (d3m_assets.datasets.names.class_key makes one of any class name)"
                 )
 
     @property
@@ -91,6 +91,29 @@ class ArtefactKey:
         parts = [part for part in (self.class_key, self.budget) if part is not None]
         parts += [f"replicate {self.replicate}"] if self.replicate else []
         return f"{self.asset} [{', '.join(parts)}]" if parts else self.asset
+
+    @classmethod
+    def readings(cls, name: str) -> Iterator[ArtefactKey]:
+        """The keys whose ``str`` is ``name``: two when its single part may be a class or a budget."""
+        asset, bracket, rest = name.partition(" [")
+        parts = rest.removesuffix("]").split(", ") if bracket else []
+        replicate = 0
+        if parts and (last := re.fullmatch(r"replicate ([1-9]\d*)", parts[-1])):
+            replicate, parts = int(last[1]), parts[:-1]
+        both = [(parts[0], parts[1])] if len(parts) == 2 else []
+        single = [(parts[0], None), (None, parts[0])] if len(parts) == 1 else []
+        for class_key, budget in both + single + ([] if parts else [(None, None)]):
+            try:
+                key = cls(asset, class_key, budget, replicate)
+            except StoreError:
+                continue
+            if str(key) == name:
+                yield key
+
+
+def asset_of(name: str) -> str:
+    """The asset of an artefact by the name that ``str`` gives its key."""
+    return name.partition(" [")[0]
 
 
 @dataclass(frozen=True)

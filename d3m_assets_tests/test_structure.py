@@ -15,6 +15,7 @@ ROOMS = (
     ("cli", "definitions"),
     ("foundation_card",),
     ("pipeline",),
+    ("inspection",),
     ("assets",),
     ("orchestration",),
     ("exports",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from d3m_assets.assets.class_prompts import ClassPrompts, read_prompts
@@ -12,7 +13,8 @@ from d3m_assets.assets.synthetic_pool import generation_fingerprint
 from d3m_assets.distillation import bundle
 from d3m_assets.distillation.bundle import Bundle, DistilledClass, Recipe
 from d3m_assets.planning.asset import Asset, Made
-from d3m_assets.store import ArtefactKey
+from d3m_assets.planning.versions import Version
+from d3m_assets.store import SUPERSEDED, ArtefactKey, Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,3 +120,24 @@ def _recipe(context: Context, item: Item) -> Recipe:
 def read_bundle(context: Context, key: ArtefactKey) -> Bundle:
     """A stored bundle."""
     return Bundle.from_bytes(context.inputs.read(key, FILE), str(key))
+
+
+def find_bundle(store: Store, sha256: str) -> Version | None:
+    """The version of a bundle by the hash of its file; None: the store never had it, or has been pruned since.
+
+    Raises:
+        StoreError: The disk or service refuses.
+    """
+    for key in store.keys(DistilledBundle.name):
+        stored = store.look(key).manifest
+        if stored is not None and _bundle_digest(stored.files) == sha256:
+            return Version(key, stored, True, store)
+    for fingerprint in store.records(SUPERSEDED):
+        kept = store.superseded(fingerprint)
+        if kept is not None and kept[0].asset == DistilledBundle.name and _bundle_digest(kept[1].files) == sha256:
+            return Version(*kept, False, store)
+    return None
+
+
+def _bundle_digest(files: Mapping[str, Any]) -> str:
+    return files[FILE].sha256 if FILE in files else ""

@@ -14,7 +14,7 @@ import numpy as np
 
 from d3m_assets.assets.class_prompts import ClassPrompts, prompts_of, read_prompts
 from d3m_assets.assets.context import Context, Item
-from d3m_assets.assets.files import to_json, to_parquet
+from d3m_assets.assets.files import from_parquet, to_json, to_parquet
 from d3m_assets.assets.foundation_model import FoundationModel
 from d3m_assets.assets.previews import line_plot_png
 from d3m_assets.assets.raw_dataset import RawDataset, image_rows
@@ -31,6 +31,7 @@ from d3m_assets.errors import BudgetError, D3MError
 from d3m_assets.exports.token_import import ImportedEmbeddings, find_embeddings
 from d3m_assets.foundation.model import ModelReference
 from d3m_assets.planning.asset import Asset, Check, Finding, Made
+from d3m_assets.planning.versions import Version
 from d3m_assets.progress import Progress, ProgressEvent
 from d3m_assets.store import ArtefactKey
 
@@ -389,3 +390,48 @@ def vectors_key(context: Context, class_key: str, budget: str, replicate: int = 
     """The declared input that holds the vectors of a class."""
     (key,) = context.inputs.keys(InvertedEmbeddings, class_key=class_key, budget=budget, replicate=replicate)
     return key
+
+
+def training_facts(version: Version, prompt: int | None = None) -> dict[str, Any]:
+    """How vectors were learned: of the current version from its record, of a replaced one what its commit record says."""
+    facts: dict[str, Any] = {}
+    if version.has(RECORD):
+        record = json.loads(version.read(RECORD))
+        if "imported_from" in record:
+            return {"imported from": record["imported_from"], "sha256": list(record["sha256"])}
+        losses = record["losses"]
+        facts = {
+            "steps": record["steps"],
+            "best step": record["best_step"],
+            "stop reason": record["stop_reason"],
+            "loss": f"{losses[0][1]:.4f} at the start, {min(loss for _, loss in losses):.4f} at the best step",
+        }
+        sizes = record["cluster_sizes"]
+        facts["learned from"] = f"{sizes[prompt] if prompt is not None else sum(sizes)} images"
+        return facts
+    metrics = version.manifest.metrics
+    if "imported_from" in metrics:
+        return {"imported from": metrics["imported_from"]}
+    if metrics.get("loss_best") is not None:
+        facts["loss"] = f"{metrics['loss_begin']:.4f} at the start, {metrics['loss_best']:.4f} at the best step"
+        facts["stop reason"] = metrics["stop_reason"]
+    return facts
+
+
+def learned_from(version: Version, prompt: int | None = None) -> list[dict[str, str]] | None:
+    """The real images that vectors were learned from, by path below the dataset and SHA-256; None: it was not recorded.
+
+    Args:
+        version: Of ``inverted_embeddings``.
+        prompt: Of one prompt; None: of all.
+    """
+    if not version.has(MEMBERS):
+        return None
+    table = from_parquet(version.read(MEMBERS))
+    if prompt is not None:
+        table = table[table["prompt"] == prompt]
+    table = table.drop_duplicates("relative_path").sort_values("relative_path")
+    return [
+        {"relative_path": str(p), "sha256": str(s)}
+        for p, s in zip(table["relative_path"], table["sha256"], strict=True)
+    ]

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from d3m_assets.assets.context import Context
-from d3m_assets.assets.inverted_embeddings import InvertedEmbeddings
-from d3m_assets.assets.lineage import learned_from, made, training_facts
+from d3m_assets.assets.inverted_embeddings import InvertedEmbeddings, learned_from, training_facts
 from d3m_assets.assets.synthetic_pool import SyntheticPool, read_pool
 from d3m_assets.datasets.images import decode_png, load_images
+from d3m_assets.planning.versions import made
 
 if TYPE_CHECKING:
     from d3m_assets.datasets.dataset import DatasetClass

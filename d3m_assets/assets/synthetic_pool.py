@@ -14,17 +14,20 @@ from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.files import from_parquet, to_parquet
 from d3m_assets.assets.foundation_model import FoundationModel
 from d3m_assets.assets.inverted_embeddings import RECORD, InvertedEmbeddings, embedding_plan, read_vectors, vectors_key
+from d3m_assets.assets.raw_dataset import RawDataset
 from d3m_assets.datasets.images import contact_sheet, decode_png, encode_png
 from d3m_assets.distillation import generation
 from d3m_assets.distillation.budgets import EmbeddingPlan
 from d3m_assets.distillation.generation import Sample, generate
 from d3m_assets.distillation.prompts import ClassPrompts as Prompts
 from d3m_assets.distillation.settings import GenerationSettings
-from d3m_assets.errors import D3MError
+from d3m_assets.errors import D3MError, StageError
+from d3m_assets.exports.image_record import image_name
 from d3m_assets.foundation.model import ModelReference
 from d3m_assets.planning.asset import Asset, Check, Finding, Made
+from d3m_assets.planning.versions import Version, stored_version
 from d3m_assets.progress import Progress
-from d3m_assets.store import ArtefactKey
+from d3m_assets.store import ArtefactKey, Store, asset_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -177,7 +180,7 @@ def pool_table(prompts: Prompts, images: np.ndarray, samples: Sequence[Sample]) 
     return pd.DataFrame(
         [
             {
-                "image": {"bytes": encode_png(image), "path": f"{prompts.class_name}/{sample.index:05d}.png"},
+                "image": {"bytes": encode_png(image), "path": f"{prompts.class_name}/{image_name(sample.index)}"},
                 "class_id": prompts.class_id,
                 "class_name": prompts.class_name,
                 "index": sample.index,
@@ -198,7 +201,7 @@ def _lineage(context: Context, item: Item) -> dict[str, str]:
     """Fingerprints of what a pool was made from, for every row of it."""
     embeddings = context.inputs.manifest(_source(context, item))
     assert embeddings is not None  # its vectors were just read
-    images = next((p for name, p in embeddings.inputs.items() if name.startswith("raw_dataset ")), "")
+    images = next((p for name, p in embeddings.inputs.items() if asset_of(name) == RawDataset.name), "")
     return {
         "embeddings_fingerprint": embeddings.fingerprint,
         "raw_dataset_fingerprint": images,
@@ -250,3 +253,24 @@ def read_pool(context: Context, class_key: str, budget: str, replicate: int = 0)
     """The stored pool of a class."""
     (key,) = context.inputs.keys(SyntheticPool, class_key=class_key, budget=budget, replicate=replicate)
     return from_parquet(context.inputs.read(key, FILE))
+
+
+def pool_versions(store: Store, bundle: Version, class_keys: Iterable[str]) -> dict[str, Version]:
+    """The stored pools that were generated from the vectors of a bundle, by class key.
+
+    Raises:
+        StageError: A pool was generated from other vectors.
+    """
+    found: dict[str, Version] = {}
+    for key in class_keys:
+        pool = stored_version(store, ArtefactKey(SyntheticPool.name, key, bundle.key.budget))
+        if pool is None:
+            continue
+        name = str(ArtefactKey(InvertedEmbeddings.name, key, bundle.key.budget))
+        if pool.manifest.inputs.get(name) != bundle.manifest.inputs.get(name):
+            raise StageError(
+                f"{pool.key} was generated from another version of the vectors than the bundle; `d3m distill` brings both "
+                "up to date"
+            )
+        found[key] = pool
+    return found

@@ -117,3 +117,8 @@ def read_record(path: Path) -> ImageRecord:
 def precision_of(foundation: Foundation) -> str:
     """The number format that a loaded model computes in, and the kind of its device, such as ``"float32 cpu"``."""
     return f"{str(foundation.unet.dtype).removeprefix('torch.')} {foundation.device.type}"
+
+
+def image_name(index: int) -> str:
+    """File name of an image within the folder of its class."""
+    return f"{index:05d}.png"

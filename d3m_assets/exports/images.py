@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING
 from d3m_assets import provenance
 from d3m_assets.compute.devices import one_thread
 from d3m_assets.datasets.images import encode_png
-from d3m_assets.distillation.bundle import Bundle
+from d3m_assets.distillation.bundle import Bundle, DistilledClass
 from d3m_assets.distillation.generation import Sample, generate
 from d3m_assets.distillation.prompts import ClassPrompts
 from d3m_assets.errors import BundleError
-from d3m_assets.exports.image_record import KEY, METADATA, ImageRecord, precision_of
+from d3m_assets.exports.image_record import KEY, METADATA, ImageRecord, image_name, precision_of
 from d3m_assets.foundation.tiny_autoencoder import load_tiny_autoencoder
 
 if TYPE_CHECKING:
+    import numpy as np
+    from diffusers import AutoencoderTiny
+
     from d3m_assets.foundation.loading import Foundation
     from d3m_assets.foundation.tiny_autoencoder import TinyAutoencoder
 
@@ -53,23 +56,11 @@ def regenerate(
     bundle.check_autoencoder(autoencoder)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise BundleError(f"{output} exists and is not empty; name another folder with --output, or empty it")
-    settings, recipe = bundle.generation_settings(), bundle.recipe
     decoder = None if autoencoder is None else load_tiny_autoencoder(autoencoder, foundation)
     output.mkdir(parents=True, exist_ok=True)
     with (output / METADATA).open("w", encoding="utf-8") as metadata:
         for done, c in enumerate(bundle.classes, start=1):
-            with one_thread():  # as the pool was generated: the number of threads decides how sums round
-                images, samples = generate(
-                    foundation,
-                    c.prompts,
-                    settings,
-                    recipe.seed,
-                    count=per_class,
-                    vectors=c.vectors,
-                    plan=c.plan,
-                    channels=recipe.channels,
-                    autoencoder=decoder,
-                )
+            images, samples = generate_class(bundle, c, foundation, per_class, autoencoder=decoder)
             folder = output / c.prompts.class_name
             folder.mkdir(parents=True)
             for image, sample in zip(images, samples, strict=True):
@@ -78,11 +69,6 @@ def regenerate(
                 metadata.write(record.to_row(f"{c.prompts.class_name}/{name}"))
             on_class(c.prompts.class_name, done, len(bundle.classes))
     return per_class * len(bundle.classes)
-
-
-def image_name(index: int) -> str:
-    """File name of an image within the folder of its class."""
-    return f"{index:05d}.png"
 
 
 def image_record(bundle: Bundle, foundation: Foundation, prompts: ClassPrompts, sample: Sample) -> ImageRecord:
@@ -99,3 +85,40 @@ def image_record(bundle: Bundle, foundation: Foundation, prompts: ClassPrompts, 
         precision=precision_of(foundation),
         versions=provenance.versions(),
     )
+
+
+def generate_class(
+    bundle: Bundle,
+    distilled: DistilledClass,
+    foundation: Foundation,
+    count: int,
+    *,
+    first: int = 0,
+    autoencoder: AutoencoderTiny | None = None,
+) -> tuple[np.ndarray, list[Sample]]:
+    """Generate images of a class as its pool was: the same pixels on the same kind of device.
+
+    Args:
+        bundle: The distilled dataset.
+        distilled: One of its classes.
+        foundation: The model it was made for.
+        count: How many images.
+        first: Number of the first one.
+        autoencoder: The tiny autoencoder of the recipe, where it has one.
+
+    Returns:
+        uint8 ``[count, H, W, channels]``, and where each image came from.
+    """
+    with one_thread():  # the number of threads decides how sums round
+        return generate(
+            foundation,
+            distilled.prompts,
+            bundle.generation_settings(),
+            bundle.recipe.seed,
+            count=count,
+            first=first,
+            vectors=distilled.vectors,
+            plan=distilled.plan,
+            channels=bundle.recipe.channels,
+            autoencoder=autoencoder,
+        )

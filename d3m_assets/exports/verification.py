@@ -26,12 +26,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from d3m_assets.compute.devices import one_thread
 from d3m_assets.datasets.images import decode_png
 from d3m_assets.distillation.bundle import Bundle, DistilledClass
-from d3m_assets.distillation.generation import generate
 from d3m_assets.errors import BundleError
-from d3m_assets.exports.image_record import METADATA, ImageRecord, precision_of, read_record
+from d3m_assets.exports.image_record import METADATA, ImageRecord, image_name, precision_of, read_record
+from d3m_assets.exports.images import generate_class
 from d3m_assets.foundation.tiny_autoencoder import load_tiny_autoencoder
 from d3m_assets.progress import Progress, ProgressEvent, silent
 from d3m_assets.terminal import printable
@@ -163,7 +162,7 @@ class FolderImages:
 
     def load(self, class_name: str, index: int) -> np.ndarray:
         """One image; its record, where it has one, has to say the same class, number and bundle."""
-        path = self.folder / class_name / f"{index:05d}.png"
+        path = self.folder / class_name / image_name(index)
         try:
             image = decode_png(path.read_bytes())
         except (OSError, ValueError) as error:
@@ -369,22 +368,11 @@ def _verify_class(
     if not present:
         result.note("no image of the class is there")
         return result
-    settings, recipe = bundle.generation_settings(), bundle.recipe
-    for indices in _chunks(present, settings.batch_size, sample, f"{bundle.sha256} {name}"):
-        first = indices[0] - indices[0] % settings.batch_size
-        with one_thread():  # as they were generated: the number of threads decides how sums round
-            expected, _ = generate(
-                foundation,
-                c.prompts,
-                settings,
-                recipe.seed,
-                count=indices[-1] + 1 - first,
-                first=first,
-                vectors=c.vectors,
-                plan=c.plan,
-                channels=recipe.channels,
-                autoencoder=decoder,
-            )
+    batch_size = bundle.generation_settings().batch_size
+    for indices in _chunks(present, batch_size, sample, f"{bundle.sha256} {name}"):
+        first = indices[0] - indices[0] % batch_size
+        count_here = indices[-1] + 1 - first
+        expected, _ = generate_class(bundle, c, foundation, count_here, first=first, autoencoder=decoder)
         for index in indices:
             result.checked += 1
             try:

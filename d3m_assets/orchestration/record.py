@@ -20,7 +20,7 @@ from d3m_assets.orchestration.resources import PipelineResource, log_progress
 from d3m_assets.orchestration.sources import Observed, joined
 from d3m_assets.planning.asset import Asset
 from d3m_assets.planning.planner import Outcome, Planner, Tally
-from d3m_assets.store import ArtefactKey, Manifest
+from d3m_assets.store import ArtefactKey, Manifest, asset_of
 
 Context = dg.AssetExecutionContext | dg.OpExecutionContext
 
@@ -174,7 +174,7 @@ def _version_tags(
         "dagster/code_version": asset.code_version,
     }
     for upstream, pointer in newest.items():
-        prints = [p for name, p in manifest.inputs.items() if name.partition(" [")[0] == upstream]
+        prints = [p for name, p in manifest.inputs.items() if asset_of(name) == upstream]
         if not prints and upstream not in expected:
             expected[upstream] = joined([planner.spec(key).fingerprint for key in planner.keys(upstream)])
         version = joined(prints) if prints else expected[upstream]

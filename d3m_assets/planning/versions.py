@@ -5,12 +5,13 @@ Of the current version of a key the store has everything; of one that was replac
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from d3m_assets.errors import StoreError
-from d3m_assets.store import ArtefactKey, Manifest, Store
+from d3m_assets.store import ArtefactKey, Manifest, Store, asset_of
+
+NOT_RECORDED = "not recorded: made by an earlier version of d3m-assets"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Version:
 
     def input_names(self, asset: str) -> list[str]:
         """Names of the artefacts of an asset that it was made from."""
-        return [name for name in self.manifest.inputs if name.partition(" [")[0] == asset]
+        return [name for name in self.manifest.inputs if asset_of(name) == asset]
 
     def made_from(self, name: str) -> Version | None:
         """The version of an input that it was made from; None: the store knows nothing of it."""
@@ -81,7 +82,7 @@ def find_version(store: Store, name: str, fingerprint: str) -> Version | None:
     Raises:
         StoreError: The disk or service refuses.
     """
-    for key in _keys_of(name):
+    for key in ArtefactKey.readings(name):
         stored = store.look(key)
         if stored.manifest is not None and stored.manifest.fingerprint == fingerprint:
             return Version(key, stored.manifest, True, store)
@@ -89,22 +90,15 @@ def find_version(store: Store, name: str, fingerprint: str) -> Version | None:
     return None if kept is None or str(kept[0]) != name else Version(*kept, False, store)
 
 
-def _keys_of(name: str) -> Iterator[ArtefactKey]:
-    """The keys that manifests give a name; a single part may be a class or a budget."""
-    match = re.fullmatch(r"([^ \[\]]+)(?: \[(.+)\])?", name)
-    if match is None:
-        return
-    asset, parts = match[1], match[2].split(", ") if match[2] else []
-    replicate = 0
-    if parts and (last := re.fullmatch(r"replicate ([1-9]\d*)", parts[-1])):
-        replicate, parts = int(last[1]), parts[:-1]
-    readings: list[tuple[str | None, str | None]] = [(None, None)]
-    if len(parts) == 1:
-        readings = [(parts[0], None), (None, parts[0])]
-    elif parts:
-        readings = [(parts[0], parts[1])] if len(parts) == 2 else []
-    for class_key, budget in readings:
-        try:
-            yield ArtefactKey(asset, class_key, budget, replicate)
-        except StoreError:
-            continue
+def made(version: Version) -> dict[str, Any]:
+    """When and where a version was made: time, Dagster run, code, hardware, packages."""
+    where = version.manifest.provenance
+    facts: dict[str, Any] = {"created": version.manifest.created}
+    if not where:
+        return facts | {"provenance": NOT_RECORDED}
+    return facts | {
+        "Dagster run": where.get("run") or "none (made without Dagster)",
+        "commit": where.get("commit"),
+        "hardware": where.get("hardware"),
+        "versions": where.get("versions"),
+    }

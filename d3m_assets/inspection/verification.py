@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d3m_assets.assets import distilled_bundle, synthetic_pool
+from d3m_assets.assets.distilled_bundle import find_bundle
 from d3m_assets.assets.files import from_parquet
-from d3m_assets.assets.lineage import find_bundle, pool_versions
+from d3m_assets.assets.synthetic_pool import pool_versions
 from d3m_assets.datasets.images import decode_png
 from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.errors import BundleError

@@ -11,19 +11,9 @@ import numpy as np
 import pytest
 
 from d3m_assets import cli
+from d3m_assets.assets.distilled_bundle import find_bundle
 from d3m_assets.assets.files import from_parquet
-from d3m_assets.assets.inverted_embeddings import _members
-from d3m_assets.assets.lineage import (
-    NOT_RECORDED,
-    AtHand,
-    find_bundle,
-    learned_from,
-    lineage_of_bundle,
-    lineage_of_image,
-    lineage_of_pool_row,
-)
-from d3m_assets.assets.pruning import leftovers
-from d3m_assets.assets.verification import subject
+from d3m_assets.assets.inverted_embeddings import _members, learned_from
 from d3m_assets.datasets.images import encode_png, load_images
 from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.distillation.inversion import cluster
@@ -33,8 +23,11 @@ from d3m_assets.exports.image_record import KEY, read_record
 from d3m_assets.exports.images import regenerate
 from d3m_assets.exports.tokens import export_tokens
 from d3m_assets.exports.verification import verify
+from d3m_assets.inspection.lineage import AtHand, lineage_of_bundle, lineage_of_image, lineage_of_pool_row
+from d3m_assets.inspection.pruning import leftovers
+from d3m_assets.inspection.verification import subject
 from d3m_assets.planning.planner import Inputs
-from d3m_assets.planning.versions import stored_version
+from d3m_assets.planning.versions import NOT_RECORDED, stored_version
 from d3m_assets.store import SUPERSEDED, ArtefactKey, Store
 from d3m_assets_tests import small_runs
 

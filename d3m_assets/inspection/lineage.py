@@ -7,25 +7,25 @@ since, of which the store keeps the commit record until ``d3m prune``.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d3m_assets.assets import distilled_bundle, synthetic_pool
 from d3m_assets.assets.class_prompts import ClassPrompts
-from d3m_assets.assets.distilled_bundle import DistilledBundle
+from d3m_assets.assets.distilled_bundle import find_bundle
 from d3m_assets.assets.files import from_parquet
 from d3m_assets.assets.foundation_model import FoundationModel
-from d3m_assets.assets.inverted_embeddings import MEMBERS, RECORD, InvertedEmbeddings
+from d3m_assets.assets.inverted_embeddings import RECORD, InvertedEmbeddings, learned_from, training_facts
 from d3m_assets.assets.raw_dataset import RawDataset
 from d3m_assets.assets.synthetic_pool import SyntheticPool
 from d3m_assets.datasets.names import class_key
 from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.errors import D3MError, StageError, StoreError
 from d3m_assets.exports.image_record import ImageRecord
-from d3m_assets.planning.versions import Version, find_version, stored_version
-from d3m_assets.store import SUPERSEDED, ArtefactKey, Store
+from d3m_assets.planning.versions import NOT_RECORDED, Version, find_version, made, stored_version
+from d3m_assets.store import ArtefactKey, Store
 from d3m_assets.terminal import printable
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from d3m_assets.foundation.files import FoundationFiles
 
 Section = dict[str, Any]
-NOT_RECORDED = "not recorded: made by an earlier version of d3m-assets"
 SHOWN = 20
 """Real images and classes that a tree lists; JSON has all."""
 
@@ -123,27 +122,6 @@ def _add(branch: Tree, facts: Mapping[str, Any]) -> None:
         else:
             words = ", ".join(map(str, value)) if isinstance(value, list) else value
             branch.add(Text(f"{label}: {printable('–' if words in (None, '', {}) else words)}"))
-
-
-def find_bundle(store: Store, sha256: str) -> Version | None:
-    """The version of a bundle by the hash of its file; None: the store never had it, or has been pruned since.
-
-    Raises:
-        StoreError: The disk or service refuses.
-    """
-    for key in store.keys(DistilledBundle.name):
-        stored = store.look(key).manifest
-        if stored is not None and _bundle_digest(stored.files) == sha256:
-            return Version(key, stored, True, store)
-    for fingerprint in store.records(SUPERSEDED):
-        kept = store.superseded(fingerprint)
-        if kept is not None and kept[0].asset == DistilledBundle.name and _bundle_digest(kept[1].files) == sha256:
-            return Version(*kept, False, store)
-    return None
-
-
-def _bundle_digest(files: Mapping[str, Any]) -> str:
-    return files[distilled_bundle.FILE].sha256 if distilled_bundle.FILE in files else ""
 
 
 def lineage_of_image(record: ImageRecord, path: Path, at_hand: AtHand) -> Lineage:
@@ -263,65 +241,6 @@ def lineage_of_bundle(bundle: Bundle, name: str, at_hand: AtHand) -> Lineage:
     possible = _model_is_at_hand(found)
     found.sections["regenerate"] = {"possible": possible, "with": f"d3m regenerate {name} --output FOLDER"}
     return found
-
-
-def made(version: Version) -> Section:
-    """When and where a version was made: time, Dagster run, code, hardware, packages."""
-    where = version.manifest.provenance
-    facts: Section = {"created": version.manifest.created}
-    if not where:
-        return facts | {"provenance": NOT_RECORDED}
-    return facts | {
-        "Dagster run": where.get("run") or "none (made without Dagster)",
-        "commit": where.get("commit"),
-        "hardware": where.get("hardware"),
-        "versions": where.get("versions"),
-    }
-
-
-def training_facts(version: Version, prompt: int | None = None) -> Section:
-    """How vectors were learned: of the current version from its record, of a replaced one what its commit record says."""
-    facts: Section = {}
-    if version.has(RECORD):
-        record = json.loads(version.read(RECORD))
-        if "imported_from" in record:
-            return {"imported from": record["imported_from"], "sha256": list(record["sha256"])}
-        losses = record["losses"]
-        facts = {
-            "steps": record["steps"],
-            "best step": record["best_step"],
-            "stop reason": record["stop_reason"],
-            "loss": f"{losses[0][1]:.4f} at the start, {min(loss for _, loss in losses):.4f} at the best step",
-        }
-        sizes = record["cluster_sizes"]
-        facts["learned from"] = f"{sizes[prompt] if prompt is not None else sum(sizes)} images"
-        return facts
-    metrics = version.manifest.metrics
-    if "imported_from" in metrics:
-        return {"imported from": metrics["imported_from"]}
-    if metrics.get("loss_best") is not None:
-        facts["loss"] = f"{metrics['loss_begin']:.4f} at the start, {metrics['loss_best']:.4f} at the best step"
-        facts["stop reason"] = metrics["stop_reason"]
-    return facts
-
-
-def learned_from(version: Version, prompt: int | None = None) -> list[dict[str, str]] | None:
-    """The real images that vectors were learned from, by path below the dataset and SHA-256; None: it was not recorded.
-
-    Args:
-        version: Of ``inverted_embeddings``.
-        prompt: Of one prompt; None: of all.
-    """
-    if not version.has(MEMBERS):
-        return None
-    table = from_parquet(version.read(MEMBERS))
-    if prompt is not None:
-        table = table[table["prompt"] == prompt]
-    table = table.drop_duplicates("relative_path").sort_values("relative_path")
-    return [
-        {"relative_path": str(p), "sha256": str(s)}
-        for p, s in zip(table["relative_path"], table["sha256"], strict=True)
-    ]
 
 
 def _store(found: Lineage, at_hand: AtHand) -> Store | None:
@@ -461,24 +380,3 @@ def _describe_regeneration(found: Lineage, bundle: str, record: ImageRecord) -> 
         "possible": "yes" if not reasons else f"not here: {'; '.join(reasons)}",
         "with": command,
     }
-
-
-def pool_versions(store: Store, bundle: Version, class_keys: Iterable[str]) -> dict[str, Version]:
-    """The stored pools that were generated from the vectors of a bundle, by class key.
-
-    Raises:
-        StageError: A pool was generated from other vectors.
-    """
-    found: dict[str, Version] = {}
-    for key in class_keys:
-        pool = stored_version(store, ArtefactKey(SyntheticPool.name, key, bundle.key.budget))
-        if pool is None:
-            continue
-        name = str(ArtefactKey(InvertedEmbeddings.name, key, bundle.key.budget))
-        if pool.manifest.inputs.get(name) != bundle.manifest.inputs.get(name):
-            raise StageError(
-                f"{pool.key} was generated from another version of the vectors than the bundle; `d3m distill` brings both "
-                "up to date"
-            )
-        found[key] = pool
-    return found
