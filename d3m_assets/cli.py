@@ -249,7 +249,7 @@ def prune(
         print("Nothing to prune.")
     elif delete:
         found.remove(pipeline.store)
-        print(f"Removed {len(found.artefacts)} artefacts, {byte_size(found.bytes)}.")
+        print(f"Removed. {len(found.artefacts)} artefacts had {byte_size(found.bytes)}.")
     else:
         print(f"{len(found.artefacts)} artefacts, {byte_size(found.bytes)}; `d3m prune --delete` removes them.")
 

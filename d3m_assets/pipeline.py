@@ -1,4 +1,7 @@
-"""The joint: settings, graph, context and planner put together. The front doors open it; it knows no asset by name."""
+"""The joint: settings, graph, context and planner put together. The front doors open it.
+
+Of the assets it names one file only: the stored catalog, which gives classes their ids before anything is planned.
+"""
 
 from __future__ import annotations
 

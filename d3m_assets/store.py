@@ -174,6 +174,11 @@ class Manifest(BaseModel):
     metrics: dict[str, Any] = {}
     provenance: dict[str, Any] = {}
 
+    @property
+    def bytes(self) -> int:
+        """Size of its data files."""
+        return sum(record.bytes for record in self.files.values())
+
 
 @dataclass(frozen=True)
 class Stored:

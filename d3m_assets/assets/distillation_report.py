@@ -163,7 +163,7 @@ def ledger(context: Context) -> pd.DataFrame:
 
 def _stored_bytes(context: Context, key: ArtefactKey) -> int:
     manifest = context.inputs.manifest(key)
-    return sum(f.bytes for f in manifest.files.values()) if manifest else 0
+    return manifest.bytes if manifest else 0
 
 
 def sample_grids(context: Context) -> dict[str, dict[str, np.ndarray]]:

@@ -110,7 +110,7 @@ def train_students(
     for train in training_sets:
         _check_trainable(train, n_classes)
     if len({train.images.shape[1:] for train in training_sets}) > 1:
-        raise DatasetError("students that train together take images of one size; call LabelledImages.fitted first.")
+        raise DatasetError("students that train together take images of one size; call LabelledImages.resized first.")
     students = list(zip(training_sets, seeds, strict=True))
     groups = [students] if can_stack(settings) else [[student] for student in students]
     networks: list[torch.nn.Module] = []
@@ -172,7 +172,7 @@ def _check_trainable(train: LabelledImages, n_classes: int) -> None:
     if train.split == "test":
         raise DatasetError("a student was given the test split to train on; use train or synthetic images.")
     if height != width:
-        raise DatasetError(f"students take squares, not {height} x {width}; call LabelledImages.fitted first.")
+        raise DatasetError(f"students take squares, not {height} x {width}; call LabelledImages.resized first.")
     if train.labels.min() < 0 or train.labels.max() >= n_classes:
         raise DatasetError(
             f"labels run from {train.labels.min()} to {train.labels.max()} for {n_classes} classes; "

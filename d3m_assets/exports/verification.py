@@ -19,7 +19,7 @@ from __future__ import annotations
 import itertools
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -318,7 +318,6 @@ def verify(
     autoencoder: TinyAutoencoder | None = None,
     exact: bool = False,
     progress: Progress = silent,
-    on_class: Callable[[ClassVerification], None] = lambda result: None,
 ) -> Verification:
     """Generate images of a bundle again and compare them with those at hand, one chunk of a class in memory at a time.
 
@@ -331,7 +330,6 @@ def verify(
         autoencoder: The tiny autoencoder of the recipe, where it has one.
         exact: Count only equal pixels as agreement.
         progress: Told of every class.
-        on_class: Given every finished class.
 
     Raises:
         BundleError: Another foundation model or autoencoder, or an image of another bundle.
@@ -347,7 +345,6 @@ def verify(
         name = c.prompts.class_name
         progress(ProgressEvent("verify", done, len(bundle.classes), f"class {printable(name)}"))
         results.append(_verify_class(bundle, c, foundation, images, count, sample, decoder))
-        on_class(results[-1])
     progress(ProgressEvent("verify", len(bundle.classes), len(bundle.classes)))
     strangers = images.strangers(names)
     return Verification(tuple(results), tuple(strangers), images.precision, precision_of(foundation), exact)

@@ -52,7 +52,7 @@ def leftovers(planner: Planner) -> Leftovers:
     plan = planner.plan()
     extra = plan.extra
     manifests = [manifest for key in extra if (manifest := planner.store.look(key).manifest)]
-    size = sum(record.bytes for manifest in manifests for record in manifest.files.values())
+    size = sum(manifest.bytes for manifest in manifests)
     gone = set(extra)
     return Leftovers(tuple(extra), _unnamed_students(planner, plan, gone), _unnamed(planner.store, gone), size)
 
@@ -78,9 +78,8 @@ def _unnamed(store: Store, gone: set[ArtefactKey]) -> tuple[str, ...]:
     todo: list[str] = []
     for asset in store.assets():
         for key in store.keys(asset):
-            if key not in gone and (
-                manifest := store.manifest(key)
-            ):  # what cannot be read may name anything: it raises
+            # What cannot be read may name anything: it raises.
+            if key not in gone and (manifest := store.manifest(key)):
                 todo += manifest.inputs.values()
     replaced, named = set(kept), set()
     while todo:

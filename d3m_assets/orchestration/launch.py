@@ -75,12 +75,10 @@ class Launched:
     Attributes:
         run_id: Of the Dagster run; None when nothing was pending and none was launched.
         done: What it did.
-        seconds: How long it took.
     """
 
     run_id: str | None
     done: Tally
-    seconds: float
 
     def raise_for_failures(self) -> None:
         """Raise what failed, one line each.
@@ -119,11 +117,10 @@ def run_pending(
         D3MError: The dataset, settings or store cannot be used at all.
         KeyboardInterrupt: Ctrl-C or SIGTERM; what was finished is kept.
     """
-    started = time.monotonic()
     register_classes(instance, pipeline.context.values("class"))
     plan = pipeline.plan()
     if not plan.pending():
-        return Launched(None, Tally(), time.monotonic() - started)
+        return Launched(None, Tally())
 
     def log(text: str) -> None:
         progress(ProgressEvent("waiting", 0, 0, text))
@@ -148,7 +145,7 @@ def run_pending(
         except dg.Failure:
             if not done:
                 raise
-    return Launched(run_id, done[0], time.monotonic() - started)
+    return Launched(run_id, done[0])
 
 
 def fail_abandoned_runs(instance: dg.DagsterInstance, settings: Settings) -> list[str]:

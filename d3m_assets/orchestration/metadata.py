@@ -55,7 +55,7 @@ def describe(store: Store, key: ArtefactKey, manifest: Manifest, described: Mapp
         metadata["dagster/partition_row_count" if partitioned else "dagster/row_count"] = rows
     return metadata | {
         "dagster/uri": store.uri(key),
-        "stored bytes": sum(record.bytes for record in manifest.files.values()),
+        "stored bytes": manifest.bytes,
         "artefact fingerprint": manifest.fingerprint,
         "created": manifest.created,
     }

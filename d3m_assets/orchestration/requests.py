@@ -7,7 +7,7 @@ before, and what failed can be asked for again, once at each tick.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
@@ -40,13 +40,15 @@ class RunRequest:
         """Short name, the same for the same request."""
         return hashlib.sha256(",".join(sorted(self.parts)).encode()).hexdigest()[:16]
 
-    def to_dagster(self, job: str, instance: dg.DagsterInstance) -> dg.RunRequest:
-        """A run of ``job`` for these artefacts, with a key that no earlier run for the same request had."""
+    def to_dagster(
+        self, job: str, instance: dg.DagsterInstance, tags: Mapping[str, str] | None = None
+    ) -> dg.RunRequest:
+        """A run of ``job`` for these artefacts, tagged, with a key that no earlier run for the same request had."""
         earlier = instance.get_runs_count(dg.RunsFilter(tags={REQUEST_TAG: self.name}))
         return dg.RunRequest(
             run_key=f"{self.name}-{earlier}",
             run_config=run_config(artefacts=self.artefacts),
-            tags={REQUEST_TAG: self.name},
+            tags={REQUEST_TAG: self.name} | dict(tags or {}),
             job_name=job,
         )
 

@@ -1,6 +1,6 @@
 """Schedules: ``nightly_distill`` has done what the plan lists, also what failed before; ``nightly_verify`` checks.
 
-The sensor sees the dataset only; this one also sees changed settings, newer code and damaged files.
+The sensor asks for each thing once; a schedule asks again.
 """
 
 import dagster as dg
@@ -11,6 +11,9 @@ from d3m_assets.orchestration.requests import RunRequest, select
 from d3m_assets.orchestration.resources import PipelineResource
 from d3m_assets.orchestration.unfinished import makers_at_work
 from d3m_assets.settings import Settings
+
+BY_SCHEDULE = {"d3m/requested_by": "nightly_distill"}
+"""Tag of its runs: how many there were says whose turn it is."""
 
 
 def build_schedules(job: dg.JobDefinition, verify: dg.JobDefinition, settings: Settings) -> list[dg.ScheduleDefinition]:
@@ -41,9 +44,9 @@ def build_schedules(job: dg.JobDefinition, verify: dg.JobDefinition, settings: S
         if running := makers_at_work(context.instance):
             return dg.SkipReason(f"run {running} is at it; {len(pending)} artefacts pending")
         limit = settings.automation.max_partitions_per_tick
-        turn = context.scheduled_execution_time.toordinal()
+        turn = context.instance.get_runs_count(dg.RunsFilter(tags=BY_SCHEDULE))
         request = RunRequest.of(planner, select(planner, pending, limit, turn=turn))
-        return request.to_dagster(job.name, context.instance)
+        return request.to_dagster(job.name, context.instance, BY_SCHEDULE)
 
     @dg.schedule(
         name="nightly_verify",

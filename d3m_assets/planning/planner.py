@@ -405,7 +405,7 @@ class Planner:
                 ready.append(key)
         if not ready:
             return
-        context = self._reading(f"{asset}", ready, force=force, strict=True)
+        context = self._reading(asset, ready, force=force, strict=True)
         looked_at, unfinished = time.monotonic(), dict.fromkeys(ready)
         provenance = {"run": self.run_id, **self.provenance(self.graph[asset])}
         for made in self._made(asset, context, ready, unfinished):
@@ -442,7 +442,7 @@ class Planner:
                 yield Made(key, error=error)
 
     def _compare(self, keys: Iterable[ArtefactKey]) -> Iterator[tuple[ArtefactKey, Stored, Status]]:
-        """Look at artefacts, many of an asset with one listing; what is seen to be up to date is not looked at again."""
+        """Look at artefacts, many of an asset with one listing, and keep what was seen."""
         chosen = list(keys)
         for asset in dict.fromkeys(key.asset for key in chosen):
             of_asset = [key for key in chosen if key.asset == asset]
