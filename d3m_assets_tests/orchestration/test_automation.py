@@ -56,7 +56,7 @@ class Automation:
         """One tick of the schedule, always of the same day: requests and the reason for none."""
         with dg.build_schedule_context(
             self.instance,
-            scheduled_execution_time=datetime(2026, 11, 1, tzinfo=UTC),
+            scheduled_execution_time=datetime(2026, 11, 3, tzinfo=UTC),
             repository_def=self.repository,
             resources=self.resources,
         ) as context:
