@@ -103,27 +103,39 @@ def distill(
 
 def _show_problems(pipeline: Pipeline) -> None:
     """What is wrong with the images: a line, or a table where there is more than one kind."""
+    from dataclasses import asdict
+
     from rich.console import Console
     from rich.table import Table
 
     from d3m_assets.datasets.problems import problem_rows
 
-    rows = problem_rows(pipeline.context.dataset.scan.problems)
+    rows = [
+        # Names of classes and files stand in every part of a problem.
+        {field: printable(value) for field, value in asdict(row).items()}
+        for row in problem_rows(pipeline.context.dataset.scan.problems)
+    ]
     # Wide enough to keep file names in one piece in a log.
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 160, markup=False, highlight=False)
     if len(rows) == 1:
         (row,) = rows
-        more = f" ({row.count} of them)" if row.count > 1 else ""
+        more = f" ({row['count']} of them)" if row["count"] != "1" else ""
         console.print(
-            f"{row.severity} in class {printable(row.class_name)}: {printable(row.where)} {row.what}{more}; {row.remedy}",
+            f"{row['severity']} in class {row['class_name']}: {row['where']} {row['what']}{more}; {row['remedy']}",
             soft_wrap=True,
         )
     elif rows:
-        table = Table("", "class", "what", "how many", "where", "what to do", title="Problems in the data")
+        columns = {
+            "severity": "",
+            "class_name": "class",
+            "what": "what",
+            "count": "how many",
+            "where": "where",
+            "remedy": "what to do",
+        }
+        table = Table(*columns.values(), title="Problems in the data")
         for row in rows:
-            table.add_row(
-                row.severity, printable(row.class_name), row.what, str(row.count), printable(row.where), row.remedy
-            )
+            table.add_row(*(row[field] for field in columns))
         console.print(table)
 
 

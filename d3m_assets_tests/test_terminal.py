@@ -1,8 +1,10 @@
 """What is shown in a terminal; and that the command line shows nothing else."""
 
 import json
+import shutil
 
 import pytest
+from PIL import Image
 
 from d3m_assets import cli
 from d3m_assets.progress import ProgressEvent
@@ -44,3 +46,19 @@ def test_names_of_classes_and_files_are_shown_without_what_steers(tmp_path, imag
     assert "broken.png" in shown.err
     assert "\x1b" not in shown.err + shown.out
     assert json.dumps("\x1b[2Jclass")[1:-1].replace("\\u001b", "\\x1b") in shown.err
+
+
+@pytest.mark.parametrize("lonely", [1, 2])
+def test_what_to_do_about_a_class_is_shown_without_what_steers(tmp_path, image_folder, monkeypatch, capsys, lonely):
+    """The remedy repeats the class's name."""
+    folder = image_folder(("a", "b", "c"))
+    for k in range(lonely):
+        shutil.copytree(folder / "train" / "a", folder / "train" / f"\x1b[2Jlonely {k}")
+        for image in (folder / "train" / f"\x1b[2Jlonely {k}").iterdir():
+            recoloured = Image.eval(Image.open(image), lambda value, k=k: 255 - value // (k + 2))
+            recoloured.save(image)
+    monkeypatch.setenv("D3M_HOME", str(tmp_path / "home"))
+    cli.status(dataset=str(folder), budget=["ipc-1"])
+    shown = capsys.readouterr()
+    assert "lonely 0" in shown.err
+    assert "\x1b" not in shown.err + shown.out

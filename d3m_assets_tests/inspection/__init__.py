@@ -1,1 +1,1 @@
-"""Tests of the assets, one file a module."""
+"""Tests of what a store is asked from a shell, one file a module."""
