@@ -21,12 +21,15 @@ MOST_UNREADABLE = 500
 """Images that cannot be used; with so many the fault is with the whole dataset, and reading on is a waste."""
 
 
+_SPLITS = ("train", "validation", "test")
+
+
 @dataclass(frozen=True, slots=True)
 class PlacedImage:
     """An image that was read, and where it stands.
 
     Attributes:
-        split: "train" or "test".
+        split: "train", "validation" or "test".
         class_name: Its class.
         path: Below the dataset.
         sha256: Hex digest of the file.
@@ -72,7 +75,7 @@ def unusable_image(class_name: str, path: str, what: str) -> DatasetProblem:
 def duplicates(images: Iterable[PlacedImage]) -> list[DatasetProblem]:
     """Images with the same pixels, whether or not the files are the same.
 
-    In two classes, or in train and test, one would spoil every accuracy: an error of each class that it stands in. Within a
+    In two classes, or in two splits, one would spoil every accuracy: an error of each class that it stands in. Within a
     class and split it only counts double: a warning.
     """
     by_pixels: dict[str, list[PlacedImage]] = defaultdict(list)
@@ -91,7 +94,8 @@ def duplicates(images: Iterable[PlacedImage]) -> list[DatasetProblem]:
 
 def _shared(places: Sequence[Sequence[PlacedImage]]) -> list[DatasetProblem]:
     names = sorted({stand[0].class_name for stand in places}, key=natural)
-    kind = "in two classes" if len(names) > 1 else "in train and test"
+    splits = {stand[0].split for stand in places}
+    kind = "in two classes" if len(names) > 1 else f"in {' and '.join(s for s in _SPLITS if s in splits)}"
     paths = " = ".join(sorted(stand[0].path for stand in places))
     what = f"is the same image {kind}{_by_pixels([image for stand in places for image in stand])}"
     return [DatasetProblem(name, paths, what, "keep it in one, or leave it out with `exclude`") for name in names]
@@ -148,3 +152,25 @@ def validation_part(digests: Sequence[str], fraction: float) -> list[bool]:
     """
     aside = [int(digest[:8], 16) < fraction * 2**32 for digest in digests]
     return [False] * len(aside) if all(aside) else aside
+
+
+def held_out_part(digests: Sequence[str], fraction: float) -> list[bool]:
+    """Which images of a class are set aside as its test split, where the dataset has none.
+
+    By content, as :func:`validation_part`, but by other digits of the digest: of the images left for training each is as likely
+    to be set aside for validation as if there were no test split. Equal digests stay together. A class of at least two
+    different images has one on either side.
+
+    Args:
+        digests: SHA-256 of the pixels of each image, in hex.
+        fraction: Share that is set aside.
+    """
+    marks = {digest: int(digest[8:16], 16) for digest in digests}
+    aside = {digest for digest, mark in marks.items() if mark < fraction * 2**32}
+    if len(marks) > 1:
+        aside = aside or {min(marks, key=lambda digest: marks[digest])}
+        if len(aside) == len(marks):
+            aside.remove(max(marks, key=lambda digest: marks[digest]))
+    else:
+        aside = set()
+    return [digest in aside for digest in digests]

@@ -3,42 +3,53 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+import os
+import stat
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import fsspec
 import numpy as np
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
+from d3m_assets.datasets.settings import MAX_BYTES, MAX_PIXELS
 from d3m_assets.errors import DatasetError
 
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"})
 """Pillow's modes without colour."""
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
+"""Pillow's names of the formats that are read, whatever a file is called: some of the others start programs."""
+
+_T = TypeVar("_T")
 
 
-def decode_image(data: bytes) -> tuple[Image.Image, str]:
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, str]:
     """Decode the first frame completely, upright, on black, with 8 bits a channel.
 
     Args:
-        data: Contents of an image file of any kind that Pillow reads.
+        data: Contents of an image file of one of :data:`FORMATS`.
+        max_pixels: An image with more is not decoded.
 
     Returns:
         The image, of mode ``L`` or ``RGB``, and the mode it was stored in.
 
     Raises:
-        ValueError: The data is empty, no image, truncated, unsafely large, or has pixels of unknown range.
+        ValueError: The data is empty, no image of these formats, truncated, too large, or has pixels of unknown range.
     """
     if not data:
         raise ValueError("is empty (0 bytes)")
     try:
-        file = Image.open(io.BytesIO(data))
+        file = Image.open(io.BytesIO(data), formats=FORMATS)
+        if (pixels := file.width * file.height) > max_pixels:
+            raise _TooLargeError(f"has {pixels:,} pixels; `images.max_pixels` allows {max_pixels:,}")
         file.load()
         upright = ImageOps.exif_transpose(file)
+    except _TooLargeError:
+        raise
     except Image.UnidentifiedImageError:
-        raise ValueError("is not an image") from None
+        raise ValueError(f"is not an image ({', '.join(FORMATS)} are read)") from None
     except Image.DecompressionBombError as error:
         raise ValueError(f"is too large: {error}") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, zlib.error and more
@@ -46,14 +57,21 @@ def decode_image(data: bytes) -> tuple[Image.Image, str]:
     return _eight_bit(upright, file.mode), file.mode
 
 
+class _TooLargeError(ValueError):
+    """More pixels than are allowed."""
+
+
 def _eight_bit(image: Image.Image, stored: str) -> Image.Image:
     if stored == "F":
         raise ValueError("has floating point pixels, whose range is unknown; save it with 8 or 16 bits")
     if stored.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
+        values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("has pixels outside 0..65535; save it with 8 or 16 bits")
-        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+        scaled = np.empty(values.shape, np.uint8)
+        for row, wide in zip(scaled, values, strict=True):  # row by row: all at once would take eight times the memory
+            row[:] = (wide.astype(np.uint32) * 255 + 32767) // 65535
+        return Image.fromarray(scaled)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         flat = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
@@ -61,51 +79,79 @@ def _eight_bit(image: Image.Image, stored: str) -> Image.Image:
     return image.convert("L" if stored in GREY_MODES else "RGB")
 
 
-def load_images(uris: Sequence[str], *, size: int | tuple[int, int], channels: Literal[1, 3]) -> np.ndarray:
+def load_images(
+    read: Callable[[_T], bytes], images: Sequence[_T], *, size: int | tuple[int, int], channels: Literal[1, 3]
+) -> np.ndarray:
     """Load images at one size: bicubic so that the whole frame is covered, then the centre.
 
     Args:
-        uris: Local paths or fsspec URLs.
+        read: Gives the contents of an image file: the ``read`` of a source, or :func:`read_bytes`. Called by threads.
+        images: What ``read`` takes: records of a source, or paths and URLs. Their text names them in errors.
         size: Side of a square, or height and width, in pixels. An image of the same aspect is only scaled.
         channels: 1 for luminance (ITU-R 601-2), 3 for RGB.
 
     Returns:
-        uint8 ``[N, H, W, channels]``, in the order of ``uris``; N may be 0.
+        uint8 ``[N, H, W, channels]``, in the order of ``images``; N may be 0.
 
     Raises:
         DatasetError: A file is missing or cannot be decoded; the message names it.
     """
     height, width = (size, size) if isinstance(size, int) else size
-    out = np.empty((len(uris), height, width, channels), np.uint8)
+    out = np.empty((len(images), height, width, channels), np.uint8)
 
     def load(index: int) -> None:
         try:
-            image, _ = decode_image(read_bytes(uris[index]))
+            # A scan has decided what is too large.
+            image, _ = decode_image(read(images[index]), max_pixels=2**62)
         except (OSError, ValueError) as error:
-            raise DatasetError(f"image {uris[index]} cannot be used: {error}. Scan the dataset again.") from error
+            raise DatasetError(f"image {images[index]} cannot be used: {error}. Scan the dataset again.") from error
         image = image.convert("L" if channels == 1 else "RGB")
         if image.size != (width, height):
             image = ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)
         out[index] = np.asarray(image).reshape(height, width, channels)
 
     with ThreadPoolExecutor(max_workers=8) as pool:
-        for _ in pool.map(load, range(len(uris))):
+        for _ in pool.map(load, range(len(images))):
             pass
     return out
 
 
-def read_bytes(uri: str) -> bytes:
-    """Contents of a local path or fsspec URL.
+def read_bytes(uri: str, storage_options: Mapping[str, Any] | None = None, max_bytes: int = MAX_BYTES) -> bytes:
+    """Contents of a local file or fsspec URL.
+
+    Args:
+        uri: Local path or fsspec URL.
+        storage_options: Arguments of the fsspec file system.
+        max_bytes: A local file with more is not read.
 
     Raises:
         OSError: It cannot be read.
+        ValueError: It is a local path that is no regular file, or too large.
     """
     protocol, separator, _ = uri.partition("://")
     if not separator:
-        return Path(uri).read_bytes()
+        return _read_regular(uri, max_bytes)
     # Not url_to_fs, which would take a "::" in a class name for a chain of file systems.
-    fs = fsspec.filesystem(protocol)
+    fs = fsspec.filesystem(protocol, **(storage_options or {}))
     return fs.cat_file(fs._strip_protocol(uri))
+
+
+def _read_regular(path: str, max_bytes: int) -> bytes:
+    # Without O_NONBLOCK the mere opening of a pipe waits until someone writes into it.
+    with os.fdopen(
+        os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb"
+    ) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("is no regular file")
+        if status.st_size > max_bytes:
+            raise ValueError(too_large(status.st_size, max_bytes))
+        return file.read(max_bytes)
+
+
+def too_large(size: int, max_bytes: int) -> str:
+    """What is wrong with a file of ``size`` bytes, as the rest of a sentence."""
+    return f"has {size:,} bytes; `images.max_bytes` allows {max_bytes:,}"
 
 
 def encode_png(image: np.ndarray, text: Mapping[str, str] | None = None) -> bytes:

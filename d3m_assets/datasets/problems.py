@@ -68,6 +68,14 @@ def problem_rows(problems: Iterable[DatasetProblem]) -> list[ProblemRow]:
     return sorted(rows, key=lambda row: row.severity)
 
 
+def unlabelled(name: str, count: int) -> list[DatasetProblem]:
+    """What is told of rows without a class, as the test splits of competitions have; they are left out."""
+    if not count:
+        return []
+    what = f"has {count} images without a label, which are left out"
+    return [DatasetProblem("", name, what, "give them one if that is not meant", "warning")]
+
+
 def listing(problems: Sequence[DatasetProblem]) -> str:
     """Problems for a message, one an indented line, the first :data:`MOST_LISTED` of them.
 

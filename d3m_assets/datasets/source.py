@@ -23,8 +23,8 @@ class ImageRecord:
     """One image that was read and decoded completely.
 
     Attributes:
-        uri: Local path or fsspec URL.
-        relative_path: Path below the dataset, with ``/``.
+        uri: Where it is: a local path or fsspec URL, and behind a ``#`` the place in a file that holds many images.
+        relative_path: Path below the dataset, with ``/``; what names the image.
         sha256: Hex digest of the file.
         bytes: Size of the file.
         width: Pixels, as shown (after EXIF orientation).
@@ -41,6 +41,10 @@ class ImageRecord:
     height: int
     mode: str
     split: Split
+
+    def __str__(self) -> str:
+        """Its path below the dataset."""
+        return self.relative_path
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ class Scan:
 
 
 class DatasetSource(Protocol):
-    """Where real images come from."""
+    """Where real images come from. It can be pickled, so that worker processes read the images themselves."""
 
     url: str
 
@@ -126,6 +130,13 @@ class DatasetSource(Protocol):
         Raises:
             DatasetError: Not one class can be used as it is; the message names files or classes and says what to do.
                 What is wrong with some of the classes is in :attr:`Scan.problems`.
+        """
+
+    def read(self, image: ImageRecord) -> bytes:
+        """Contents of an image file, exactly as they were when they were scanned.
+
+        Raises:
+            DatasetError: It cannot be read, or has changed since.
         """
 
 
