@@ -139,9 +139,9 @@ class AutomationSettings(Section):
 class ExecutionSettings(Section):
     """How Dagster runs the steps of assets; no part of a fingerprint."""
 
-    executor: Literal["processes", "in-process", "k8s", "ray"] = Field(
-        default="processes",
-        description='"processes": each step a process on the machine of the run; "in-process": all in that of the run; '
+    executor: Literal["in-process", "processes", "k8s", "ray"] = Field(
+        default="in-process",
+        description='"in-process": all steps in the process of the run; "processes": each a process on its machine; '
         '"k8s": each a Kubernetes job (dagster-k8s); "ray": each a Ray job (dagster-ray).',
     )
 

@@ -78,7 +78,7 @@ def test_the_graph_is_the_one_that_was_agreed() -> None:
 
 
 def test_the_properties_of_each_asset_are_those_that_were_agreed() -> None:
-    definitions = build_definitions()
+    definitions = build_definitions(executor=dg.multiprocess_executor)
     graph = definitions.resolve_asset_graph()
     checks = [
         (key.asset_key.to_user_string(), key.name) for c in definitions.asset_checks or () for key in c.check_keys

@@ -12,6 +12,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+import d3m_assets.orchestration
 from d3m_assets_tests.processes import marked, new_mark, wait_until
 from d3m_assets_tests.requirements import need
 
@@ -26,16 +27,8 @@ needs_servers = need(
 REPOSITORY = {"repositoryLocationName": "d3m_assets", "repositoryName": "__repository__"}
 SERVERS = ("dagster api grpc", "dagster-webserver", "dagster-daemon", "multiprocessing.resource_tracker")
 
-DAGSTER_YAML = """
-telemetry: {enabled: false}
-nux: {enabled: false}
-event_log_storage:
-  module: dagster._core.storage.event_log
-  class: ConsolidatedSqliteEventLogStorage
-  config: {base_dir: {env: DAGSTER_HOME}}
-concurrency: {runs: {max_concurrent_runs: 2}, pools: {granularity: op, default_limit: 1}}
-run_monitoring: {enabled: true, start_timeout_seconds: 300, cancel_timeout_seconds: 120, poll_interval_seconds: 10}
-"""
+DAGSTER_YAML = Path(d3m_assets.orchestration.__file__).with_name("dagster.yaml").read_text()
+"""The one that is shipped."""
 
 WORKSPACE_YAML = """
 load_from:

@@ -58,14 +58,15 @@ def test_a_run_in_steps_of_their_own_processes_succeeds_and_leaves_none(serve, t
 
 
 @pytest.mark.timeout(1200)
-def test_a_run_that_is_terminated_takes_its_workers_along(serve):
-    servers, partitions = serve(**{"inversion.steps": 100_000})
+@pytest.mark.parametrize("executor", ["in-process", "processes"])
+def test_a_run_that_is_terminated_takes_its_workers_along(serve, executor):
+    servers, partitions = serve(**{"inversion.steps": 100_000, "execution.executor": executor})
     run = servers.launch(ASSETS, partitions[0], partitions[-1])
 
     def workers_compute():
-        """Run, step and two workers are there, and the youngest, the workers, are past their imports."""
+        """The run, its step if that is a process, and two workers are there, and these, the youngest, compute."""
         processes = sorted(servers.working())
-        return len(processes) >= 4 and all(processor_seconds(pid) > 15 for pid in processes[-2:])
+        return len(processes) >= (3 if executor == "in-process" else 4) and all(processor_seconds(pid) > 15 for pid in processes[-2:])
 
     assert wait_until(workers_compute, 400), (servers.status(run), servers.working(), servers.logs())
     servers.terminate(run)
