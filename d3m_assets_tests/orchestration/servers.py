@@ -148,6 +148,20 @@ class Servers:
         query = "query($run: ID!) {runOrError(runId: $run) {... on Run {status}}}"
         return self.ask(query, run=run)["runOrError"]["status"]
 
+    def messages(self, run):
+        """The messages of a run's events, a line each."""
+        query = """query($run: ID!) {logsForRun(runId: $run) {... on EventConnection {events {
+            ... on MessageEvent {message}}}}}"""
+        return "\n".join(event["message"] for event in self.ask(query, run=run)["logsForRun"]["events"] if event)
+
+    def times(self, run):
+        """When a run was created, started and ended, and the seconds of each of its steps."""
+        query = """query($run: ID!) {runOrError(runId: $run) {... on Run {
+            creationTime startTime endTime stepStats {stepKey startTime endTime}}}}"""
+        found = self.ask(query, run=run)["runOrError"]
+        steps = {step["stepKey"]: step["endTime"] - step["startTime"] for step in found.pop("stepStats")}
+        return found | {"steps": steps}
+
     def wait_for_end(self, run, seconds):
         """Status of a run when it has ended or the time is over."""
 
