@@ -81,9 +81,7 @@ def _step_options(executor: dg.ExecutorDefinition) -> _StepOptions:
     return _StepOptions(pool=POOL, retry_policy=dg.RetryPolicy(max_retries=1))
 
 
-def _definition(
-    asset: Asset, partitions: Partitions, settings: Settings, options: _StepOptions
-) -> dg.AssetsDefinition:
+def _definition(asset: Asset, partitions: Partitions, settings: Settings, options: _StepOptions) -> dg.AssetsDefinition:
     above: list[type[Asset] | type[Source]] = [*asset.deps, *asset.sources]
     unused = asset.unused(settings)
 

@@ -58,15 +58,20 @@ class Servers:
 
     def __enter__(self):
         self.make_databases()
-        arguments = (["-h", "127.0.0.1", "-p", str(self.port)], ["run"])
-        for command, more in zip(COMMANDS, arguments, strict=True):
-            with (self.folder / f"{command.name}.log").open("w") as log:
-                subprocess.Popen(
-                    [str(command), *more, "-w", str(self.folder / "workspace.yaml")],
-                    env=self.environment, cwd=self.folder, stdout=log, stderr=log, start_new_session=True,
-                )  # fmt: skip
+        for command in COMMANDS:
+            self.start(command.name)
         assert wait_until(self.loaded, 240), self.logs()
         return self
+
+    def start(self, name):
+        """Start ``dagster-webserver`` or ``dagster-daemon``; it goes on with the log of one before it."""
+        (command,) = (command for command in COMMANDS if command.name == name)
+        more = ["-h", "127.0.0.1", "-p", str(self.port)] if name == "dagster-webserver" else ["run"]
+        with (self.folder / f"{name}.log").open("a") as log:
+            return subprocess.Popen(
+                [str(command), *more, "-w", str(self.folder / "workspace.yaml")],
+                env=self.environment, cwd=self.folder, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
 
     def __exit__(self, *error):
         # By the mark, since code servers, runs and workers are in groups of their own.
@@ -134,6 +139,15 @@ class Servers:
             "runConfigData": {},
             "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in span.items()]},
         }
+        answer = self.ask(query, parameters=parameters)["launchRun"]
+        assert answer["__typename"] == "LaunchRunSuccess", answer
+        return answer["run"]["runId"]
+
+    def launch_job(self, job):
+        """Launch a job, as a click on *Launch run* does; gives the run's id."""
+        query = """mutation($parameters: ExecutionParams!) {launchRun(executionParams: $parameters) {
+            __typename ... on LaunchRunSuccess {run {runId}} ... on PythonError {message}}}"""
+        parameters = {"selector": REPOSITORY | {"jobName": job}, "runConfigData": {}}
         answer = self.ask(query, parameters=parameters)["launchRun"]
         assert answer["__typename"] == "LaunchRunSuccess", answer
         return answer["run"]["runId"]

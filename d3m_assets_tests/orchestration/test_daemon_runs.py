@@ -66,7 +66,9 @@ def test_a_run_that_is_terminated_takes_its_workers_along(serve, executor):
     def workers_compute():
         """The run, its step if that is a process, and two workers are there, and these, the youngest, compute."""
         processes = sorted(servers.working())
-        return len(processes) >= (3 if executor == "in-process" else 4) and all(processor_seconds(pid) > 15 for pid in processes[-2:])
+        return len(processes) >= (3 if executor == "in-process" else 4) and all(
+            processor_seconds(pid) > 15 for pid in processes[-2:]
+        )
 
     assert wait_until(workers_compute, 400), (servers.status(run), servers.working(), servers.logs())
     servers.terminate(run)
