@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode
 
-from d3m_assets.evaluation.baselines import BASELINES
+from d3m_assets.evaluation.baselines import BASELINES, ENCODED, NAMES
 from d3m_assets.evaluation.baselines.random_real import RANDOM_REAL
 from d3m_assets.setting_types import Positive, Section, Seeds, Share, as_list, distinct
 
@@ -19,11 +19,11 @@ LABEL_KINDS: tuple[LabelKind, ...] = get_args(LabelKind)
 
 
 def _with_random(names: tuple[str, ...]) -> tuple[str, ...]:
-    if unknown := [name for name in names if name not in BASELINES]:
-        raise ValueError(f'"{unknown[0]}" is not a baseline; known are {", ".join(BASELINES)}')
+    if unknown := [name for name in names if name not in NAMES]:
+        raise ValueError(f'"{unknown[0]}" is not a baseline; known are {", ".join(NAMES)}')
     if RANDOM_REAL.name not in names:
         raise ValueError("random real images are what every result is compared with; add random")
-    return tuple(name for name in BASELINES if name in names)
+    return tuple(name for name in NAMES if name in names)
 
 
 Baselines = Annotated[
@@ -174,9 +174,9 @@ class AuditSettings(Section):
 
 
 TABLES: dict[str, dict[str, Any]] = {
-    "quick": {"baselines": ("random",), "labels": ("hard",), "architectures": (), "variants": ()},
+    "quick": {"baselines": ("random", "k-means", "packed", "coded"), "labels": ("hard",), "architectures": (), "variants": ()},
     "full": {
-        "baselines": tuple(BASELINES), "labels": ("hard", "soft teacher"), "architectures": ("convnet-3", "resnet-18"),
+        "baselines": NAMES, "labels": ("hard", "soft teacher"), "architectures": ("convnet-3", "resnet-18"),
         "variants": VARIANTS,
     },
 }  # fmt: skip
@@ -192,9 +192,9 @@ class EvaluationSettings(Section):
         "hard and soft labels, and a distillation for every student.",
     )
     baselines: Baselines = Field(
-        default=("random",),
+        default=("random", "k-means", "packed", "coded"),
         description="Training sets of equal bytes beside the distilled one: random, herding, k-center, k-means, el2n, "
-        "collages, latent-means. All but random and latent-means need a teacher.",
+        "collages, latent-means, packed (lossless), coded (lossy). All but random and latent-means need a teacher.",
     )
     architectures: Architectures = Field(
         default=(),
@@ -236,7 +236,8 @@ class EvaluationSettings(Section):
     @property
     def needs_teacher(self) -> bool:
         """Whether a row of the table needs a teacher."""
-        asked = any(BASELINES[name].needs_teacher for name in self.baselines)
+        known = BASELINES | ENCODED
+        asked = any(known[name].needs_teacher for name in self.baselines)
         return asked or "rejection" in self.variants or self.has_soft_labels
 
 
