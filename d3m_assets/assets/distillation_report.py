@@ -61,7 +61,7 @@ class DistillationReport(Asset):
     )
     kinds = frozenset({"html"})
     freshness_policy = True
-    code_version = "4"
+    code_version = "5"
     checks = (
         Check(
             "nothing_stale",
@@ -103,12 +103,12 @@ class DistillationReport(Asset):
 
     def preview(self, context: Context, item: Item) -> dict[str, Any]:
         """The verdict, the accuracies, and where the file is."""
-        from d3m_assets.evaluation.statistics import compare_all, headline, summarize
+        from d3m_assets.evaluation.statistics import summarize, verdict
 
         metrics = from_parquet(context.inputs.read(item.key, METRICS))
         columns = ["method", "labels", "architecture", "augmentation", "budget", "mean", "half_width"]
         return {
-            "verdict": headline(compare_all(metrics)),
+            "verdict": " ".join(verdict(metrics)),
             "file": context.inputs.uri(item.key, PAGE),
             "summary": summarize(metrics)[columns],
         }

@@ -25,6 +25,9 @@ VARIANTS: dict[str, str] = {
 }
 """Rows that change one thing about another, and what each is compared with."""
 
+HEADLINE = (CODED, PACKED, K_MEANS, RANDOM_REAL, CLASS_NAMES, RENDERED)
+"""What a report's verdict compares D3M with, as far as it was measured; the first is what its first sentence is about."""
+
 METHODS = (
     D3M,
     D3M_FRESH,

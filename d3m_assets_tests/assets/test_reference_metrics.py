@@ -73,7 +73,7 @@ def test_packed_and_coded_images_are_charged_what_their_bytes_are_also_below_one
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     pipeline = _with_little_inversion(tmp_path, tmp_path / "images", ENCODED)
     tables = {budget: _table(pipeline, budget) for budget in ("24B", "ipc-1", "ipc-2")}
-    coded = "coded real images (lossy)"
+    coded = "coded real images"
     assert set(tables["24B"]["method"]) == {coded}
     for budget, allowed in (("24B", 24), ("ipc-1", 64), ("ipc-2", 128)):
         rows = tables[budget].groupby("method")[["bytes_per_class", "n_train_images"]].mean()
@@ -81,13 +81,13 @@ def test_packed_and_coded_images_are_charged_what_their_bytes_are_also_below_one
         assert (encoded["bytes_per_class"] <= allowed).all()
         assert (encoded["bytes_per_class"] > allowed / 4).all()
         if budget != "24B":
-            assert set(rows.index) == {"random real images", "packed real images (lossless)", coded}
+            assert set(rows.index) == {"random real images", "packed real images", coded}
             raw = rows.loc["random real images", "n_train_images"]
             assert encoded["n_train_images"].min() >= raw
             assert encoded.loc[coded, "n_train_images"] > 2 * raw
     details = {m: set(rows["detail"]) for m, rows in tables["ipc-1"].groupby("method")}
     assert details["random real images"] == {""}
-    (packed,), (lossy,) = details["packed real images (lossless)"], details[coded]
+    (packed,), (lossy,) = details["packed real images"], details[coded]
     assert "images a class as" in packed
     assert "chosen on validation images among" in lossy
     pending = {e.key.budget for e in pipeline.plan().pending() if e.key.asset == "reference_metrics"}

@@ -41,8 +41,8 @@ class EncodedBaseline:
     needs_foundation: bool = False
 
 
-PACKED_IMAGES = EncodedBaseline("packed", "packed real images (lossless)", PACKED, lossless=True)
-CODED_IMAGES = EncodedBaseline("coded", "coded real images (lossy)", CODED, lossless=False)
+PACKED_IMAGES = EncodedBaseline("packed", "packed real images", PACKED, lossless=True)
+CODED_IMAGES = EncodedBaseline("coded", "coded real images", CODED, lossless=False)
 
 
 @dataclass(frozen=True)
