@@ -173,6 +173,9 @@ class AuditSettings(Section):
     spread_error: Share = Field(default=0.1, description="The same, below which it is an error.")
 
 
+DISTILLATIONS = 4
+"""Distillations unless given: with fewer, intervals over their means are too wide to tell anything (t of 4.3 and more)."""
+
 TABLES: dict[str, dict[str, Any]] = {
     "quick": {"baselines": ("random", "k-means", "packed", "coded"), "labels": ("hard",), "architectures": (), "variants": ()},
     "full": {
@@ -207,8 +210,9 @@ class EvaluationSettings(Section):
     )
     distillations: Positive | None = Field(
         default=None,
-        description="Distillations, each from a seed of its own: one for all students, with which intervals do not see how "
-        "much a distillation varies, or one for each student; none: one, and in the full table one for each.",
+        description="Distillations, each from a seed of its own, which students take in turn; a number that divides that of "
+        "the students. With one, intervals do not see how much a distillation varies. None: four, or as many as divide the "
+        "students; in the full table one for each.",
     )
     labels: Labels = Field(
         default=("hard",),

@@ -16,8 +16,8 @@ comparisons of D3M with another method at any budget, or all comparisons of a va
 any false "better" or "worse" in a family is at most 5 %. Every place that tells a verdict takes it from there.
 
 That no difference was found says little where a large one could not have been found. "Not distinguishable" is therefore
-said only where the 95 % interval lies within :data:`MARGIN` of no difference; everything else that is not significant is
-"too few seeds", and :attr:`Comparison.seeds_needed` says how many would do.
+said only where the 95 % interval holds no difference and nothing beyond :data:`MARGIN`; everything else that is not
+significant is "too few seeds", and :attr:`Comparison.seeds_needed` says how many would do.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ class Comparison:
             return "too few seeds"
         if self.p_corrected < 1 - CONFIDENCE:
             return "better" if self.difference > 0 else "worse"
-        return "not distinguishable" if max(-self.low, self.high) <= MARGIN else "too few seeds"
+        return "not distinguishable" if -MARGIN <= self.low <= 0 <= self.high <= MARGIN else "too few seeds"
 
     @property
     def verdict(self) -> str:
