@@ -35,6 +35,8 @@ from d3m_assets.setting_types import Positive, Section, as_list, as_list_of_text
 ENVIRONMENT_PREFIX = "D3M_"
 FILE_VARIABLE = "D3M_SETTINGS"
 FILE_NAME = "d3m.toml"
+FRONTIER_BUDGETS = ("ipc-1", "ipc-2", "ipc-5", "ipc-10", "ipc-20")
+"""Budgets of ``evaluation.table=frontier`` unless given."""
 SECRETS = frozenset({"automation.failure_webhook"})
 """Settings whose value no message shows."""
 
@@ -245,6 +247,13 @@ class Settings(BaseSettings):
                 f"evaluation.distillations is {self.distillations}, but students.seeds has {len(self.students.seeds)}; "
                 "give a number that divides that of the seeds: 1, which all students share, up to one for each student"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _budgets_of_the_table(self) -> Settings:
+        """The frontier is distilled at more budgets, unless they are given."""
+        if self.evaluation.table == "frontier" and "budgets" not in self.model_fields_set:
+            self.__dict__["budgets"] = FRONTIER_BUDGETS
         return self
 
     @property

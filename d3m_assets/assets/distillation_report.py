@@ -12,6 +12,7 @@ from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.distilled_bundle import DistilledBundle, read_bundle
 from d3m_assets.assets.files import from_parquet, to_parquet
 from d3m_assets.assets.foundation_metrics import FoundationMetrics, read_class_name_pool
+from d3m_assets.assets.frontier_metrics import FrontierMetrics
 from d3m_assets.assets.measuring import MeasuredAsset, read_metrics
 from d3m_assets.assets.origins import image_origins
 from d3m_assets.assets.pool_audit import PoolAudit, read_audit
@@ -37,6 +38,7 @@ PAGE, METRICS = "report.html", "metrics.parquet"
 MEASURED: tuple[type[MeasuredAsset], ...] = (
     StudentMetrics,
     ReferenceMetrics,
+    FrontierMetrics,
     FoundationMetrics,
     WholeDatasetMetrics,
 )
@@ -50,6 +52,7 @@ class DistillationReport(Asset):
     deps = (
         StudentMetrics,
         ReferenceMetrics,
+        FrontierMetrics,
         WholeDatasetMetrics,
         FoundationMetrics,
         DistilledBundle,

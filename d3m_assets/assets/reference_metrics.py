@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from d3m_assets.evaluation.baselines import BASELINES, Baseline, EncodedBaseline
 from d3m_assets.evaluation.baselines.el2n import el2n
 from d3m_assets.evaluation.baselines.random_real import RANDOM_REAL
 from d3m_assets.evaluation.settings import LabelKind
-from d3m_assets.ledger import holds_real_image, real_class_bytes
+from d3m_assets.ledger import Budget, holds_real_image, real_class_bytes
 from d3m_assets.planning.asset import Asset, Made
 
 if TYPE_CHECKING:
@@ -41,14 +42,14 @@ _AT_HAND = "budgets of reference_metrics at hand"
 class ReferenceMetrics(MeasuredAsset):
     """Students trained on random, chosen, recomposed or encoded real images of equal bytes: what distillation must beat."""
 
-    partitions = ("budget",)
+    partitions: ClassVar[tuple[str, ...]] = ("budget",)
     deps = (RawDataset, FoundationModel, TeacherModel)
-    variants = ("unaugmented",)
+    variants: ClassVar[tuple[str, ...]] = ("unaugmented",)
     code_version = f"{TABLE_CODE_VERSION}.{baselines.CODE_VERSION}"
 
     def make(self, context: Context, items: Sequence[Item]) -> Iterator[Made]:
         """Train the students; what models say of the training images is computed once for all budgets."""
-        context.once(_AT_HAND, lambda: tuple(item.budget for item in items))
+        context.once(_AT_HAND, lambda: tuple(b for item in items for b in self.budgets(context, item)))
         try:
             yield from super().make(context, items)
         finally:
@@ -61,6 +62,10 @@ class ReferenceMetrics(MeasuredAsset):
         if encoded_baselines(context) or holds_real_image(item.budget, context.dataset.shape):
             return ""
         return f"the budget {item.budget} holds no real image, so there is nothing real of equal bytes"
+
+    def budgets(self, context: Context, item: Item) -> list[Budget]:
+        """Budgets of the rows of an item."""
+        return [item.budget]
 
     def inputs(self, context: Context, item: Item) -> Sequence[type[Asset]]:
         """Real images; teacher and foundation model only where a baseline asks them."""
@@ -87,25 +92,36 @@ class ReferenceMetrics(MeasuredAsset):
 
     def rows(self, context: Context, item: Item) -> tuple[list[Row], Mapping[str, bytes]]:
         """Every baseline with every kind of labels."""
-        real, shape = context.once(TrainingImages, lambda: TrainingImages(context)), context.dataset.shape
-        class_sizes = [len(rows) for rows in real.by_class.values()]
-
-        def charged(kind: LabelKind) -> float:
-            count = real_images_allowed(context, item.budget, kind)
-            return real_class_bytes(class_sizes, count, shape, label_bytes=label_bytes(context, kind))
-
-        def training_sets(baseline: Baseline, kind: LabelKind) -> partial[LabelledImages]:
-            return partial(real.training_set, baseline, real_images_allowed(context, item.budget, kind))
-
-        rows = []
-        for baseline in _chosen(context) if holds_real_image(item.budget, shape) else ():
-            rows += rows_of(context, baseline.method, partial(training_sets, baseline), charged)
-        rows += encoded_rows(context, real, [item.budget], ahead=context.once(_AT_HAND, tuple))
+        real = context.once(TrainingImages, lambda: TrainingImages(context))
+        budgets = self.budgets(context, item)
+        rows = [row for budget in budgets for row in raw_rows(context, real, budget)]
+        rows += encoded_rows(context, real, budgets, ahead=context.once(_AT_HAND, tuple))
         if not rows:
-            raise StageError(f"the budget {item.budget} holds no real image of every class, not even a coded one")
+            names = ", ".join(budget.name for budget in budgets)
+            raise StageError(f"no real image of every class fits into {names}, not even a coded one; give more bytes")
         if "unaugmented" in self.chosen_variants(context, item):
             rows += unaugmented([row for row in rows if row.method == RANDOM_REAL.method])
         return rows, {}
+
+
+def raw_rows(context: Context, real: TrainingImages, budget: Budget) -> list[Row]:
+    """Every baseline of one byte a channel with every kind of labels; none where the budget holds no image."""
+    shape = context.dataset.shape
+    if not holds_real_image(budget, shape):
+        return []
+    class_sizes = [len(rows) for rows in real.by_class.values()]
+
+    def charged(kind: LabelKind) -> float:
+        count = real_images_allowed(context, budget, kind)
+        return real_class_bytes(class_sizes, count, shape, label_bytes=label_bytes(context, kind))
+
+    def training_sets(baseline: Baseline, kind: LabelKind) -> partial[LabelledImages]:
+        return partial(real.training_set, baseline, real_images_allowed(context, budget, kind))
+
+    rows = []
+    for baseline in _chosen(context):
+        rows += rows_of(context, baseline.method, partial(training_sets, baseline), charged)
+    return [replace(row, budget=budget.name) for row in rows]
 
 
 def _chosen(context: Context) -> list[Baseline]:

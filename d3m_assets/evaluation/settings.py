@@ -8,8 +8,10 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode
 
+from d3m_assets.errors import BudgetError
 from d3m_assets.evaluation.baselines import BASELINES, ENCODED, NAMES
 from d3m_assets.evaluation.baselines.random_real import RANDOM_REAL
+from d3m_assets.ledger import Budget
 from d3m_assets.setting_types import Positive, Section, Seeds, Share, as_list, distinct
 
 LabelKind = Literal["hard", "soft stored", "soft teacher"]
@@ -32,6 +34,21 @@ Baselines = Annotated[
     BeforeValidator(as_list),
     AfterValidator(distinct),
     AfterValidator(_with_random),
+]
+
+
+def _budget_name(value: str) -> str:
+    try:
+        return Budget.parse(value).name
+    except BudgetError as error:
+        raise ValueError(str(error)) from None
+
+
+ReferenceBudgets = Annotated[
+    tuple[Annotated[str, AfterValidator(_budget_name)], ...],
+    NoDecode,
+    BeforeValidator(as_list),
+    AfterValidator(distinct),
 ]
 
 Variant = Literal["equal-ipc", "rejection", "unaugmented", "fresh"]
@@ -177,10 +194,14 @@ DISTILLATIONS = 4
 """Distillations unless given: with fewer, intervals over their means are too wide to tell anything (t of 4.3 and more)."""
 
 TABLES: dict[str, dict[str, Any]] = {
-    "quick": {"baselines": ("random", "k-means", "packed", "coded"), "labels": ("hard",), "architectures": (), "variants": ()},
+    "quick": {"baselines": ("random", "k-means", "packed", "coded"), "labels": ("hard",), "architectures": (), "variants": (),
+              "reference_budgets": ("16B", "32B")},
+    "frontier": {"baselines": ("random", "k-means", "packed", "coded"), "labels": ("hard",), "architectures": (),
+                 "variants": (), "reference_budgets": ("16B", "32B", "64B", "128B", "256B", "512B", "1KiB", "2KiB", "4KiB",
+                                                       "8KiB")},
     "full": {
         "baselines": NAMES, "labels": ("hard", "soft teacher"), "architectures": ("convnet-3", "resnet-18"),
-        "variants": VARIANTS,
+        "variants": VARIANTS, "reference_budgets": ("16B", "32B"),
     },
 }  # fmt: skip
 """Tables by name; a setting that is given wins over its table."""
@@ -189,15 +210,21 @@ TABLES: dict[str, dict[str, Any]] = {
 class EvaluationSettings(Section):
     """Which rows the table has."""
 
-    table: Literal["quick", "full"] = Field(
+    table: Literal["quick", "frontier", "full"] = Field(
         default="quick",
-        description="What the settings below are unless given: quick, or full with all baselines and variants, two networks, "
+        description="What the settings below are unless given: quick; frontier with real images from 16 bytes to 8 KiB a "
+        "class, and five budgets unless given; or full with all baselines and variants, two networks, "
         "hard and soft labels, and a distillation for every student.",
     )
     baselines: Baselines = Field(
         default=("random", "k-means", "packed", "coded"),
         description="Training sets of equal bytes beside the distilled one: random, herding, k-center, k-means, el2n, "
         "collages, latent-means, packed (lossless), coded (lossy). All but random and latent-means need a teacher.",
+    )
+    reference_budgets: ReferenceBudgets = Field(
+        default=("16B", "32B"),
+        description="Budgets at which real images are measured beside those of budgets, and nothing is distilled; they may be "
+        "too small for a vector.",
     )
     architectures: Architectures = Field(
         default=(),

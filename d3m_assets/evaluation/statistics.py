@@ -34,13 +34,16 @@ import numpy as np
 import pandas as pd
 
 from d3m_assets.errors import StageError
-from d3m_assets.evaluation.methods import D3M, HEADLINE, METHODS, RANDOM_REAL, VARIANTS
+from d3m_assets.evaluation.methods import CODED, D3M, HEADLINE, METHODS, RANDOM_REAL, VARIANTS
 from d3m_assets.evaluation.settings import LABEL_KINDS, LabelKind
+from d3m_assets.ledger import byte_size
 
 CONFIDENCE = 0.95
 MARGIN = 0.05
 """Differences of accuracy up to which two methods may be called not distinguishable."""
 MOST_SEEDS = 1000
+_SHORT = 0.25
+"""Doublings of bytes by which a coded set may be short of its budget."""
 LABEL_WORDS: dict[str, str] = {
     "hard": "Hard labels",
     "soft stored": "Soft labels, stored",
@@ -400,6 +403,50 @@ def verdict(metrics: pd.DataFrame) -> list[str]:
     """The verdict in sentences: first whether D3M is better than coded real images, where these were measured."""
     against = verdict_comparisons(metrics)
     return [sentence for comparisons in against for sentence in headlines(comparisons)] or headlines([])
+
+
+def crossing_sentence(summary: pd.DataFrame, *, method: str = D3M, reference: str = CODED) -> str:
+    """In words, from how many bytes a class on one method's mean accuracy is above another's, or that they do not cross.
+
+    Between the bytes that were measured, accuracies are interpolated over the logarithm of bytes.
+
+    Args:
+        summary: Rows of one part of the table, from :func:`summarize`.
+        method: In question.
+        reference: Compared with it.
+
+    Returns:
+        Empty where they share no range of bytes.
+    """
+    curves = []
+    for name in (method, reference):
+        rows = summary[(summary["method"] == name) & (summary["budget"] != "")].sort_values("bytes_per_class")
+        curves.append((np.log2(rows["bytes_per_class"].to_numpy(float)), rows["mean"].to_numpy(float)))
+    (x, y), (reference_x, reference_y) = curves
+    if not len(x) or not len(reference_x):
+        return ""
+    # A coded set is a few bytes short of its budget: it is known up to the budget of the method beside it.
+    low, high = max(x[0], reference_x[0]), min(x[-1], reference_x[-1] + _SHORT)
+    if low > high:
+        return ""
+    at = np.unique(np.concatenate([x, reference_x, [low, high]]))
+    at = at[(low <= at) & (at <= high)]
+    ahead = np.interp(at, x, y) - np.interp(at, reference_x, reference_y)
+    leads, told = ahead > 0, []
+    starts = [at[0]]
+    for k in np.flatnonzero(leads[1:] != leads[:-1]):
+        starts.append(at[k] + ahead[k] / (ahead[k] - ahead[k + 1]) * (at[k + 1] - at[k]))
+    leader = bool(leads[0])
+    for number, start in enumerate(starts):
+        above, below = (method, reference) if leader else (reference, method)
+        told.append(f"{above} above {below} from {'about ' if number else ''}{_rounded_bytes(start)}")
+        leader = not leader
+    end = "without a crossing" if len(starts) == 1 else f"{len(starts) - 1} crossing{'s' if len(starts) > 2 else ''}"
+    return f"Mean accuracy against bytes of a class: {', '.join(told)} to {_rounded_bytes(at[-1])}, {end}."
+
+
+def _rounded_bytes(power: float) -> str:
+    return byte_size(float(round(2.0**power)))
 
 
 def seeds_sentence(comparisons: Sequence[Comparison]) -> str:

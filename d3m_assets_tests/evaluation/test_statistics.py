@@ -14,6 +14,7 @@ from d3m_assets.evaluation.statistics import (
     check_equal_recipe,
     compare,
     compare_all,
+    crossing_sentence,
     format_table,
     headline,
     holm,
@@ -388,3 +389,44 @@ def test_the_verdict_begins_with_coded_real_images_and_ends_with_what_needs_no_b
 def test_too_few_seeds_are_said_in_the_headline():
     found = compare_all(_metrics([0.80, 0.65, 0.52], [0.7, 0.71, 0.7]))
     assert headline(found) == "Too few seeds to compare with random real images at ipc-1; better at ipc-2."
+
+
+def _curve(method, by_bytes):
+    rows = [student_rows(method, f"{b}B", [a, a, a], bytes_per_class=b) for b, a in by_bytes.items()]
+    return pd.concat(rows, ignore_index=True)
+
+
+@pytest.mark.parametrize(
+    ("coded", "words"),
+    [
+        (
+            {16: 0.5, 64: 0.7, 256: 0.8},
+            "D3M above coded real images from 64 B to 256 B, without a crossing",
+        ),
+        (
+            {62: 0.95, 250: 0.97},
+            "coded real images above D3M from 64 B to 256 B, without a crossing",
+        ),
+        # 0.8 against 0.7 at 64 B and 0.9 against 1.0 at 256 B: in the middle of the logarithm, 128 B.
+        (
+            {64: 0.7, 256: 1.0},
+            "D3M above coded real images from 64 B, coded real images above D3M from about 128 B to 256 B, 1 crossing",
+        ),
+        (
+            {64: 0.7, 128: 0.9, 256: 0.85},
+            "D3M above coded real images from 64 B, coded real images above D3M from about 102 B, "
+            "D3M above coded real images from about 181 B to 256 B, 2 crossings",
+        ),
+    ],
+)
+def test_the_crossing_is_named_in_words(coded, words):
+    metrics = pd.concat([_curve("D3M", {64: 0.8, 256: 0.9}), _curve("coded real images", coded)])
+    assert crossing_sentence(summarize(metrics)) == f"Mean accuracy against bytes of a class: {words}."
+
+
+def test_without_a_common_range_no_crossing_is_named():
+    ours = _curve("D3M", {64: 0.8})
+    assert crossing_sentence(summarize(ours)) == ""
+    assert crossing_sentence(summarize(pd.concat([ours, _curve("coded real images", {16: 0.5, 32: 0.6})]))) == ""
+    names = student_rows("coded real images", "", OURS)
+    assert crossing_sentence(summarize(pd.concat([ours, names]))) == ""
