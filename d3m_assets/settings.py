@@ -196,7 +196,7 @@ class Settings(BaseSettings):
         "are not inverted.",
     )
     budgets: Budgets = Field(
-        default=("ipc-1", "ipc-5", "ipc-10"),
+        default=("ipc-1", "ipc-5"),
         description="Bytes per class: ipc-N, NB, NKiB or NMiB. In the environment: comma separated or JSON.",
     )
     home: Path = Field(

@@ -235,3 +235,13 @@ def test_cron_schedules_are_taken_as_dagster_takes_them(cron):
 def test_what_is_no_cron_schedule_is_refused_before_dagster_sees_it(cron):
     with pytest.raises(ValueError, match="of a cron schedule: it takes"):
         AutomationSettings(cron=cron)
+
+
+def test_the_frontier_is_distilled_at_more_budgets_unless_they_are_given():
+    frontier = load_settings(**{"evaluation.table": "frontier"})
+    assert len(frontier.budgets) == 5
+    assert frontier.evaluation.reference_budgets[0] == "16B" and frontier.evaluation.reference_budgets[-1] == "8KiB"
+    assert load_settings(**{"evaluation.table": "frontier", "budgets": "ipc-1"}).budgets == ("ipc-1",)
+    assert load_settings(**{"evaluation.reference_budgets": []}).evaluation.reference_budgets == ()
+    with pytest.raises(SettingsError, match="reference_budgets.*is not a budget"):
+        load_settings(**{"evaluation.reference_budgets": "16 bytes of it"})

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 CODE_VERSION = "1"
 """Raised whenever a change here changes which codec is chosen."""
 
-FINALISTS = 5
+FINALISTS = 4
 """Candidates of which a student is trained."""
 MOST_CLASSES = 32
 """Classes that the first step looks at, evenly spread over all of them."""

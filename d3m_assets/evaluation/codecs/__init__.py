@@ -49,7 +49,8 @@ PACKED: tuple[Codec, ...] = (
 """Lossless codecs; a class takes the one that is shortest for it."""
 
 CODED: tuple[Codec, ...] = (
-    *(QuantisedPixels(scale, steps) for scale in (4, 3, 2, 1) for steps in (1, 2, 3, 5, 7, 15, 31, 63)),
+    *(QuantisedPixels(4, steps) for steps in (1, 2, 3, 5, 7, 15, 31, 63)),
+    *(QuantisedPixels(scale, steps) for scale in (3, 2, 1) for steps in (1, 3, 7, 15, 31)),
     *(Cosines(scale, step) for scale in (4, 2) for step in (16, 24, 36, 54, 80, 120, 180, 270, 400)),
     *(
         LossySheet(scale, name, quality)
