@@ -108,7 +108,8 @@ def table(pipeline: Pipeline) -> str:
         f"Accuracy in % on {images} real test images, hard labels, {ARCHITECTURE_WORDS[first.architecture]}, weights of the "
         f"last step, mean of {students} students and 95 % interval, over the means of distillations where there are several "
         f"({distillations} here); `{command(pipeline)}` of {report.created[:10]}, written at commit "
-        f"{commit.stdout.strip()}. The last rows have no budget. ▲ D3M is better, ▼ worse, ≈ not distinguishable within {MARGIN * 100:.0f} points "
+        f"{commit.stdout.strip()}. The last rows have no budget. ▲ D3M is better, ▼ worse, ≈ not distinguishable within "
+        f"{MARGIN * 100:.0f} points "
         f"({significance_words(comparisons)})."
     )
     soft = [c for c in compare_all(every) if c.part.labels != "hard" and c.part.architecture == first.architecture]
