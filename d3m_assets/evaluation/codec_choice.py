@@ -16,7 +16,7 @@ import numpy as np
 
 from d3m_assets.datasets.labelled_images import LabelledImages, resize_to_square
 from d3m_assets.errors import StageError
-from d3m_assets.evaluation.baselines.encoded import EncodableClass, EncodedSet, draft_set
+from d3m_assets.evaluation.baselines.encoded import EncodableClass, draft_images, labelled
 from d3m_assets.evaluation.codecs import CODED, Codec
 from d3m_assets.evaluation.students import evaluate, student_image_size, train_student
 from d3m_assets.progress import Progress, ProgressEvent, silent
@@ -92,17 +92,18 @@ def choose_codec(
     drafts = []
     for done, codec in enumerate(suitable):
         progress(ProgressEvent("codecs", done, len(suitable) + FINALISTS, codec.words))
-        draft = draft_set(some, codec, allowed, seed, label_bytes=label_bytes)
+        draft = draft_images(some, codec, allowed, seed, label_bytes=label_bytes)
         if draft is not None:
-            drafts.append(Candidate(codec, draft.images_per_class, _proxy(draft, looked_at, judged)))
+            drafts.append(Candidate(codec, _mean_count(draft), _proxy(labelled(draft, looked_at), judged)))
     drafts.sort(key=lambda candidate: -candidate.proxy)
     trained = []
     for done, candidate in enumerate(drafts[:FINALISTS]):
         progress(ProgressEvent("codecs", len(suitable) + done, len(suitable) + FINALISTS, candidate.codec.words))
-        draft = draft_set(classes, candidate.codec, allowed, seed, label_bytes=label_bytes)
+        draft = draft_images(classes, candidate.codec, allowed, seed, label_bytes=label_bytes)
         if draft is not None:
-            accuracy = _student(draft, validation, settings, len(classes), device)
-            trained.append(Candidate(candidate.codec, draft.images_per_class, candidate.proxy, accuracy))
+            train = labelled(draft, np.arange(len(classes)))
+            accuracy = _student(train, validation, settings, len(classes), device)
+            trained.append(Candidate(candidate.codec, _mean_count(draft), candidate.proxy, accuracy))
     trained.sort(key=lambda candidate: -(candidate.student or 0.0))
     return [*trained, *drafts[FINALISTS:]]
 
@@ -114,12 +115,16 @@ def choice_words(candidates: Sequence[Candidate]) -> str:
     return f"chosen on validation images among {len(candidates)} codecs and qualities: {', '.join(told)}"
 
 
-def _proxy(encoded: EncodedSet, positions: np.ndarray, validation: LabelledImages) -> float:
+def _mean_count(images: Sequence[np.ndarray]) -> float:
+    return float(np.mean([len(of_class) for of_class in images]))
+
+
+def _proxy(train: LabelledImages, validation: LabelledImages) -> float:
     """Accuracy of a support vector machine with the usual kernel, trained on decoded images and their shifts."""
     from sklearn.svm import SVC
     from threadpoolctl import threadpool_limits
 
-    train, channels = encoded.labelled(positions), validation.images.shape[3]
+    channels = validation.images.shape[3]
     side = min(_SIDE, *validation.images.shape[1:3])
     images = resize_to_square(train.images, side, channels)
     if len(images) > _MOST_ROWS:
@@ -138,11 +143,12 @@ def _proxy(encoded: EncodedSet, positions: np.ndarray, validation: LabelledImage
 
 
 def _student(
-    encoded: EncodedSet, validation: LabelledImages, settings: StudentSettings, n_classes: int, device: str
+    train: LabelledImages, validation: LabelledImages, settings: StudentSettings, n_classes: int, device: str
 ) -> float:
     """Accuracy of one student of the table's recipe."""
     height, width, channels = validation.images.shape[1:]
     side = student_image_size(settings, height, width)
-    train = encoded.labelled().resized(side, channels)
-    model = train_student(train, settings, n_classes=n_classes, seed=settings.seeds[0], device=device)
+    model = train_student(
+        train.resized(side, channels), settings, n_classes=n_classes, seed=settings.seeds[0], device=device
+    )
     return float((evaluate(model, validation.resized(side, channels)) == validation.labels).mean())

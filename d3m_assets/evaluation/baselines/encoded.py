@@ -152,11 +152,9 @@ class EncodedSet:
         """Mean images of a class."""
         return float(np.mean([len(images) for images in self.images]))
 
-    def labelled(self, positions: Sequence[int] | np.ndarray | None = None) -> LabelledImages:
-        """The decoded images as a training set, with the positions of their classes, 0 to K-1 unless given, as labels."""
-        places = np.arange(len(self.images)) if positions is None else np.asarray(positions)
-        labels = np.repeat(places, [len(images) for images in self.images]).astype(np.int64)
-        return LabelledImages(np.concatenate(self.images), labels, "synthetic")
+    def labelled(self) -> LabelledImages:
+        """The decoded images as a training set, with the positions of their classes as labels."""
+        return labelled(self.images, np.arange(len(self.images)))
 
     @classmethod
     def of(cls, payloads: Sequence[bytes | None], shape: tuple[int, int, int], words: str) -> EncodedSet | None:
@@ -213,15 +211,27 @@ def _sets(
     return sets
 
 
-def draft_set(
+def draft_images(
     classes: Sequence[EncodableClass], codec: Codec, allowed: int, seed: int, *, label_bytes: int = 0
-) -> EncodedSet | None:
-    """As :func:`encoded_sets`, with counts of a coarse grid only: what codecs are compared by."""
-    payloads: list[bytes | None] = []
+) -> list[np.ndarray] | None:
+    """About what the sets of :func:`encoded_sets` hold, with counts of a coarse grid: what codecs are compared by.
+
+    Returns:
+        Images of each class as they would be decoded, uint8 ``[N, H, W, C]``; None where a class cannot hold one.
+    """
+    images = []
     for c in classes:
         count = c.count_that_fits(codec, allowed, seed, label_bytes=label_bytes)
-        payloads.append(encode_images(codec, c.chosen(count, seed)) if count else None)
-    return EncodedSet.of(payloads, _shape(classes), codec.words)
+        if not count:
+            return None
+        images.append(codec.approximation(c.chosen(count, seed)))
+    return images
+
+
+def labelled(images: Sequence[np.ndarray], positions: np.ndarray) -> LabelledImages:
+    """Images of some classes as a training set, with the positions of these as labels."""
+    labels = np.repeat(positions, [len(of_class) for of_class in images]).astype(np.int64)
+    return LabelledImages(np.concatenate(list(images)), labels, "synthetic")
 
 
 def set_words(sets: Sequence[EncodedSet]) -> str:

@@ -12,6 +12,8 @@ from d3m_assets.evaluation.codecs import frequencies, pictures, pixels
 
 _LARGEST_SYMBOLS = 1 << 18
 """Pixels of a class that are entropy-coded one by one; beyond them only whole picture files are tried."""
+_LARGEST_IMAGE = 1 << 14
+"""Pixels of an image, all channels, for the same."""
 _SMALLEST_SIDE = 6
 """Of a shrunk image in px; below it little is left of most things."""
 
@@ -34,6 +36,9 @@ class Codec(Protocol):
 
     def decode(self, model: int, body: bytes, count: int, shape: tuple[int, int, int]) -> np.ndarray:
         """The images, uint8 ``[count, *shape]``."""
+
+    def approximation(self, images: np.ndarray) -> np.ndarray:
+        """What decoding what was encoded gives, by the shortest way: for comparing codecs, never for a training set."""
 
 
 def _resized(images: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -71,7 +76,8 @@ class _Scaled:
 
     def _suits(self, shape: tuple[int, int, int], count: int) -> bool:
         height, width, channels = self._small(shape)
-        return min(height, width) >= _SMALLEST_SIDE and count * height * width * channels <= _LARGEST_SYMBOLS
+        small = height * width * channels <= _LARGEST_IMAGE
+        return small and min(height, width) >= _SMALLEST_SIDE and count * height * width * channels <= _LARGEST_SYMBOLS
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,11 @@ class QuantisedPixels(_Scaled):
         levels = pixels.decode_levels(body, (count, *self._small(shape)), self.steps, model)
         return _resized(pixels.restored(levels, self.steps), *shape[:2])
 
+    def approximation(self, images: np.ndarray) -> np.ndarray:
+        """What decoding gives."""
+        levels = pixels.quantised(self._shrunk(images), self.steps)
+        return _resized(pixels.restored(levels, self.steps), *images.shape[1:3])
+
 
 @dataclass(frozen=True)
 class Cosines(_Scaled):
@@ -134,6 +145,11 @@ class Cosines(_Scaled):
         """The images of a body."""
         levels = frequencies.decode_levels(body, (count, *self._small(shape)), model)
         return _resized(frequencies.restored(levels, self.step), *shape[:2])
+
+    def approximation(self, images: np.ndarray) -> np.ndarray:
+        """What decoding gives."""
+        levels = frequencies.quantised(self._shrunk(images), self.step)
+        return _resized(frequencies.restored(levels, self.step), *images.shape[1:3])
 
 
 @dataclass(frozen=True)
@@ -166,6 +182,11 @@ class LossySheet(_Scaled):
         """The images of a body."""
         return _resized(pictures.decode_sheet(body, count, self._small(shape)), *shape[:2])
 
+    def approximation(self, images: np.ndarray) -> np.ndarray:
+        """What decoding gives."""
+        height, width, channels = images.shape[1:]
+        return self.decode(0, self.encode(images)[1], len(images), (height, width, channels))
+
 
 @dataclass(frozen=True)
 class ExactPixels:
@@ -175,7 +196,7 @@ class ExactPixels:
 
     def suits(self, shape: tuple[int, int, int], count: int) -> bool:
         """Whether it can and may as well be tried on so many images."""
-        return count * int(np.prod(shape)) <= _LARGEST_SYMBOLS
+        return int(np.prod(shape)) <= _LARGEST_IMAGE and count * int(np.prod(shape)) <= _LARGEST_SYMBOLS
 
     def length(self, images: np.ndarray) -> float:
         """Bytes of the body, exact or within two bytes."""
@@ -193,6 +214,10 @@ class ExactPixels:
         """The images of a body."""
         levels = pixels.decode_levels(body[1:], (count, *shape), body[0], model)
         return pixels.restored(levels, body[0])
+
+    def approximation(self, images: np.ndarray) -> np.ndarray:
+        """What decoding gives."""
+        return images
 
 
 @dataclass(frozen=True)
@@ -222,6 +247,10 @@ class LosslessSheet:
         """The images of a body."""
         return pictures.decode_sheet(body, count, shape)
 
+    def approximation(self, images: np.ndarray) -> np.ndarray:
+        """What decoding gives."""
+        return images
+
 
 @dataclass(frozen=True)
 class Compressed:
@@ -246,3 +275,7 @@ class Compressed:
     def decode(self, model: int, body: bytes, count: int, shape: tuple[int, int, int]) -> np.ndarray:
         """The images of a body."""
         return np.frombuffer(self.decompress(body), np.uint8).reshape(count, *shape).copy()
+
+    def approximation(self, images: np.ndarray) -> np.ndarray:
+        """What decoding gives."""
+        return images

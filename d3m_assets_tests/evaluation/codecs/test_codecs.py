@@ -48,6 +48,7 @@ def test_coded_images_are_decoded_from_their_bytes_at_the_length_that_was_expect
         assert decoded.shape == images.shape
         assert abs(len(payload) - payload_length(codec, images)) <= 3
         assert (decode_images(encode_images(codec, images), shape) == decoded).all()
+        assert (codec.approximation(images) == decoded).all()
         # Another image gives other bytes, so nothing of it comes from elsewhere.
         blank = decode_images(encode_images(codec, np.zeros_like(images)), shape)
         assert blank.max() <= 12
@@ -99,6 +100,13 @@ def test_what_names_no_codec_or_is_cut_is_refused():
         decode_images(b"", (8, 8, 1))
     with pytest.raises(StageError, match="no image to encode"):
         encode_images(PACKED[0], natural(3, (8, 8, 1))[:0])
+
+
+def test_large_images_are_left_to_picture_files():
+    large = [codec for codec in CODED if codec.suits((224, 224, 3), 10)]
+    assert {type(codec) for codec in large} == {LossySheet, QuantisedPixels}
+    assert all(codec.scale == 1 for codec in large if isinstance(codec, QuantisedPixels))
+    assert [type(codec) for codec in PACKED if codec.suits((224, 224, 3), 1)].count(type(PACKED[0])) == 0
 
 
 def test_a_byte_names_every_codec():
