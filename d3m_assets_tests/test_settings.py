@@ -211,15 +211,15 @@ def test_every_setting_is_described():
 
 
 def test_every_distillation_has_as_many_students_as_the_others():
-    assert load_settings().distillations == 4
-    for seeds, count in (((0, 1, 2), 3), ((0, 1, 2, 3, 4, 5), 3), (range(8), 4), ((7,), 1), ((0, 1), 2)):
+    assert load_settings().distillations == 3
+    for seeds, count in (((0, 1, 2), 3), ((0, 1, 2, 3, 4, 5), 3), (range(8), 2), ((7,), 1), ((0, 1), 2)):
         assert load_settings(**{"students.seeds": tuple(seeds)}).distillations == count
-    assert load_settings(**{"evaluation.distillations": 2}).distillations == 2
-    assert load_settings(**{"evaluation.distillations": 4}).distillations == 4
+    assert load_settings(**{"evaluation.distillations": 3}).distillations == 3
+    assert load_settings(**{"evaluation.distillations": 1}).distillations == 1
     assert load_settings(**{"evaluation.table": "full", "students.seeds": (5, 6)}).distillations == 2
     assert load_settings(**{"evaluation.table": "full", "evaluation.distillations": 1}).distillations == 1
-    for count in (3, 9):
-        with pytest.raises(SettingsError, match=f"distillations is {count}, but students.seeds has 4; give a number"):
+    for count in (2, 9):
+        with pytest.raises(SettingsError, match=f"distillations is {count}, but students.seeds has 3; give a number"):
             load_settings(**{"evaluation.distillations": count})
 
 
