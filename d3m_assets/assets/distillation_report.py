@@ -214,7 +214,8 @@ def _provenance(context: Context) -> dict[str, Any]:
         "inversion": settings.inversion.model_dump(mode="json"),
         "generation": settings.generation.model_dump(mode="json"),
         "students": settings.students.model_dump(mode="json"),
-        "evaluation": settings.evaluation.model_dump(mode="json"),
+        # The name of a table and budgets without a row decide about nothing that is shown.
+        "evaluation": settings.evaluation.model_dump(mode="json", exclude={"table", "reference_budgets"}),
         **teacher,
         "versions": provenance.versions(),
         "made": f"{times[0]} to {times[-1]}",
