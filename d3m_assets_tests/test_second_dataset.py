@@ -47,7 +47,7 @@ def test_the_whole_table_and_the_other_commands(fonts, tmp_path):
     # The renderer draws single characters only, so there is no row of drawn ones.
     assert "rendered characters" not in done.stdout
     for reference in (*METHODS, *ENCODED_METHODS):
-        assert re.search(f"(than|from) {re.escape(reference)}", done.stdout), reference
+        assert re.search(f"(than|from|with) {re.escape(reference)}", done.stdout), reference
 
     status = json.loads(d3m(home, "status", "--dataset", fonts, "--json", **FULL).stdout)
     assert {e["state"] for e in status["entries"]} == {"up to date"}
