@@ -461,8 +461,8 @@ def seeds_sentence(comparisons: Sequence[Comparison]) -> str:
     if not told:
         return ""
     return (
-        f"Too few seeds to tell the difference, or {MARGIN * 100:.0f} points where it is smaller, from none; with the spread "
-        f"that was seen this many independent ones would do: {', '.join(told)}."
+        f"Where there are too few seeds, so many independent ones would tell the difference, or {MARGIN * 100:.0f} points if it "
+        f"is smaller, from none with the spread that was seen: {', '.join(told)}."
     )
 
 

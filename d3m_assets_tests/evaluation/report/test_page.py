@@ -407,7 +407,7 @@ def test_too_few_seeds_are_said_and_how_many_would_do(metrics, ledger):
     herding = student_rows("real images by herding", "ipc-1", [0.80, 0.65, 0.52], images=2)
     text = Page(_render(pd.concat([rest, random, herding], ignore_index=True), ledger, {})).text
     assert "Too few seeds to compare with random real images at ipc-1" in text
-    assert re.search(r"this many independent ones would do: random real images at ipc-1 about \d+ \(now 3\)", text)
+    assert re.search(r"with the spread that was seen: random real images at ipc-1 about \d+ \(now 3\)", text)
     against = text[text.index("Against each baseline") : text.index("Every training set")]
     assert "too few seeds +25.7" in against
     assert "≈ +25.7" not in text
