@@ -170,24 +170,30 @@ def _metrics(pipeline: Pipeline) -> pd.DataFrame:
 
 
 def _show_metrics(pipeline: Pipeline) -> None:
-    from d3m_assets.evaluation.methods import VARIANTS
+    from d3m_assets.evaluation.methods import HEADLINE, VARIANTS
     from d3m_assets.evaluation.statistics import (
         Comparison,
         budgeted_baselines,
         compare_all,
         format_table,
         headline,
+        seeds_sentence,
         significance_words,
         summarize,
+        verdict_comparisons,
     )
 
     metrics = _metrics(pipeline)
     print("\n" + format_table(summarize(metrics)) + "\n")
     comparisons: list[Comparison] = []
-    for reference in budgeted_baselines(metrics):
-        against_baseline = compare_all(metrics, reference=reference)
-        comparisons += against_baseline
-        print(headline(against_baseline))
+    told = verdict_comparisons(metrics)
+    # The verdict first, then the baselines that are not part of it.
+    others = [r for r in budgeted_baselines(metrics) if r not in HEADLINE]
+    for against in [*told, *(compare_all(metrics, reference=reference) for reference in others)]:
+        comparisons += against
+        print(headline(against))
+    if unsure := seeds_sentence([c for against in told for c in against]):
+        print(unsure)
     for method, reference in VARIANTS.items():
         if method in set(metrics["method"]):
             of_variant = compare_all(metrics, method=method, reference=reference)

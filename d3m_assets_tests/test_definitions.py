@@ -25,13 +25,14 @@ distilled_bundle [budget] <- class_prompts foundation_model inverted_embeddings
 teacher_model [] <- raw_dataset
 pool_labels [budget|class] <- synthetic_pool teacher_model
 reference_metrics [budget] <- foundation_model raw_dataset teacher_model
+frontier_metrics [] <- foundation_model raw_dataset teacher_model
 whole_dataset_metrics [] <- raw_dataset teacher_model
 foundation_metrics [] <- class_prompts foundation_model raw_dataset teacher_model
 student_metrics [budget] <- class_prompts foundation_model inverted_embeddings pool_labels raw_dataset \
 synthetic_pool teacher_model
 pool_audit [budget] <- raw_dataset synthetic_pool
-distillation_report [] <- distilled_bundle foundation_metrics pool_audit pool_labels raw_dataset reference_metrics \
-student_metrics synthetic_pool teacher_model whole_dataset_metrics
+distillation_report [] <- distilled_bundle foundation_metrics frontier_metrics pool_audit pool_labels raw_dataset \
+reference_metrics student_metrics synthetic_pool teacher_model whole_dataset_metrics
 """
 
 PROPERTIES = """\
@@ -45,6 +46,7 @@ distilled_bundle in distillation: safetensors
 teacher_model in evaluation: pytorch safetensors device !knows_the_classes
 pool_labels in evaluation: parquet pytorch device
 reference_metrics in evaluation: pytorch device
+frontier_metrics in evaluation: pytorch device
 whole_dataset_metrics in evaluation: pytorch device
 foundation_metrics in evaluation: pytorch device
 student_metrics in evaluation: pytorch device

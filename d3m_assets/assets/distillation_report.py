@@ -12,6 +12,7 @@ from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.distilled_bundle import DistilledBundle, read_bundle
 from d3m_assets.assets.files import from_parquet, to_parquet
 from d3m_assets.assets.foundation_metrics import FoundationMetrics, read_class_name_pool
+from d3m_assets.assets.frontier_metrics import FrontierMetrics
 from d3m_assets.assets.measuring import MeasuredAsset, read_metrics
 from d3m_assets.assets.origins import image_origins
 from d3m_assets.assets.pool_audit import PoolAudit, read_audit
@@ -37,6 +38,7 @@ PAGE, METRICS = "report.html", "metrics.parquet"
 MEASURED: tuple[type[MeasuredAsset], ...] = (
     StudentMetrics,
     ReferenceMetrics,
+    FrontierMetrics,
     FoundationMetrics,
     WholeDatasetMetrics,
 )
@@ -50,6 +52,7 @@ class DistillationReport(Asset):
     deps = (
         StudentMetrics,
         ReferenceMetrics,
+        FrontierMetrics,
         WholeDatasetMetrics,
         FoundationMetrics,
         DistilledBundle,
@@ -61,7 +64,7 @@ class DistillationReport(Asset):
     )
     kinds = frozenset({"html"})
     freshness_policy = True
-    code_version = "4"
+    code_version = "5"
     checks = (
         Check(
             "nothing_stale",
@@ -103,12 +106,12 @@ class DistillationReport(Asset):
 
     def preview(self, context: Context, item: Item) -> dict[str, Any]:
         """The verdict, the accuracies, and where the file is."""
-        from d3m_assets.evaluation.statistics import compare_all, headline, summarize
+        from d3m_assets.evaluation.statistics import summarize, verdict
 
         metrics = from_parquet(context.inputs.read(item.key, METRICS))
         columns = ["method", "labels", "architecture", "augmentation", "budget", "mean", "half_width"]
         return {
-            "verdict": headline(compare_all(metrics)),
+            "verdict": " ".join(verdict(metrics)),
             "file": context.inputs.uri(item.key, PAGE),
             "summary": summarize(metrics)[columns],
         }
@@ -211,7 +214,8 @@ def _provenance(context: Context) -> dict[str, Any]:
         "inversion": settings.inversion.model_dump(mode="json"),
         "generation": settings.generation.model_dump(mode="json"),
         "students": settings.students.model_dump(mode="json"),
-        "evaluation": settings.evaluation.model_dump(mode="json"),
+        # The name of a table and budgets without a row decide about nothing that is shown.
+        "evaluation": settings.evaluation.model_dump(mode="json", exclude={"table", "reference_budgets"}),
         **teacher,
         "versions": provenance.versions(),
         "made": f"{times[0]} to {times[-1]}",

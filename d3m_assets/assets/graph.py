@@ -8,6 +8,7 @@ from d3m_assets.assets.distillation_report import DistillationReport
 from d3m_assets.assets.distilled_bundle import DistilledBundle
 from d3m_assets.assets.foundation_metrics import FoundationMetrics
 from d3m_assets.assets.foundation_model import FoundationModel
+from d3m_assets.assets.frontier_metrics import FrontierMetrics
 from d3m_assets.assets.inverted_embeddings import InvertedEmbeddings
 from d3m_assets.assets.pool_audit import PoolAudit
 from d3m_assets.assets.pool_labels import PoolLabels
@@ -30,6 +31,7 @@ GRAPH = Graph(
     TeacherModel,
     PoolLabels,
     ReferenceMetrics,
+    FrontierMetrics,
     WholeDatasetMetrics,
     FoundationMetrics,
     StudentMetrics,

@@ -37,6 +37,7 @@ class Row:
         settings: How its students are trained: one network, or several.
         bytes_per_class: What is charged; NaN where there is no such figure.
         budget: Where an asset without budgets has a row that belongs to one.
+        detail: What was chosen for the row, in words.
     """
 
     method: str
@@ -46,6 +47,7 @@ class Row:
     replicates: Mapping[int, int]
     bytes_per_class: float = float("nan")
     budget: str = ""
+    detail: str = ""
 
 
 def rows_of(

@@ -8,6 +8,7 @@ from d3m_assets.assets.graph import GRAPH
 from d3m_assets.assets.synthetic_pool import SyntheticPool
 from d3m_assets.assets.whole_dataset_metrics import WholeDatasetMetrics
 from d3m_assets.errors import UndeclaredReadError
+from d3m_assets.evaluation.baselines import NAMES
 from d3m_assets.store import ArtefactKey
 from d3m_assets_tests.assets.recording import RecordingPipeline
 from d3m_assets_tests.small_runs import SOFT, open_pipeline
@@ -26,7 +27,8 @@ WITH_HARD_LABELS = HARMLESS | dict.fromkeys(
     ("evaluation.temperature", "evaluation.stored_classes"), "handed to every student, and used where labels are soft"
 )
 EVERYTHING = SOFT | {
-    "budgets": ("ipc-1",), "evaluation.table": "full", "evaluation.labels": "hard,soft stored,soft teacher",
+    "budgets": ("ipc-1",), "evaluation.table": "full", "evaluation.baselines": ",".join(NAMES), "evaluation.distillations": 2,
+    "evaluation.labels": "hard,soft stored,soft teacher",
     "inversion.steps": 2, "generation.images_per_class": 4, "students.steps": 2, "workers": 1,
 }  # fmt: skip
 

@@ -230,7 +230,8 @@ def test_baselines_are_measured_without_the_test_split_too(tmp_path, capsys):
     from d3m_assets.pipeline import Pipeline
 
     before = len(test_split_reads())
-    changes = {"budgets": ("ipc-1",), "students.steps": 2, "students.seeds": (0, 1), "generation.images_per_class": 2}
+    changes = {"budgets": ("ipc-1",), "students.steps": 2, "students.seeds": (0, 1), "generation.images_per_class": 2,
+               "evaluation.baselines": "random"}  # fmt: skip
     pipeline = Pipeline(load_settings(home=tmp_path, workers=1, **changes))
     for asset in ("class_catalog", "raw_dataset"):
         assert all(outcome.error is None for outcome in pipeline.materialize(asset, pipeline.keys(asset)))
