@@ -19,17 +19,19 @@ from d3m_assets.assets.foundation_model import FoundationModel
 from d3m_assets.assets.previews import line_plot_png
 from d3m_assets.assets.raw_dataset import RawDataset, image_rows
 from d3m_assets.distillation import inversion, latents
-from d3m_assets.distillation.budgets import EmbeddingPlan, plan_embeddings
+from d3m_assets.distillation.budgets import EmbeddingPlan, number_format, plan_embeddings, plan_selection
 from d3m_assets.distillation.inversion import invert
 from d3m_assets.distillation.inversion_state import InversionTask, InvertedClass, remove_old_states
 from d3m_assets.distillation.latents import ImageFiles, LatentCache
 from d3m_assets.distillation.packing import MOST_CLASSES, UNMEASURED_CLASSES, CudaMemory
 from d3m_assets.distillation.prompts import placeholder_token
+from d3m_assets.distillation.selection import SelectionPlan
 from d3m_assets.distillation.settings import InversionSettings
 from d3m_assets.distillation.vectors import to_stored
 from d3m_assets.errors import BudgetError, D3MError
 from d3m_assets.exports.token_import import ImportedEmbeddings, find_embeddings
 from d3m_assets.foundation.model import ModelReference
+from d3m_assets.ledger import Budget
 from d3m_assets.planning.asset import Asset, Check, Finding, Made
 from d3m_assets.planning.versions import Version
 from d3m_assets.progress import Progress, ProgressEvent
@@ -119,7 +121,7 @@ class InvertedEmbeddings(Asset):
 
 
 def embedding_plan(context: Context, item: Item) -> EmbeddingPlan:
-    """Prompts and vectors of a class: the budget's, but never more prompts than the class has images.
+    """Prompts and vectors of a class: what its selection leaves of the budget, but never more prompts than it has images.
 
     Raises:
         BudgetError: The budget cannot hold one vector, or the user's embeddings.
@@ -133,7 +135,7 @@ def embedding_plan(context: Context, item: Item) -> EmbeddingPlan:
         settings, files = context.settings.inversion, context.model.files
         return plan_embeddings(
             item.budget.name,
-            item.budget.bytes(context.dataset.shape),
+            item.budget.bytes(context.dataset.shape) - selection_plan(context, item.budget).bytes,
             width=files.text_width,
             vectors_per_prompt=settings.vectors_per_prompt,
             storage_type=settings.storage_type,
@@ -143,6 +145,37 @@ def embedding_plan(context: Context, item: Item) -> EmbeddingPlan:
         )
 
     return context.once(("embedding plan", item.budget.name, images), plan)
+
+
+def selection_plan(context: Context, budget: Budget) -> SelectionPlan:
+    """How many samples of a class are generated at a budget, how many are kept, and the bytes of saying which.
+
+    Raises:
+        BudgetError: More are to be kept than generated.
+    """
+
+    def plan() -> SelectionPlan:
+        settings, images = context.settings.selection, context.settings.generation.images_per_class
+        if settings.criterion == "none":
+            return SelectionPlan(images, images)
+        inversion = context.settings.inversion
+        kind, width = number_format(inversion.storage_type), context.model.files.text_width
+        prompt = EmbeddingPlan(1, inversion.vectors_per_prompt or 1, kind, width, _norms(context))
+        allowed = budget.bytes(context.dataset.shape)
+        return plan_selection(
+            allowed, prompt.payload, images=images, candidates=settings.candidates, kept=settings.kept
+        )
+
+    return context.once(("selection plan", budget.name), plan)
+
+
+def class_selection_plan(context: Context, item: Item) -> SelectionPlan:
+    """The selection plan of a class: the budget's; without a selection where imported embeddings leave it no room."""
+    plan = selection_plan(context, item.budget)
+    if plan.bytes and imported_embeddings(context, item):
+        if embedding_plan(context, item).payload + plan.bytes > item.budget.bytes(context.dataset.shape):
+            return SelectionPlan(plan.kept, plan.kept)
+    return plan
 
 
 def _norms(context: Context) -> int:
@@ -167,8 +200,7 @@ def imported_embeddings(context: Context, item: Item) -> ImportedEmbeddings | No
 
 
 def _imported_plan(context: Context, item: Item, imported: ImportedEmbeddings) -> EmbeddingPlan:
-    kind, width = context.settings.inversion.storage_type, context.model.files.text_width
-    stored = "int8" if kind == "auto" else kind
+    stored, width = number_format(context.settings.inversion.storage_type), context.model.files.text_width
     plan = EmbeddingPlan(len(imported.files), imported.vectors, stored, width, _norms(context))
     allowed = item.budget.bytes(context.dataset.shape)
     if plan.payload > allowed:

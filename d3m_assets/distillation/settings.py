@@ -157,3 +157,16 @@ class SelectionSettings(Section):
         description="Samples to choose from; auto: three for each that is kept, or what the budget's bytes can address.",
     )
     kept: Planned = Field(default=None, description="Samples that are kept; auto: generation.images_per_class.")
+
+    @model_validator(mode="after")
+    def _something_to_choose(self) -> SelectionSettings:
+        if self.criterion == "none" and (self.candidates or self.kept):
+            raise ValueError(
+                "with criterion none all samples are kept, so candidates and kept say nothing; leave them out, name a "
+                "criterion, or set generation.images_per_class"
+            )
+        if self.candidates and self.kept and self.candidates < self.kept:
+            raise ValueError(
+                f"candidates={self.candidates} are fewer than kept={self.kept}; raise one or lower the other"
+            )
+        return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +36,8 @@ def regenerate(
     """Write an image folder ``output/<class>/00000.png`` from a bundle.
 
     Every image carries where it comes from in a text chunk, which leaves its pixels alone, and ``metadata.jsonl`` says the
-    same of all of them in the layout of Hugging Face's ImageFolder.
+    same of all of them in the layout of Hugging Face's ImageFolder. The samples that the bundle selects come first, in
+    their order and under their numbers, then fresh ones, which are marked as not selected.
 
     Args:
         bundle: The distilled dataset.
@@ -60,18 +61,24 @@ def regenerate(
     output.mkdir(parents=True, exist_ok=True)
     with (output / METADATA).open("w", encoding="utf-8") as metadata:
         for done, c in enumerate(bundle.classes, start=1):
-            images, samples = generate_class(bundle, c, foundation, per_class, autoencoder=decoder)
+            numbers = bundle.samples(c, per_class)
+            images, samples = generate_class(bundle, c, foundation, per_class, indices=numbers, autoencoder=decoder)
+            selected = bundle.selected(c)
+            fresh = frozenset() if selected is None else frozenset(numbers.tolist()) - frozenset(selected.tolist())
             folder = output / c.prompts.class_name
             folder.mkdir(parents=True)
             for image, sample in zip(images, samples, strict=True):
-                record, name = image_record(bundle, foundation, c.prompts, sample), image_name(sample.index)
+                record = image_record(bundle, foundation, c.prompts, sample, selected=sample.index not in fresh)
+                name = image_name(sample.index)
                 (folder / name).write_bytes(encode_png(image, {KEY: record.to_text()}))
                 metadata.write(record.to_row(f"{c.prompts.class_name}/{name}"))
             on_class(c.prompts.class_name, done, len(bundle.classes))
     return per_class * len(bundle.classes)
 
 
-def image_record(bundle: Bundle, foundation: Foundation, prompts: ClassPrompts, sample: Sample) -> ImageRecord:
+def image_record(
+    bundle: Bundle, foundation: Foundation, prompts: ClassPrompts, sample: Sample, *, selected: bool = True
+) -> ImageRecord:
     """What an image that was generated from a bundle says of itself."""
     return ImageRecord(
         bundle=bundle.sha256,
@@ -84,6 +91,7 @@ def image_record(bundle: Bundle, foundation: Foundation, prompts: ClassPrompts, 
         foundation=bundle.recipe.foundation_fingerprint,
         precision=precision_of(foundation),
         versions=provenance.versions(),
+        selected=selected,
     )
 
 
@@ -94,6 +102,7 @@ def generate_class(
     count: int,
     *,
     first: int = 0,
+    indices: Sequence[int] | np.ndarray | None = None,
     autoencoder: AutoencoderTiny | None = None,
 ) -> tuple[np.ndarray, list[Sample]]:
     """Generate images of a class as its pool was: the same pixels on the same kind of device.
@@ -104,6 +113,7 @@ def generate_class(
         foundation: The model it was made for.
         count: How many images.
         first: Number of the first one.
+        indices: Rising numbers of ``count`` images, in place of those from ``first`` on.
         autoencoder: The tiny autoencoder of the recipe, where it has one.
 
     Returns:
@@ -117,6 +127,7 @@ def generate_class(
             bundle.recipe.seed,
             count=count,
             first=first,
+            indices=None if indices is None else [int(k) for k in indices],
             vectors=distilled.vectors,
             plan=distilled.plan,
             channels=bundle.recipe.channels,
