@@ -172,10 +172,10 @@ def selection_plan(context: Context, budget: Budget) -> SelectionPlan:
 def class_selection_plan(context: Context, item: Item) -> SelectionPlan:
     """The selection plan of a class: the budget's; without a selection where imported embeddings leave it no room."""
     plan = selection_plan(context, item.budget)
-    if plan.bytes and imported_embeddings(context, item):
-        if embedding_plan(context, item).payload + plan.bytes > item.budget.bytes(context.dataset.shape):
-            return SelectionPlan(plan.kept, plan.kept)
-    return plan
+    if not plan.bytes or imported_embeddings(context, item) is None:
+        return plan
+    fits = embedding_plan(context, item).payload + plan.bytes <= item.budget.bytes(context.dataset.shape)
+    return plan if fits else SelectionPlan(plan.kept, plan.kept)
 
 
 def _norms(context: Context) -> int:

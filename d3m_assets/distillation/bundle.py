@@ -1,8 +1,8 @@
 """The bundle: the distilled dataset of one budget in one safetensors file, and the recipe that regenerates it.
 
 The vectors of all classes lie in one tensor, class after class, prompt after prompt: an entry for each class in the
-file's header would cost more than many a class's payload. So do the selections of those that have one. The recipe is JSON in the file's metadata and holds nothing
-that varies between two equal runs, so equal distillations give equal bytes.
+file's header would cost more than many a class's payload. The selections of samples lie in another. The recipe is JSON in the
+file's metadata and holds nothing that varies between two equal runs, so equal distillations give equal bytes.
 """
 
 from __future__ import annotations
@@ -229,6 +229,13 @@ class Bundle:
     def samples(self, distilled: DistilledClass, count: int) -> np.ndarray:
         """Numbers of the first ``count`` samples of a class: its selection, then fresh ones behind all candidates."""
         return samples_in_order(self.selected(distilled), self.recipe.candidates, count)
+
+    def training_images(self, distilled: DistilledClass) -> int:
+        """Images of a class that the training set has."""
+        selected = self.selected(distilled)
+        if selected is not None:
+            return len(selected)
+        return self.recipe.kept or self.generation_settings().images_per_class
 
     def byte_counts(self) -> BundleBytes:
         """Bytes of the vectors, of the file and of the models it needs, all classes together."""

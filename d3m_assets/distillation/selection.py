@@ -64,7 +64,7 @@ def encode_selection(indices: Sequence[int] | np.ndarray, candidates: int, kept:
         StageError: The numbers are no such selection.
     """
     numbers = sorted(int(index) for index in indices)
-    inside = bool(numbers) and 0 <= numbers[0] and numbers[-1] < candidates
+    inside = bool(numbers) and numbers[0] >= 0 and numbers[-1] < candidates
     if not inside or len(set(numbers)) < len(numbers) or len(numbers) > kept:
         raise StageError(f"a selection is of 1 to {kept} different samples of 0 to {candidates - 1}, not of {numbers}")
     rank = _subsets(candidates, len(numbers) - 1) if len(numbers) > 1 else 0

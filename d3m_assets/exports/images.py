@@ -29,7 +29,7 @@ def regenerate(
     foundation: Foundation,
     output: Path,
     *,
-    per_class: int,
+    per_class: int | None = None,
     on_class: Callable[[str, int, int], None] = lambda name, done, total: None,
     autoencoder: TinyAutoencoder | None = None,
 ) -> int:
@@ -43,7 +43,8 @@ def regenerate(
         bundle: The distilled dataset.
         foundation: The model it was made for.
         output: The folder; must be empty or not exist, so that nothing of the user's is lost or mixed in.
-        per_class: Images of each class.
+        per_class: Images of each class; None: those that the bundle selects, and without a selection as many as the training
+            set has.
         on_class: Told of every finished class: name, how many are done, how many there are.
         autoencoder: The tiny autoencoder of the recipe, where it has one.
 
@@ -59,11 +60,13 @@ def regenerate(
         raise BundleError(f"{output} exists and is not empty; name another folder with --output, or empty it")
     decoder = None if autoencoder is None else load_tiny_autoencoder(autoencoder, foundation)
     output.mkdir(parents=True, exist_ok=True)
+    written = 0
     with (output / METADATA).open("w", encoding="utf-8") as metadata:
         for done, c in enumerate(bundle.classes, start=1):
-            numbers = bundle.samples(c, per_class)
-            images, samples = generate_class(bundle, c, foundation, per_class, indices=numbers, autoencoder=decoder)
             selected = bundle.selected(c)
+            numbers = bundle.samples(c, per_class or bundle.training_images(c))
+            images, samples = generate_class(bundle, c, foundation, len(numbers), indices=numbers, autoencoder=decoder)
+            written += len(numbers)
             fresh = frozenset() if selected is None else frozenset(numbers.tolist()) - frozenset(selected.tolist())
             folder = output / c.prompts.class_name
             folder.mkdir(parents=True)
@@ -73,7 +76,7 @@ def regenerate(
                 (folder / name).write_bytes(encode_png(image, {KEY: record.to_text()}))
                 metadata.write(record.to_row(f"{c.prompts.class_name}/{name}"))
             on_class(c.prompts.class_name, done, len(bundle.classes))
-    return per_class * len(bundle.classes)
+    return written
 
 
 def image_record(

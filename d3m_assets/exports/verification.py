@@ -105,14 +105,6 @@ class ImageSource(Protocol):
     def strangers(self, class_names: Sequence[str]) -> Sequence[str]:
         """What is there beside the images of these classes."""
 
-    def expected(self, samples: np.ndarray, selected: np.ndarray | None) -> np.ndarray:
-        """Numbers that a class of the source should have.
-
-        Args:
-            samples: Of the bundle, in their order, as many as the longest class needs.
-            selected: Those that the bundle selects; None: it selects none.
-        """
-
     @property
     def precision(self) -> str:
         """Number format and kind of device they were generated with, such as "float32 cpu"; empty: unknown."""
@@ -167,10 +159,6 @@ class FolderImages:
         """Numbers of the files of a class."""
         names = (path.name for path in (self.folder / class_name).glob("*.png"))
         return sorted(int(name[:-4]) for name in names if re.fullmatch(r"\d{5,12}\.png", name))
-
-    def expected(self, samples: np.ndarray, selected: np.ndarray | None) -> np.ndarray:
-        """All of them: `d3m regenerate` writes as many images of each class."""
-        return samples
 
     def load(self, class_name: str, index: int) -> np.ndarray:
         """One image; its record, where it has one, has to say the same class, number and bundle."""
@@ -356,11 +344,15 @@ def verify(
     names = [c.prompts.class_name for c in bundle.classes]
     # Each class has as many images as any other, so one that ends before the others was cut off.
     count = max(1, *(_length(bundle, c, images.indices(c.prompts.class_name)) for c in bundle.classes))
+    candidates = bundle.recipe.candidates
+    fresh = any((there := images.indices(name)) and there[-1] >= candidates for name in names)
     results = []
     for done, c in enumerate(bundle.classes):
         name = c.prompts.class_name
         progress(ProgressEvent("verify", done, len(bundle.classes), f"class {printable(name)}"))
-        expected = images.expected(bundle.samples(c, count), bundle.selected(c))
+        numbers, selected = bundle.samples(c, count), bundle.selected(c)
+        # A selection may keep fewer images of one class than of another; only with fresh ones are there as many of each.
+        expected = numbers if selected is None or fresh else numbers[: len(selected)]
         results.append(_verify_class(bundle, c, foundation, images, expected, sample, decoder))
     progress(ProgressEvent("verify", len(bundle.classes), len(bundle.classes)))
     strangers = images.strangers(names)

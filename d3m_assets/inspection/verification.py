@@ -112,10 +112,6 @@ class PoolImages:
         numbers = [] if table is None else sorted(int(index) for index in table.index)
         return numbers if selected is None else [index for index in numbers if index in selected]
 
-    def expected(self, samples: np.ndarray, selected: np.ndarray | None) -> np.ndarray:
-        """Those that are selected: one class may have fewer than another."""
-        return samples if selected is None else selected
-
     def load(self, class_name: str, index: int) -> np.ndarray:
         """One image."""
         table = self._table(class_name)
