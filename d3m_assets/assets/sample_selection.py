@@ -71,7 +71,7 @@ class SampleSelection(Asset):
             own, class_key = context.for_item(item), item.dataset_class.key
             try:
                 if class_selection_plan(own, item).bytes and held[0] != class_key:
-                    held = class_key, _real_features(own, class_key)
+                    held = class_key, real_features(own, class_key)
                 yield _made(own, item, held[1])
             except D3MError as error:
                 yield Made(item.key, error=error)
@@ -107,25 +107,32 @@ class SampleSelection(Asset):
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What the network says of samples."""
+class Seen:
+    """What the network says of N images.
+
+    Attributes:
+        features: float ``[N, F]``.
+        probabilities: Of the classes, float ``[N, K]``.
+        predicted: Position of the likeliest, int ``[N]``.
+    """
 
     features: np.ndarray
     probabilities: np.ndarray
     predicted: np.ndarray
 
 
-def _see(context: Context, images: np.ndarray) -> _Seen:
+def see(context: Context, images: np.ndarray) -> Seen:
+    """What the stored network says of images, uint8 ``[N, H, W, C]``."""
     from d3m_assets.evaluation.teacher import features, probabilities
 
     network = loaded_teacher(read_selection_model(context), context.device)
     answers = probabilities(network, images)
-    return _Seen(features(network, images), answers, answers.argmax(1))
+    return Seen(features(network, images), answers, answers.argmax(1))
 
 
-def _real_features(context: Context, class_key: str) -> np.ndarray:
+def real_features(context: Context, class_key: str) -> np.ndarray:
     """Features of the training images of a class, float ``[N, F]``."""
-    return _see(context, labelled_images(context, image_rows(context, "train", class_key), "train").images).features
+    return see(context, labelled_images(context, image_rows(context, "train", class_key), "train").images).features
 
 
 def _made(context: Context, item: Item, real_features: np.ndarray) -> Made:
@@ -137,7 +144,7 @@ def _made(context: Context, item: Item, real_features: np.ndarray) -> Made:
     if not plan.bytes:
         files = {CODE: b"", TABLE: to_parquet(samples.assign(kept=True))}
         return Made(item.key, files, {"selection_bytes": 0, "candidates": len(pool), "kept": len(pool)})
-    seen, criterion = _see(context, pool_images(pool)), context.settings.selection.criterion
+    seen, criterion = see(context, pool_images(pool)), context.settings.selection.criterion
     recognised = seen.predicted == own.position
     candidates = Candidates(seen.features, seen.probabilities[:, own.position], recognised, real_features, item.seed)
     selected = CRITERIA[criterion](candidates, plan.kept)
