@@ -86,7 +86,7 @@ def test_int4_is_no_farther_from_the_direction_than_rounding_at_the_largest_numb
         return (rows * found).sum(-1) / np.linalg.norm(rows, axis=-1) / np.linalg.norm(found, axis=-1)
 
     assert (cosine(back) >= cosine(simple) - 1e-6).all()
-    assert cosine(back).mean() > cosine(simple).mean() + 1e-3
+    assert cosine(back).mean() > cosine(simple).mean() + 5e-4
     assert cosine(back).min() > 0.985
 
 
