@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.choose import measure, spread, words
+from benchmarks.choose import MADE, measure, spread, words
 from benchmarks.record import surroundings
 from d3m_assets.assets.context import Context
 from d3m_assets.assets.inverted_embeddings import embedding_plan, selection_plan
@@ -34,10 +34,6 @@ from d3m_assets.store import ArtefactKey
 from d3m_assets_tests.datasets.unseen_fonts import write_unseen_fonts
 
 LETTERS = "AEGKRSXbdq"
-MADE = (
-    "class_catalog", "raw_dataset", "foundation_model", "class_prompts", "inverted_embeddings", "synthetic_pool",
-    "selection_model", "sample_selection",
-)  # fmt: skip
 BUDGETS = {"digits": ("64B", "320B"), "letters": ("1024B",)}
 INT4, INT8 = {"inversion.storage_type": "int4"}, {"inversion.storage_type": "int8"}
 NONE = {"selection.criterion": "none"}
