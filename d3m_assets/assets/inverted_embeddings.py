@@ -19,7 +19,14 @@ from d3m_assets.assets.foundation_model import FoundationModel
 from d3m_assets.assets.previews import line_plot_png
 from d3m_assets.assets.raw_dataset import RawDataset, image_rows
 from d3m_assets.distillation import inversion, latents
-from d3m_assets.distillation.budgets import EmbeddingPlan, number_format, plan_embeddings, plan_selection
+from d3m_assets.distillation.budgets import (
+    EmbeddingPlan,
+    StorageType,
+    least_selection_bytes,
+    plan_embeddings,
+    plan_selection,
+    plan_storage_type,
+)
 from d3m_assets.distillation.inversion import invert
 from d3m_assets.distillation.inversion_state import InversionTask, InvertedClass, remove_old_states
 from d3m_assets.distillation.latents import ImageFiles, LatentCache
@@ -138,7 +145,7 @@ def embedding_plan(context: Context, item: Item) -> EmbeddingPlan:
             item.budget.bytes(context.dataset.shape) - selection_plan(context, item.budget).bytes,
             width=files.text_width,
             vectors_per_prompt=settings.vectors_per_prompt,
-            storage_type=settings.storage_type,
+            storage_type=storage_type(context, item.budget),
             max_prompts=min(settings.max_prompts, images),
             max_vectors=max(1, files.text_length // 2),
             norms=_norms(context),
@@ -158,15 +165,34 @@ def selection_plan(context: Context, budget: Budget) -> SelectionPlan:
         settings, images = context.settings.selection, context.settings.generation.images_per_class
         if settings.criterion == "none":
             return SelectionPlan(images, images)
-        inversion = context.settings.inversion
-        kind, width = number_format(inversion.storage_type), context.model.files.text_width
-        prompt = EmbeddingPlan(1, inversion.vectors_per_prompt or 1, kind, width, _norms(context))
+        vectors, width = context.settings.inversion.vectors_per_prompt or 1, context.model.files.text_width
+        prompt = EmbeddingPlan(1, vectors, storage_type(context, budget), width, _norms(context))
         allowed = budget.bytes(context.dataset.shape)
         return plan_selection(
             allowed, prompt.payload, images=images, candidates=settings.candidates, kept=settings.kept
         )
 
     return context.once(("selection plan", budget.name), plan)
+
+
+def storage_type(context: Context, budget: Budget) -> StorageType:
+    """The number format of the vectors of a budget: what the settings say, or what its bytes are best spent on."""
+    settings, choice = context.settings, context.settings.inversion.storage_type
+    if choice != "auto":
+        return choice
+    if settings.imported_embeddings is not None:
+        return "int8"  # what the user has learned is kept as it is
+    selection, least = settings.selection, 0
+    if selection.criterion != "none":
+        images = settings.generation.images_per_class
+        least = least_selection_bytes(images=images, candidates=selection.candidates, kept=selection.kept)
+    return plan_storage_type(
+        budget.bytes(context.dataset.shape),
+        width=context.model.files.text_width,
+        vectors_per_prompt=settings.inversion.vectors_per_prompt,
+        norms=_norms(context),
+        selection=least,
+    )
 
 
 def class_selection_plan(context: Context, item: Item) -> SelectionPlan:
@@ -200,7 +226,7 @@ def imported_embeddings(context: Context, item: Item) -> ImportedEmbeddings | No
 
 
 def _imported_plan(context: Context, item: Item, imported: ImportedEmbeddings) -> EmbeddingPlan:
-    stored, width = number_format(context.settings.inversion.storage_type), context.model.files.text_width
+    stored, width = storage_type(context, item.budget), context.model.files.text_width
     plan = EmbeddingPlan(len(imported.files), imported.vectors, stored, width, _norms(context))
     allowed = item.budget.bytes(context.dataset.shape)
     if plan.payload > allowed:

@@ -19,6 +19,8 @@ CANDIDATES_PER_KEPT = 3
 """Samples that are generated for each that is kept, where the bytes allow it and nothing else is asked for."""
 FEWEST_CANDIDATES_PER_KEPT = 2
 """With fewer, a vector more is worth more than a selection."""
+FEWEST_INT8_PROMPTS = 4
+"""With fewer prompts in int8, twice as many in int4 are worth more."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def plan_embeddings(
     *,
     width: int,
     vectors_per_prompt: int | None = None,
-    storage_type: Literal["auto", "int4", "int8", "fp16"] = "auto",
+    storage_type: StorageType = "int8",
     max_prompts: int = 32,
     max_vectors: int = 16,
     norms: int = 0,
@@ -77,7 +79,7 @@ def plan_embeddings(
         allowed: Bytes a class may occupy.
         width: Length of a token embedding of the foundation model.
         vectors_per_prompt: A fixed number, or None to plan it.
-        storage_type: A fixed format, or "auto".
+        storage_type: Number format of a stored vector.
         max_prompts: Most prompts of a class.
         max_vectors: Most vectors of a prompt: they must fit into the text encoder beside the template.
         norms: Norms stored with each vector.
@@ -85,25 +87,44 @@ def plan_embeddings(
     Raises:
         BudgetError: Not even one prompt fits; the message names the smallest budget that can.
     """
-    kind = number_format(storage_type)
-    each = EmbeddingPlan(1, 1, kind, width, norms).payload
+    each = EmbeddingPlan(1, 1, storage_type, width, norms).payload
     needed = each * (vectors_per_prompt or 1)
     if vectors_per_prompt is not None and vectors_per_prompt > max_vectors:
         raise BudgetError(f"inversion.vectors_per_prompt={vectors_per_prompt}: at most {max_vectors} fit into a prompt")
     if allowed < needed:
         raise BudgetError(
             f"the budget {budget} is {allowed} bytes a class, but one prompt of this foundation model needs {needed} "
-            f"({vectors_per_prompt or 1} x {width} numbers as {kind}{' and a norm' if norms else ''}); the smallest budget "
+            f"({vectors_per_prompt or 1} x {width} numbers as {storage_type}{' and a norm' if norms else ''}); the smallest budget "
             f"that can hold one is {needed}B"
         )
     total = allowed // each
     vectors = vectors_per_prompt or min(max_vectors, math.ceil(total / max_prompts))
-    return EmbeddingPlan(min(max_prompts, total // vectors), vectors, kind, width, norms)
+    return EmbeddingPlan(min(max_prompts, total // vectors), vectors, storage_type, width, norms)
 
 
-def number_format(storage_type: Literal["auto", "int4", "int8", "fp16"]) -> StorageType:
-    """The number format of stored vectors that a setting asks for."""
-    return "int4" if storage_type == "auto" else storage_type
+def plan_storage_type(
+    allowed: int, *, width: int, vectors_per_prompt: int | None = None, norms: int = 0, selection: int = 0
+) -> StorageType:
+    """The number format of the vectors of a budget, for all its classes.
+
+    int8 is twice the vectors of float16, at a rounding far below the noise of the inversion. int4, whose rounding turns a
+    direction by a twentieth of a right angle, is worth it where int8 would buy few prompts.
+
+    Args:
+        allowed: Bytes a class may occupy.
+        width: Length of a token embedding of the foundation model.
+        vectors_per_prompt: A fixed number, or None.
+        norms: Norms stored with each vector.
+        selection: Bytes that are to be left for a selection.
+    """
+    prompt = EmbeddingPlan(1, vectors_per_prompt or 1, "int8", width, norms).payload
+    return "int8" if (allowed - selection) // prompt >= FEWEST_INT8_PROMPTS else "int4"
+
+
+def least_selection_bytes(*, images: int, candidates: int | None = None, kept: int | None = None) -> int:
+    """Bytes of the smallest selection that is worth them; arguments as of :func:`plan_selection`."""
+    keep = kept or images
+    return selection_bytes(candidates or FEWEST_CANDIDATES_PER_KEPT * keep, keep)
 
 
 def plan_selection(
@@ -139,7 +160,7 @@ def plan_selection(
             f"lower {'selection.kept' if kept else 'generation.images_per_class or selection.kept'}"
         )
     fewest = candidates or FEWEST_CANDIDATES_PER_KEPT * keep
-    needed = selection_bytes(fewest, keep)
+    needed = least_selection_bytes(images=images, candidates=candidates, kept=kept)
     if candidates == keep or vector_bytes + needed > allowed:
         return SelectionPlan(keep, keep)
     if candidates is None:

@@ -1,6 +1,6 @@
 import pytest
 
-from d3m_assets.distillation.budgets import plan_embeddings, plan_selection
+from d3m_assets.distillation.budgets import FEWEST_INT8_PROMPTS, plan_embeddings, plan_selection, plan_storage_type
 from d3m_assets.distillation.selection import SelectionPlan, selection_bytes
 from d3m_assets.errors import BudgetError
 
@@ -80,3 +80,13 @@ def test_a_selection_takes_what_is_asked_for():
         plan_selection(320, 32, images=100, candidates=50)
     with pytest.raises(BudgetError, match="lower selection.kept"):
         plan_selection(320, 32, images=100, candidates=50, kept=60)
+
+
+def test_small_budgets_are_planned_in_int4_and_large_ones_in_int8():
+    assert plan_storage_type(64, width=64) == "int4"
+    assert plan_storage_type(FEWEST_INT8_PROMPTS * 64, width=64) == "int8"
+    # What a selection takes buys no vectors, and longer or heavier prompts are fewer.
+    assert plan_storage_type(FEWEST_INT8_PROMPTS * 64, width=64, selection=1) == "int4"
+    assert plan_storage_type(FEWEST_INT8_PROMPTS * 64, width=64, vectors_per_prompt=2) == "int4"
+    assert plan_storage_type(FEWEST_INT8_PROMPTS * 64, width=64, norms=1) == "int4"
+    assert plan_storage_type(150_528, width=768, selection=25) == "int8"
