@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretSt
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from d3m_assets.compute.settings import ComputeSettings
-from d3m_assets.distillation.settings import GenerationSettings, InversionSettings, PromptSettings
+from d3m_assets.distillation.settings import GenerationSettings, InversionSettings, PromptSettings, SelectionSettings
 from d3m_assets.errors import BudgetError, SettingsError
 from d3m_assets.evaluation.settings import (
     DISTILLATIONS,
@@ -228,6 +228,9 @@ class Settings(BaseSettings):
     inversion: InversionSettings = Field(default=InversionSettings(), description="How embeddings are learned.")
     generation: GenerationSettings = Field(
         default=GenerationSettings(), description="How the synthetic pool is generated."
+    )
+    selection: SelectionSettings = Field(
+        default=SelectionSettings(), description="Which of the generated samples are kept."
     )
     students: StudentSettings = Field(default=StudentSettings(), description="How training sets are measured.")
     evaluation: EvaluationSettings = Field(default=EvaluationSettings(), description="Which rows the table has.")

@@ -21,18 +21,20 @@ foundation_model [] <-
 class_prompts [class] <- raw_dataset
 inverted_embeddings [budget|class] <- class_prompts foundation_model raw_dataset
 synthetic_pool [budget|class] <- class_prompts foundation_model inverted_embeddings
-distilled_bundle [budget] <- class_prompts foundation_model inverted_embeddings
+selection_model [] <- raw_dataset
+sample_selection [budget|class] <- raw_dataset selection_model synthetic_pool
+distilled_bundle [budget] <- class_prompts foundation_model inverted_embeddings sample_selection
 teacher_model [] <- raw_dataset
-pool_labels [budget|class] <- synthetic_pool teacher_model
+pool_labels [budget|class] <- sample_selection synthetic_pool teacher_model
 reference_metrics [budget] <- foundation_model raw_dataset teacher_model
 frontier_metrics [] <- foundation_model raw_dataset teacher_model
 whole_dataset_metrics [] <- raw_dataset teacher_model
 foundation_metrics [] <- class_prompts foundation_model raw_dataset teacher_model
 student_metrics [budget] <- class_prompts foundation_model inverted_embeddings pool_labels raw_dataset \
-synthetic_pool teacher_model
-pool_audit [budget] <- raw_dataset synthetic_pool
+sample_selection synthetic_pool teacher_model
+pool_audit [budget] <- raw_dataset sample_selection synthetic_pool
 distillation_report [] <- distilled_bundle foundation_metrics frontier_metrics pool_audit pool_labels raw_dataset \
-reference_metrics student_metrics synthetic_pool teacher_model whole_dataset_metrics
+reference_metrics sample_selection student_metrics synthetic_pool teacher_model whole_dataset_metrics
 """
 
 PROPERTIES = """\
@@ -42,6 +44,8 @@ foundation_model in distillation: huggingface pytorch
 class_prompts in distillation: python
 inverted_embeddings in distillation: pytorch device !finite_and_within_budget
 synthetic_pool in distillation: parquet pytorch device !complete_and_of_the_right_classes
+selection_model in distillation: pytorch safetensors device
+sample_selection in distillation: pytorch scikitlearn device !readable_and_within_budget
 distilled_bundle in distillation: safetensors
 teacher_model in evaluation: pytorch safetensors device !knows_the_classes
 pool_labels in evaluation: parquet pytorch device

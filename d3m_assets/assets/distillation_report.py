@@ -19,9 +19,10 @@ from d3m_assets.assets.pool_audit import PoolAudit, read_audit
 from d3m_assets.assets.pool_labels import PoolLabels, agreement_rows
 from d3m_assets.assets.raw_dataset import RawDataset, image_rows
 from d3m_assets.assets.reference_metrics import ReferenceMetrics
-from d3m_assets.assets.rows import label_bytes
+from d3m_assets.assets.rows import kept_images, label_bytes
+from d3m_assets.assets.sample_selection import SampleSelection, read_selected
 from d3m_assets.assets.student_metrics import StudentMetrics
-from d3m_assets.assets.synthetic_pool import SyntheticPool, pool_images, read_pool
+from d3m_assets.assets.synthetic_pool import SyntheticPool, pool_images
 from d3m_assets.assets.teacher_model import TeacherModel, read_teacher
 from d3m_assets.assets.whole_dataset_metrics import TEACHER_FILE, WholeDatasetMetrics
 from d3m_assets.compute.devices import cores
@@ -57,6 +58,7 @@ class DistillationReport(Asset):
         FoundationMetrics,
         DistilledBundle,
         SyntheticPool,
+        SampleSelection,
         RawDataset,
         TeacherModel,
         PoolLabels,
@@ -158,7 +160,7 @@ def ledger(context: Context) -> pd.DataFrame:
         pools,
         train_images=sum(c.n_train for c in classes),
         shape=context.dataset.shape,
-        labelled_images=context.settings.generation.images_per_class * len(classes),
+        labelled_images=kept_images(context) * len(classes),
         label_bytes=label_bytes(context) if "soft stored" in evaluation.labels else 0,
         teacher=teacher,
     )
@@ -185,8 +187,13 @@ def sample_grids(context: Context) -> dict[str, dict[str, np.ndarray]]:
     grids = {"real": real, "class-name prompt": named}
     for budget in context.budgets:
         grids[f"D3M {budget}"] = {
-            c.name: pool_images(read_pool(context, c.key, budget.name).head(IMAGES_PER_SAMPLE)) for c in classes
+            c.name: pool_images(read_selected(context, c.key, budget.name).head(IMAGES_PER_SAMPLE)) for c in classes
         }
+        rejected = {c.name: read_selected(context, c.key, budget.name, kept=False) for c in classes}
+        if all(len(rows) for rows in rejected.values()):
+            grids[f"D3M {budget}, rejected"] = {
+                name: pool_images(rows.head(IMAGES_PER_SAMPLE)) for name, rows in rejected.items()
+            }
     return grids
 
 

@@ -14,6 +14,8 @@ from d3m_assets.assets.pool_audit import PoolAudit
 from d3m_assets.assets.pool_labels import PoolLabels
 from d3m_assets.assets.raw_dataset import RawDataset
 from d3m_assets.assets.reference_metrics import ReferenceMetrics
+from d3m_assets.assets.sample_selection import SampleSelection
+from d3m_assets.assets.selection_model import SelectionModel
 from d3m_assets.assets.student_metrics import StudentMetrics
 from d3m_assets.assets.synthetic_pool import SyntheticPool
 from d3m_assets.assets.teacher_model import TeacherModel
@@ -27,6 +29,8 @@ GRAPH = Graph(
     ClassPrompts,
     InvertedEmbeddings,
     SyntheticPool,
+    SelectionModel,
+    SampleSelection,
     DistilledBundle,
     TeacherModel,
     PoolLabels,

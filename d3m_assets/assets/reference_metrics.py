@@ -15,7 +15,7 @@ from d3m_assets.assets.foundation_model import FoundationModel
 from d3m_assets.assets.inverted_embeddings import latent_cache
 from d3m_assets.assets.measuring import TABLE_CODE_VERSION, MeasuredAsset
 from d3m_assets.assets.raw_dataset import RawDataset, image_rows
-from d3m_assets.assets.rows import Row, label_bytes, real_images_allowed, rows_of, unaugmented
+from d3m_assets.assets.rows import Row, kept_images, label_bytes, real_images_allowed, rows_of, unaugmented
 from d3m_assets.assets.teacher_model import TeacherModel, loaded_teacher, read_teacher
 from d3m_assets.datasets.images import load_images
 from d3m_assets.datasets.labelled_images import LabelledImages
@@ -82,7 +82,7 @@ class ReferenceMetrics(MeasuredAsset):
         described = super().settings(context, item)
         if "soft stored" in context.settings.evaluation.labels:
             # Real images may take the bytes that the pool's labels take.
-            described["pool_labels"] = context.settings.generation.images_per_class
+            described["pool_labels"] = kept_images(context)
         names = list(context.settings.evaluation.baselines)
         if names != [RANDOM_REAL.name]:
             described |= {"baselines": names, "latents_code_version": latents.CODE_VERSION}
