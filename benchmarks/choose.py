@@ -33,7 +33,10 @@ from d3m_assets.pipeline import Pipeline
 from d3m_assets.settings import load_settings
 from d3m_assets.store import ArtefactKey
 
-MADE = ("class_catalog", "raw_dataset", "foundation_model", "class_prompts", "inverted_embeddings", "synthetic_pool")
+MADE = (
+    "class_catalog", "raw_dataset", "foundation_model", "class_prompts", "inverted_embeddings", "synthetic_pool",
+    "selection_model", "sample_selection",
+)  # fmt: skip
 
 
 def measure(context: Context, name: str, sets, budget: str = "") -> list[float]:

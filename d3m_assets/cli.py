@@ -170,24 +170,30 @@ def _metrics(pipeline: Pipeline) -> pd.DataFrame:
 
 
 def _show_metrics(pipeline: Pipeline) -> None:
-    from d3m_assets.evaluation.methods import VARIANTS
+    from d3m_assets.evaluation.methods import HEADLINE, VARIANTS
     from d3m_assets.evaluation.statistics import (
         Comparison,
         budgeted_baselines,
         compare_all,
         format_table,
         headline,
+        seeds_sentence,
         significance_words,
         summarize,
+        verdict_comparisons,
     )
 
     metrics = _metrics(pipeline)
     print("\n" + format_table(summarize(metrics)) + "\n")
     comparisons: list[Comparison] = []
-    for reference in budgeted_baselines(metrics):
-        against_baseline = compare_all(metrics, reference=reference)
-        comparisons += against_baseline
-        print(headline(against_baseline))
+    told = verdict_comparisons(metrics)
+    # The verdict first, then the baselines that are not part of it.
+    others = [r for r in budgeted_baselines(metrics) if r not in HEADLINE]
+    for against in [*told, *(compare_all(metrics, reference=reference) for reference in others)]:
+        comparisons += against
+        print(headline(against))
+    if unsure := seeds_sentence([c for against in told for c in against]):
+        print(unsure)
     for method, reference in VARIANTS.items():
         if method in set(metrics["method"]):
             of_variant = compare_all(metrics, method=method, reference=reference)
@@ -305,7 +311,12 @@ def _model_of(loaded: Bundle, settings: Settings) -> Model:
 def regenerate(
     bundle: BundleArgument,
     output: Annotated[Path, typer.Option(help="Folder to write; must be new or empty.")],
-    per_class: Annotated[int, typer.Option(min=1, help="Images of each class.")] = 100,
+    per_class: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Images of each class; more than are selected: fresh ones follow. Default: the training set."
+        ),
+    ] = None,
     foundation: FoundationOption = None,
     settings_: Set = None,
 ) -> None:
@@ -457,7 +468,8 @@ def inspect(bundle: BundleArgument, as_json: AsJson = False) -> None:
     ledger = loaded.ledger()
     if as_json:
         classes = [{"class_id": c.prompts.class_id, "class_name": c.prompts.class_name, "prompts": c.plan.prompts,
-                    "vectors": c.plan.vectors, "bytes": c.plan.payload} for c in loaded.classes]  # fmt: skip
+                    "vectors": c.plan.vectors, "bytes": c.payload, "images": loaded.training_images(c)}
+                   for c in loaded.classes]  # fmt: skip
         facts = {"recipe": asdict(loaded.recipe), "classes": classes, "ledger": ledger.to_dict("records")}
         print(json.dumps(facts, indent=1, ensure_ascii=False))
         return
@@ -471,6 +483,10 @@ def inspect(bundle: BundleArgument, as_json: AsJson = False) -> None:
         f"{'vectors of a class':24} {first.prompts} prompts x {first.vectors} vectors x {first.width} {first.storage_type}"
         f"{' and a norm' if first.norms else ''}"
     )
+    if loaded.recipe.candidates:
+        counts = sorted({loaded.training_images(c) for c in loaded.classes})
+        images = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))
+        print(f"{'samples of a class':24} {images} of {loaded.recipe.candidates} by {loaded.recipe.criterion}")
     print("\nLedger, bytes of all classes together\n")
     print(ledger.to_string(index=False))
 

@@ -261,6 +261,7 @@ class BundleBytes:
 
     Attributes:
         vectors: Bytes of the embedding vectors of all classes.
+        selections: Bytes of the numbers of the samples that are kept; None: all are, and nobody asked for a selection.
         file: Bytes of the bundle file.
         foundation: Bytes of the foundation model's weights.
         autoencoder: Bytes of the tiny autoencoder's weights; None: the bundle needs none.
@@ -270,13 +271,16 @@ class BundleBytes:
     file: int
     foundation: int
     autoencoder: int | None = None
+    selections: int | None = None
 
     def own_lines(self) -> list[LedgerLine]:
         """Lines of the bundle file itself."""
-        return [
-            LedgerLine("embedding vectors", "class", "stored", self.vectors),
-            LedgerLine("recipe and names", "shared", "stored", self.file - self.vectors),
-        ]
+        lines = [LedgerLine("embedding vectors", "class", "stored", self.vectors)]
+        if self.selections is not None:
+            item = "selection of samples" if self.selections else "selection of samples (none: the budget has no room)"
+            lines.append(LedgerLine(item, "class", "stored", self.selections))
+        rest = self.file - self.vectors - (self.selections or 0)
+        return [*lines, LedgerLine("recipe and names", "shared", "stored", rest)]
 
     def model_lines(self) -> list[LedgerLine]:
         """Lines of the models, which the bundles of all budgets share."""

@@ -20,15 +20,23 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretSt
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from d3m_assets.compute.settings import ComputeSettings
-from d3m_assets.distillation.settings import GenerationSettings, InversionSettings, PromptSettings
+from d3m_assets.distillation.settings import GenerationSettings, InversionSettings, PromptSettings, SelectionSettings
 from d3m_assets.errors import BudgetError, SettingsError
-from d3m_assets.evaluation.settings import AuditSettings, EvaluationSettings, StudentSettings, TeacherSettings
+from d3m_assets.evaluation.settings import (
+    DISTILLATIONS,
+    AuditSettings,
+    EvaluationSettings,
+    StudentSettings,
+    TeacherSettings,
+)
 from d3m_assets.ledger import Budget
 from d3m_assets.setting_types import Positive, Section, as_list, as_list_of_texts, distinct
 
 ENVIRONMENT_PREFIX = "D3M_"
 FILE_VARIABLE = "D3M_SETTINGS"
 FILE_NAME = "d3m.toml"
+FRONTIER_BUDGETS = ("ipc-1", "ipc-2", "ipc-5", "ipc-10", "ipc-20")
+"""Budgets of ``evaluation.table=frontier`` unless given."""
 SECRETS = frozenset({"automation.failure_webhook"})
 """Settings whose value no message shows."""
 
@@ -139,9 +147,9 @@ class AutomationSettings(Section):
 class ExecutionSettings(Section):
     """How Dagster runs the steps of assets; no part of a fingerprint."""
 
-    executor: Literal["processes", "in-process", "k8s", "ray"] = Field(
-        default="processes",
-        description='"processes": each step a process on the machine of the run; "in-process": all in that of the run; '
+    executor: Literal["in-process", "processes", "k8s", "ray"] = Field(
+        default="in-process",
+        description='"in-process": all steps in the process of the run; "processes": each a process on its machine; '
         '"k8s": each a Kubernetes job (dagster-k8s); "ray": each a Ray job (dagster-ray).',
     )
 
@@ -188,7 +196,7 @@ class Settings(BaseSettings):
         "are not inverted.",
     )
     budgets: Budgets = Field(
-        default=("ipc-1", "ipc-5", "ipc-10"),
+        default=("ipc-1", "ipc-5"),
         description="Bytes per class: ipc-N, NB, NKiB or NMiB. In the environment: comma separated or JSON.",
     )
     home: Path = Field(
@@ -221,6 +229,9 @@ class Settings(BaseSettings):
     generation: GenerationSettings = Field(
         default=GenerationSettings(), description="How the synthetic pool is generated."
     )
+    selection: SelectionSettings = Field(
+        default=SelectionSettings(), description="Which of the generated samples are kept."
+    )
     students: StudentSettings = Field(default=StudentSettings(), description="How training sets are measured.")
     evaluation: EvaluationSettings = Field(default=EvaluationSettings(), description="Which rows the table has.")
     teacher: TeacherSettings = Field(default=TeacherSettings(), description="Who gives soft labels and features.")
@@ -233,19 +244,30 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _enough_students(self) -> Settings:
-        """Students that share one of several distillations are not independent, as intervals take them to be."""
-        if self.distillations not in (1, len(self.students.seeds)):
+        """Every distillation has as many students as the others, so that none weighs more than another."""
+        if self.distillations > len(self.students.seeds) or len(self.students.seeds) % self.distillations:
             raise ValueError(
                 f"evaluation.distillations is {self.distillations}, but students.seeds has {len(self.students.seeds)}; "
-                "give 1, which all students share, or one for each student"
+                "give a number that divides that of the seeds: 1, which all students share, up to one for each student"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _budgets_of_the_table(self) -> Settings:
+        """The frontier is distilled at more budgets, unless they are given."""
+        if self.evaluation.table == "frontier" and "budgets" not in self.model_fields_set:
+            self.__dict__["budgets"] = FRONTIER_BUDGETS
         return self
 
     @property
     def distillations(self) -> int:
         """``evaluation.distillations``, or what it is unless given."""
-        each = len(self.students.seeds) if self.evaluation.table == "full" else 1
-        return self.evaluation.distillations or each
+        if self.evaluation.distillations is not None:
+            return self.evaluation.distillations
+        students = len(self.students.seeds)
+        if self.evaluation.table == "full":
+            return students
+        return next(count for count in range(min(DISTILLATIONS, students), 0, -1) if students % count == 0)
 
     @property
     def dataset_name(self) -> str:

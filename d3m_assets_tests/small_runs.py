@@ -9,8 +9,12 @@ QUICK = {
     "budgets": ("ipc-1", "ipc-3"), "inversion.steps": 3, "inversion.samples_per_step": 4,
     "generation.images_per_class": 6, "generation.steps": 2, "generation.batch_size": 6,
     "workers": 1, "students.steps": 4, "students.width": 4, "students.batch_size": 8, "students.seeds": (0, 1),
-    "audit.steps": 3,
+    "audit.steps": 3, "evaluation.baselines": ("random",), "evaluation.distillations": 1,
+    "selection.criterion": "none", "inversion.storage_type": "int8",
 }  # fmt: skip
+
+SELECTED = {"selection.criterion": "centres", "inversion.storage_type": "int4"}
+"""As by default: three candidates for each sample that is kept."""
 
 
 SOFT = {

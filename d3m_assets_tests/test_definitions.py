@@ -21,17 +21,20 @@ foundation_model [] <-
 class_prompts [class] <- raw_dataset
 inverted_embeddings [budget|class] <- class_prompts foundation_model raw_dataset
 synthetic_pool [budget|class] <- class_prompts foundation_model inverted_embeddings
-distilled_bundle [budget] <- class_prompts foundation_model inverted_embeddings
+selection_model [] <- raw_dataset
+sample_selection [budget|class] <- raw_dataset selection_model synthetic_pool
+distilled_bundle [budget] <- class_prompts foundation_model inverted_embeddings sample_selection
 teacher_model [] <- raw_dataset
-pool_labels [budget|class] <- synthetic_pool teacher_model
+pool_labels [budget|class] <- sample_selection synthetic_pool teacher_model
 reference_metrics [budget] <- foundation_model raw_dataset teacher_model
+frontier_metrics [] <- foundation_model raw_dataset teacher_model
 whole_dataset_metrics [] <- raw_dataset teacher_model
 foundation_metrics [] <- class_prompts foundation_model raw_dataset teacher_model
 student_metrics [budget] <- class_prompts foundation_model inverted_embeddings pool_labels raw_dataset \
-synthetic_pool teacher_model
-pool_audit [budget] <- raw_dataset synthetic_pool
-distillation_report [] <- distilled_bundle foundation_metrics pool_audit pool_labels raw_dataset reference_metrics \
-student_metrics synthetic_pool teacher_model whole_dataset_metrics
+sample_selection synthetic_pool teacher_model
+pool_audit [budget] <- raw_dataset sample_selection synthetic_pool
+distillation_report [] <- distilled_bundle foundation_metrics frontier_metrics pool_audit pool_labels raw_dataset \
+reference_metrics sample_selection student_metrics synthetic_pool teacher_model whole_dataset_metrics
 """
 
 PROPERTIES = """\
@@ -41,10 +44,13 @@ foundation_model in distillation: huggingface pytorch
 class_prompts in distillation: python
 inverted_embeddings in distillation: pytorch device !finite_and_within_budget
 synthetic_pool in distillation: parquet pytorch device !complete_and_of_the_right_classes
+selection_model in distillation: pytorch safetensors device
+sample_selection in distillation: pytorch scikitlearn device !readable_and_within_budget
 distilled_bundle in distillation: safetensors
 teacher_model in evaluation: pytorch safetensors device !knows_the_classes
 pool_labels in evaluation: parquet pytorch device
 reference_metrics in evaluation: pytorch device
+frontier_metrics in evaluation: pytorch device
 whole_dataset_metrics in evaluation: pytorch device
 foundation_metrics in evaluation: pytorch device
 student_metrics in evaluation: pytorch device
@@ -78,7 +84,7 @@ def test_the_graph_is_the_one_that_was_agreed() -> None:
 
 
 def test_the_properties_of_each_asset_are_those_that_were_agreed() -> None:
-    definitions = build_definitions()
+    definitions = build_definitions(executor=dg.multiprocess_executor)
     graph = definitions.resolve_asset_graph()
     checks = [
         (key.asset_key.to_user_string(), key.name) for c in definitions.asset_checks or () for key in c.check_keys

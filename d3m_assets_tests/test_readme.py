@@ -31,6 +31,34 @@ def test_the_table_has_every_row_and_says_how_verdicts_were_reached(readme, fini
     assert "mean of 2 students" in text
 
 
+def test_the_verdict_names_its_picture_and_says_where_seeds_are_too_few(readme, finished):
+    text = readme.verdict_text(open_pipeline(finished, finished / "images"))
+    assert text.startswith("**D3M, which this package distills, on ")
+    assert "random real images" in text.partition("**")[2].partition("**")[0]
+    assert "class-name prompts" in text and "rendered characters" in text
+    assert "](docs/frontier.svg)" in text
+
+
+def test_the_frontier_is_a_picture_with_every_row(readme, finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(readme, "ROOT", tmp_path)
+    readme.frontier(open_pipeline(finished, finished / "images"))
+    svg = (tmp_path / "docs" / "frontier.svg").read_text()
+    for row in ("D3M", "random real images", "class-name prompts", "rendered characters", "whole train split"):
+        assert f">{row}<" in svg
+    assert "var(--" not in svg
+
+
+def test_only_what_stands_between_the_markers_is_replaced(readme):
+    text = f"a\n{readme.VERDICT_BEGIN}\nold\n{readme.END}\nb\n{readme.BEGIN}\nold table\n{readme.END}\nc"
+    text = readme.replaced(readme.replaced(text, readme.VERDICT_BEGIN, "verdict"), readme.BEGIN, "table")
+    lines = text.splitlines()
+    assert [lines[i] for i in (0, 2, 4, 6, 8)] == ["a", "verdict", "b", "table", "c"]
+    assert "old" not in text
+    readme_text = (SCRIPT.parents[1] / "README.md").read_text()
+    assert readme_text.count(readme.VERDICT_BEGIN) == readme_text.count(readme.BEGIN) == 1
+    assert readme_text.index(readme.VERDICT_BEGIN) < readme_text.index(readme.BEGIN)
+
+
 def test_the_picture_has_a_line_of_tiles_for_every_source(readme, finished, tmp_path, monkeypatch):
     monkeypatch.setattr(readme, "ROOT", tmp_path)
     readme.picture(open_pipeline(finished, finished / "images"))

@@ -8,13 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from d3m_assets.evaluation.baselines import BASELINES
+from d3m_assets.evaluation.baselines import BASELINES, ENCODED
+from d3m_assets.evaluation.baselines import NAMES as ALL_BASELINES
 from d3m_assets_tests.datasets.unseen_fonts import write_unseen_fonts
 from d3m_assets_tests.test_cli import d3m, store_of
 
 NAMES = ["4 in print", "A in print", "K in print", "g in print"]
 
 METHODS = [baseline.method for baseline in BASELINES.values()]
+ENCODED_METHODS = [baseline.method for baseline in ENCODED.values()]
 
 
 @pytest.fixture(scope="module")
@@ -33,18 +35,19 @@ def test_the_fonts_are_held_out_and_the_images_differ(fonts):
 
 
 FULL = {"D3M_EVALUATION__TABLE": "full", "D3M_TEACHER__STEPS": "80", "D3M_TEACHER__WIDTH": "8",
-        "D3M_VALIDATION_FRACTION": "0.3"}  # fmt: skip
+        "D3M_VALIDATION_FRACTION": "0.3", "D3M_EVALUATION__BASELINES": ",".join(ALL_BASELINES),
+        "D3M_EVALUATION__DISTILLATIONS": "2"}  # fmt: skip
 
 
 def test_the_whole_table_and_the_other_commands(fonts, tmp_path):
     home = tmp_path / "home"
     done = d3m(home, "distill", "--dataset", fonts, **FULL)
-    for row in ("D3M", "D3M, fresh samples", *METHODS, "class-name prompts", "whole train split"):
+    for row in ("D3M", "D3M, fresh samples", *METHODS, *ENCODED_METHODS, "class-name prompts", "whole train split"):
         assert row in done.stdout
     # The renderer draws single characters only, so there is no row of drawn ones.
     assert "rendered characters" not in done.stdout
-    for reference in METHODS:
-        assert re.search(f"(than|from) {re.escape(reference)}", done.stdout), reference
+    for reference in (*METHODS, *ENCODED_METHODS):
+        assert re.search(f"(than|from|with) {re.escape(reference)}", done.stdout), reference
 
     status = json.loads(d3m(home, "status", "--dataset", fonts, "--json", **FULL).stdout)
     assert {e["state"] for e in status["entries"]} == {"up to date"}
@@ -53,6 +56,11 @@ def test_the_whole_table_and_the_other_commands(fonts, tmp_path):
     for baseline in METHODS:
         sizes = rows[rows["method"] == baseline].groupby("budget")["bytes_per_class"].agg(set).to_dict()
         assert sizes == {"ipc-1": {144}, "ipc-2": {288}}, baseline
+    for baseline in ENCODED_METHODS:
+        own = rows[rows["method"] == baseline]
+        assert (own["bytes_per_class"] <= own["budget"].map({"ipc-1": 144, "ipc-2": 288})).all(), baseline
+        # As many as are there raw, or more.
+        assert (own["images_per_class"] >= own["budget"].map({"ipc-1": 1, "ipc-2": 2})).all(), baseline
     assert set(rows.loc[rows["method"] == "D3M", "n"]) == {2}
     assert set(rows.loc[rows["method"] == "D3M", "distillations"]) == {2}
     assert rows["mean"].between(0, 1).all()

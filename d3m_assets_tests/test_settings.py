@@ -210,12 +210,16 @@ def test_every_setting_is_described():
     assert {"seed", "inversion.steps", "students.flip"} <= set(setting_names())
 
 
-def test_distillations_are_one_for_all_students_or_one_for_each():
-    assert load_settings(**{"evaluation.distillations": 4}).distillations == 4
+def test_every_distillation_has_as_many_students_as_the_others():
+    assert load_settings().distillations == 3
+    for seeds, count in (((0, 1, 2), 3), ((0, 1, 2, 3, 4, 5), 3), (range(8), 2), ((7,), 1), ((0, 1), 2)):
+        assert load_settings(**{"students.seeds": tuple(seeds)}).distillations == count
+    assert load_settings(**{"evaluation.distillations": 3}).distillations == 3
+    assert load_settings(**{"evaluation.distillations": 1}).distillations == 1
     assert load_settings(**{"evaluation.table": "full", "students.seeds": (5, 6)}).distillations == 2
     assert load_settings(**{"evaluation.table": "full", "evaluation.distillations": 1}).distillations == 1
     for count in (2, 9):
-        with pytest.raises(SettingsError, match=f"distillations is {count}, but students.seeds has 4; give 1"):
+        with pytest.raises(SettingsError, match=f"distillations is {count}, but students.seeds has 3; give a number"):
             load_settings(**{"evaluation.distillations": count})
 
 
@@ -231,3 +235,13 @@ def test_cron_schedules_are_taken_as_dagster_takes_them(cron):
 def test_what_is_no_cron_schedule_is_refused_before_dagster_sees_it(cron):
     with pytest.raises(ValueError, match="of a cron schedule: it takes"):
         AutomationSettings(cron=cron)
+
+
+def test_the_frontier_is_distilled_at_more_budgets_unless_they_are_given():
+    frontier = load_settings(**{"evaluation.table": "frontier"})
+    assert len(frontier.budgets) == 5
+    assert frontier.evaluation.reference_budgets[0] == "16B" and frontier.evaluation.reference_budgets[-1] == "8KiB"
+    assert load_settings(**{"evaluation.table": "frontier", "budgets": "ipc-1"}).budgets == ("ipc-1",)
+    assert load_settings(**{"evaluation.reference_budgets": []}).evaluation.reference_budgets == ()
+    with pytest.raises(SettingsError, match="reference_budgets.*is not a budget"):
+        load_settings(**{"evaluation.reference_budgets": "16 bytes of it"})

@@ -12,15 +12,17 @@ from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.distilled_bundle import DistilledBundle, read_bundle
 from d3m_assets.assets.files import from_parquet, to_parquet
 from d3m_assets.assets.foundation_metrics import FoundationMetrics, read_class_name_pool
+from d3m_assets.assets.frontier_metrics import FrontierMetrics
 from d3m_assets.assets.measuring import MeasuredAsset, read_metrics
 from d3m_assets.assets.origins import image_origins
 from d3m_assets.assets.pool_audit import PoolAudit, read_audit
 from d3m_assets.assets.pool_labels import PoolLabels, agreement_rows
 from d3m_assets.assets.raw_dataset import RawDataset, image_rows
 from d3m_assets.assets.reference_metrics import ReferenceMetrics
-from d3m_assets.assets.rows import label_bytes
+from d3m_assets.assets.rows import kept_images, label_bytes
+from d3m_assets.assets.sample_selection import SampleSelection, read_selected
 from d3m_assets.assets.student_metrics import StudentMetrics
-from d3m_assets.assets.synthetic_pool import SyntheticPool, pool_images, read_pool
+from d3m_assets.assets.synthetic_pool import SyntheticPool, pool_images
 from d3m_assets.assets.teacher_model import TeacherModel, read_teacher
 from d3m_assets.assets.whole_dataset_metrics import TEACHER_FILE, WholeDatasetMetrics
 from d3m_assets.compute.devices import cores
@@ -37,6 +39,7 @@ PAGE, METRICS = "report.html", "metrics.parquet"
 MEASURED: tuple[type[MeasuredAsset], ...] = (
     StudentMetrics,
     ReferenceMetrics,
+    FrontierMetrics,
     FoundationMetrics,
     WholeDatasetMetrics,
 )
@@ -50,10 +53,12 @@ class DistillationReport(Asset):
     deps = (
         StudentMetrics,
         ReferenceMetrics,
+        FrontierMetrics,
         WholeDatasetMetrics,
         FoundationMetrics,
         DistilledBundle,
         SyntheticPool,
+        SampleSelection,
         RawDataset,
         TeacherModel,
         PoolLabels,
@@ -61,7 +66,7 @@ class DistillationReport(Asset):
     )
     kinds = frozenset({"html"})
     freshness_policy = True
-    code_version = "4"
+    code_version = "5"
     checks = (
         Check(
             "nothing_stale",
@@ -103,12 +108,12 @@ class DistillationReport(Asset):
 
     def preview(self, context: Context, item: Item) -> dict[str, Any]:
         """The verdict, the accuracies, and where the file is."""
-        from d3m_assets.evaluation.statistics import compare_all, headline, summarize
+        from d3m_assets.evaluation.statistics import summarize, verdict
 
         metrics = from_parquet(context.inputs.read(item.key, METRICS))
         columns = ["method", "labels", "architecture", "augmentation", "budget", "mean", "half_width"]
         return {
-            "verdict": headline(compare_all(metrics)),
+            "verdict": " ".join(verdict(metrics)),
             "file": context.inputs.uri(item.key, PAGE),
             "summary": summarize(metrics)[columns],
         }
@@ -155,7 +160,7 @@ def ledger(context: Context) -> pd.DataFrame:
         pools,
         train_images=sum(c.n_train for c in classes),
         shape=context.dataset.shape,
-        labelled_images=context.settings.generation.images_per_class * len(classes),
+        labelled_images=kept_images(context) * len(classes),
         label_bytes=label_bytes(context) if "soft stored" in evaluation.labels else 0,
         teacher=teacher,
     )
@@ -182,8 +187,13 @@ def sample_grids(context: Context) -> dict[str, dict[str, np.ndarray]]:
     grids = {"real": real, "class-name prompt": named}
     for budget in context.budgets:
         grids[f"D3M {budget}"] = {
-            c.name: pool_images(read_pool(context, c.key, budget.name).head(IMAGES_PER_SAMPLE)) for c in classes
+            c.name: pool_images(read_selected(context, c.key, budget.name).head(IMAGES_PER_SAMPLE)) for c in classes
         }
+        rejected = {c.name: read_selected(context, c.key, budget.name, kept=False) for c in classes}
+        if all(len(rows) for rows in rejected.values()):
+            grids[f"D3M {budget}, rejected"] = {
+                name: pool_images(rows.head(IMAGES_PER_SAMPLE)) for name, rows in rejected.items()
+            }
     return grids
 
 
@@ -211,7 +221,8 @@ def _provenance(context: Context) -> dict[str, Any]:
         "inversion": settings.inversion.model_dump(mode="json"),
         "generation": settings.generation.model_dump(mode="json"),
         "students": settings.students.model_dump(mode="json"),
-        "evaluation": settings.evaluation.model_dump(mode="json"),
+        # The name of a table and budgets without a row decide about nothing that is shown.
+        "evaluation": settings.evaluation.model_dump(mode="json", exclude={"table", "reference_budgets"}),
         **teacher,
         "versions": provenance.versions(),
         "made": f"{times[0]} to {times[-1]}",

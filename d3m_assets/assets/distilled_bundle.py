@@ -1,4 +1,4 @@
-"""``distilled_bundle``: the distilled dataset of a budget in one file."""
+"""``distilled_bundle``: the distilled dataset of a budget in one file: vectors, selections, recipe."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 from d3m_assets.assets.class_prompts import ClassPrompts, read_prompts
 from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.foundation_model import FoundationModel
-from d3m_assets.assets.inverted_embeddings import InvertedEmbeddings, embedding_plan, read_vectors, vectors_key
+from d3m_assets.assets.inverted_embeddings import (
+    InvertedEmbeddings,
+    embedding_plan,
+    read_vectors,
+    selection_plan,
+    vectors_key,
+)
+from d3m_assets.assets.sample_selection import SampleSelection, read_code
 from d3m_assets.assets.synthetic_pool import generation_fingerprint
 from d3m_assets.distillation import bundle
 from d3m_assets.distillation.bundle import Bundle, DistilledClass, Recipe
@@ -23,22 +30,23 @@ FILE = "bundle.safetensors"
 
 
 class DistilledBundle(Asset):
-    """The distilled dataset of a budget: one file with the vectors of all classes and the recipe that regenerates images."""
+    """The distilled dataset of a budget: one file with vectors and selections of all classes and the recipe for images."""
 
     group = "distillation"
     partitions = ("budget",)
-    deps = (InvertedEmbeddings, ClassPrompts, FoundationModel)
+    deps = (InvertedEmbeddings, SampleSelection, ClassPrompts, FoundationModel)
     kinds = frozenset({"safetensors"})
     code_version = bundle.CODE_VERSION
 
     def settings(self, context: Context, item: Item) -> dict[str, Any]:
         """The recipe that the bundle carries beside its vectors."""
-        return generation_fingerprint(context, context.settings.seed) | {
+        described = generation_fingerprint(context, context.settings.seed) | {
             "image": context.image_shape,
             "dataset": context.dataset.name,
             "bytes_per_class": item.budget.bytes(context.dataset.shape),
             "foundation": context.model.name,
         }
+        return described | _selection_fields(context, item)
 
     def make_one(self, context: Context, item: Item) -> Made:
         """Put the vectors of all classes into one file."""
@@ -47,7 +55,8 @@ class DistilledBundle(Asset):
             source = vectors_key(context, dataset_class.key, item.budget.name)
             plan = embedding_plan(context, context.item(source))
             prompts = read_prompts(context, dataset_class.key)
-            classes.append(DistilledClass(prompts, plan, read_vectors(context, source)))
+            code = read_code(context, dataset_class.key, item.budget.name)
+            classes.append(DistilledClass(prompts, plan, read_vectors(context, source), code))
         made = Bundle(_recipe(context, item), tuple(classes))
         data = made.to_bytes()
         return Made(item.key, {FILE: data}, {"payload_bytes": made.payload, "bundle_bytes": len(data)})
@@ -88,6 +97,14 @@ def _vectors_table(context: Context, item: Item) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _selection_fields(context: Context, item: Item) -> dict[str, Any]:
+    """What the recipe says of the selection; nothing where none is asked for."""
+    criterion, plan = context.settings.selection.criterion, selection_plan(context, item.budget)
+    if criterion == "none":
+        return {}
+    return {"criterion": criterion, "candidates": plan.candidates if plan.bytes else 0, "kept": plan.kept}
+
+
 def _recipe(context: Context, item: Item) -> Recipe:
     settings, files, tiny = context.settings, context.model.files, context.model.tiny_autoencoder
     noise, shape = files.config("scheduler"), context.dataset.shape
@@ -114,6 +131,7 @@ def _recipe(context: Context, item: Item) -> Recipe:
         templates=settings.prompts.templates,
         keep_class_name=settings.prompts.keep_class_name,
         **decoder,
+        **_selection_fields(context, item),
     )
 
 

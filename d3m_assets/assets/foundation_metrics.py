@@ -11,7 +11,7 @@ from d3m_assets.assets.class_prompts import ClassPrompts, read_prompts
 from d3m_assets.assets.context import Context, Item, replicate_seed
 from d3m_assets.assets.files import from_parquet, to_parquet
 from d3m_assets.assets.foundation_model import FoundationModel
-from d3m_assets.assets.measuring import CODE_VERSION, MeasuredAsset
+from d3m_assets.assets.measuring import TABLE_CODE_VERSION, MeasuredAsset
 from d3m_assets.assets.raw_dataset import RawDataset
 from d3m_assets.assets.rows import Row, at_equal_ipc, images_allowed_fingerprint, of_replicates, rows_of, training_set
 from d3m_assets.assets.synthetic_pool import class_name_job, generate_images, generation_fingerprint, pool_table
@@ -30,7 +30,7 @@ class FoundationMetrics(MeasuredAsset):
     """Students trained on what the foundation model generates from class names alone, without inversion."""
 
     deps = (RawDataset, ClassPrompts, FoundationModel, TeacherModel)
-    code_version = f"{CODE_VERSION}.{characters.CODE_VERSION}"
+    code_version = f"{TABLE_CODE_VERSION}.{characters.CODE_VERSION}"
     variants = ("equal-ipc",)
 
     def inputs(self, context: Context, item: Item) -> Sequence[type[Asset]]:

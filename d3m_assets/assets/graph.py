@@ -8,11 +8,14 @@ from d3m_assets.assets.distillation_report import DistillationReport
 from d3m_assets.assets.distilled_bundle import DistilledBundle
 from d3m_assets.assets.foundation_metrics import FoundationMetrics
 from d3m_assets.assets.foundation_model import FoundationModel
+from d3m_assets.assets.frontier_metrics import FrontierMetrics
 from d3m_assets.assets.inverted_embeddings import InvertedEmbeddings
 from d3m_assets.assets.pool_audit import PoolAudit
 from d3m_assets.assets.pool_labels import PoolLabels
 from d3m_assets.assets.raw_dataset import RawDataset
 from d3m_assets.assets.reference_metrics import ReferenceMetrics
+from d3m_assets.assets.sample_selection import SampleSelection
+from d3m_assets.assets.selection_model import SelectionModel
 from d3m_assets.assets.student_metrics import StudentMetrics
 from d3m_assets.assets.synthetic_pool import SyntheticPool
 from d3m_assets.assets.teacher_model import TeacherModel
@@ -26,10 +29,13 @@ GRAPH = Graph(
     ClassPrompts,
     InvertedEmbeddings,
     SyntheticPool,
+    SelectionModel,
+    SampleSelection,
     DistilledBundle,
     TeacherModel,
     PoolLabels,
     ReferenceMetrics,
+    FrontierMetrics,
     WholeDatasetMetrics,
     FoundationMetrics,
     StudentMetrics,

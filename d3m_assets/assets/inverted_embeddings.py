@@ -19,17 +19,26 @@ from d3m_assets.assets.foundation_model import FoundationModel
 from d3m_assets.assets.previews import line_plot_png
 from d3m_assets.assets.raw_dataset import RawDataset, image_rows
 from d3m_assets.distillation import inversion, latents
-from d3m_assets.distillation.budgets import EmbeddingPlan, plan_embeddings
+from d3m_assets.distillation.budgets import (
+    EmbeddingPlan,
+    StorageType,
+    least_selection_bytes,
+    plan_embeddings,
+    plan_selection,
+    plan_storage_type,
+)
 from d3m_assets.distillation.inversion import invert
 from d3m_assets.distillation.inversion_state import InversionTask, InvertedClass, remove_old_states
 from d3m_assets.distillation.latents import ImageFiles, LatentCache
 from d3m_assets.distillation.packing import MOST_CLASSES, UNMEASURED_CLASSES, CudaMemory
 from d3m_assets.distillation.prompts import placeholder_token
+from d3m_assets.distillation.selection import SelectionPlan
 from d3m_assets.distillation.settings import InversionSettings
 from d3m_assets.distillation.vectors import to_stored
 from d3m_assets.errors import BudgetError, D3MError
 from d3m_assets.exports.token_import import ImportedEmbeddings, find_embeddings
 from d3m_assets.foundation.model import ModelReference
+from d3m_assets.ledger import Budget
 from d3m_assets.planning.asset import Asset, Check, Finding, Made
 from d3m_assets.planning.versions import Version
 from d3m_assets.progress import Progress, ProgressEvent
@@ -119,7 +128,7 @@ class InvertedEmbeddings(Asset):
 
 
 def embedding_plan(context: Context, item: Item) -> EmbeddingPlan:
-    """Prompts and vectors of a class: the budget's, but never more prompts than the class has images.
+    """Prompts and vectors of a class: what its selection leaves of the budget, but never more prompts than it has images.
 
     Raises:
         BudgetError: The budget cannot hold one vector, or the user's embeddings.
@@ -133,16 +142,66 @@ def embedding_plan(context: Context, item: Item) -> EmbeddingPlan:
         settings, files = context.settings.inversion, context.model.files
         return plan_embeddings(
             item.budget.name,
-            item.budget.bytes(context.dataset.shape),
+            item.budget.bytes(context.dataset.shape) - selection_plan(context, item.budget).bytes,
             width=files.text_width,
             vectors_per_prompt=settings.vectors_per_prompt,
-            storage_type=settings.storage_type,
+            storage_type=storage_type(context, item.budget),
             max_prompts=min(settings.max_prompts, images),
             max_vectors=max(1, files.text_length // 2),
             norms=_norms(context),
         )
 
     return context.once(("embedding plan", item.budget.name, images), plan)
+
+
+def selection_plan(context: Context, budget: Budget) -> SelectionPlan:
+    """How many samples of a class are generated at a budget, how many are kept, and the bytes of saying which.
+
+    Raises:
+        BudgetError: More are to be kept than generated.
+    """
+
+    def plan() -> SelectionPlan:
+        settings, images = context.settings.selection, context.settings.generation.images_per_class
+        if settings.criterion == "none":
+            return SelectionPlan(images, images)
+        vectors, width = context.settings.inversion.vectors_per_prompt or 1, context.model.files.text_width
+        prompt = EmbeddingPlan(1, vectors, storage_type(context, budget), width, _norms(context))
+        allowed = budget.bytes(context.dataset.shape)
+        return plan_selection(
+            allowed, prompt.payload, images=images, candidates=settings.candidates, kept=settings.kept
+        )
+
+    return context.once(("selection plan", budget.name), plan)
+
+
+def storage_type(context: Context, budget: Budget) -> StorageType:
+    """The number format of the vectors of a budget: what the settings say, or what its bytes are best spent on."""
+    settings, choice = context.settings, context.settings.inversion.storage_type
+    if choice != "auto":
+        return choice
+    if settings.imported_embeddings is not None:
+        return "int8"  # what the user has learned is kept as it is
+    selection, least = settings.selection, 0
+    if selection.criterion != "none":
+        images = settings.generation.images_per_class
+        least = least_selection_bytes(images=images, candidates=selection.candidates, kept=selection.kept)
+    return plan_storage_type(
+        budget.bytes(context.dataset.shape),
+        width=context.model.files.text_width,
+        vectors_per_prompt=settings.inversion.vectors_per_prompt,
+        norms=_norms(context),
+        selection=least,
+    )
+
+
+def class_selection_plan(context: Context, item: Item) -> SelectionPlan:
+    """The selection plan of a class: the budget's; without a selection where imported embeddings leave it no room."""
+    plan = selection_plan(context, item.budget)
+    if not plan.bytes or imported_embeddings(context, item) is None:
+        return plan
+    fits = embedding_plan(context, item).payload + plan.bytes <= item.budget.bytes(context.dataset.shape)
+    return plan if fits else SelectionPlan(plan.kept, plan.kept)
 
 
 def _norms(context: Context) -> int:
@@ -167,8 +226,7 @@ def imported_embeddings(context: Context, item: Item) -> ImportedEmbeddings | No
 
 
 def _imported_plan(context: Context, item: Item, imported: ImportedEmbeddings) -> EmbeddingPlan:
-    kind, width = context.settings.inversion.storage_type, context.model.files.text_width
-    stored = "int8" if kind == "auto" else kind
+    stored, width = storage_type(context, item.budget), context.model.files.text_width
     plan = EmbeddingPlan(len(imported.files), imported.vectors, stored, width, _norms(context))
     allowed = item.budget.bytes(context.dataset.shape)
     if plan.payload > allowed:

@@ -41,6 +41,8 @@ STUDENTS = "students"
 """Kind under which the store keeps results of students."""
 CODE_VERSION = f"{students.CODE_VERSION}.{stacking.CODE_VERSION}.{scores.CODE_VERSION}"
 """Of the library modules that train and measure students."""
+TABLE_CODE_VERSION = f"{CODE_VERSION}.2"
+"""Of tables of students; 2: they say what was chosen for a row."""
 PREVIEW_COLUMNS = [
     "method",
     "budget",
@@ -59,7 +61,7 @@ class MeasuredAsset(Asset):
 
     group = "evaluation"
     kinds = frozenset({"pytorch"})
-    code_version = CODE_VERSION
+    code_version = TABLE_CODE_VERSION
     device = True
     variants: ClassVar[tuple[str, ...]] = ()
     """Values of ``evaluation.variants`` that add rows to this asset."""
@@ -255,7 +257,7 @@ class _Table:
         return sum(len(job.seeds) for job in self.jobs)
 
     def frame(self) -> pd.DataFrame:
-        """One line a student: :data:`d3m_assets.evaluation.metrics.COLUMNS`, and the hash that its result is kept under."""
+        """One line a student: :data:`d3m_assets.evaluation.metrics.COLUMNS`, the row's detail, and the student's hash."""
         import pandas as pd
 
         lines = []
@@ -267,6 +269,7 @@ class _Table:
                 "labels": row.labels,
                 "distillation": row.replicates[student.seed],
                 "bytes_per_class": row.bytes_per_class,
+                "detail": row.detail,
                 "student": student.digest,
                 "recipe": self._recipe(result["recipe"]),
             }
@@ -274,7 +277,7 @@ class _Table:
             lines.append({**result, **of_row, "class_accuracy": accuracies})
         from d3m_assets.evaluation.metrics import COLUMNS
 
-        return pd.DataFrame(lines, columns=[*COLUMNS, "student"])
+        return pd.DataFrame(lines, columns=[*COLUMNS, "detail", "student"])
 
 
 def read_metrics(context: Context, key: ArtefactKey) -> pd.DataFrame:

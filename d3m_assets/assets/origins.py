@@ -9,7 +9,8 @@ import numpy as np
 
 from d3m_assets.assets.context import Context
 from d3m_assets.assets.inverted_embeddings import InvertedEmbeddings, learned_from, training_facts
-from d3m_assets.assets.synthetic_pool import SyntheticPool, read_pool
+from d3m_assets.assets.sample_selection import read_selected
+from d3m_assets.assets.synthetic_pool import SyntheticPool
 from d3m_assets.datasets.images import decode_png, load_images
 from d3m_assets.planning.versions import made
 
@@ -47,7 +48,7 @@ def _origins(context: Context, dataset_class: DatasetClass, budget: str) -> list
         (found for name in pool.input_names(InvertedEmbeddings.name) if (found := pool.made_from(name))), None
     )
     origins = []
-    rows = read_pool(context, dataset_class.key, budget).drop_duplicates("prompt_index").head(PROMPTS)
+    rows = read_selected(context, dataset_class.key, budget).drop_duplicates("prompt_index").head(PROMPTS)
     for row in rows.to_dict("records"):
         prompt = int(row["prompt_index"])
         images = learned_from(vectors, prompt) if vectors is not None else None

@@ -14,6 +14,7 @@ from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.files import to_json, to_parquet
 from d3m_assets.assets.measuring import CODE_VERSION
 from d3m_assets.assets.raw_dataset import RawDataset, image_rows, labelled_images
+from d3m_assets.assets.sample_selection import SampleSelection, read_samples
 from d3m_assets.assets.student_metrics import synthetic_images
 from d3m_assets.assets.synthetic_pool import SyntheticPool
 from d3m_assets.compute.devices import one_thread
@@ -36,11 +37,11 @@ SCORES = ("precision", "recall", "density", "coverage")
 
 
 class PoolAudit(Asset):
-    """Faults of the synthetic pool of a budget: copies of training images, repeats, images of another class, collapse."""
+    """Faults of the selected samples of a budget: copies of training images, repeats, images of another class, collapse."""
 
     group = "evaluation"
     partitions = ("budget",)
-    deps = (SyntheticPool, RawDataset)
+    deps = (SyntheticPool, SampleSelection, RawDataset)
     kinds = frozenset({"pytorch", "scikitlearn"})
     code_version = f"{audit.CODE_VERSION}.{CODE_VERSION}"
     device = True
@@ -162,7 +163,9 @@ def _audited(context: Context, item: Item, real: _RealSide) -> Made:
     summary = found.summary | _scores(real.train, pool, len(catalog))
     by_class = zip(catalog["class_name"], summary.pop("class_scores"), summary["classes"], strict=True)
     summary["classes"] = [{"class_name": name, **c, **scored} for name, scored, c in by_class]
-    table = _with_names(found.images, catalog, real.rows)
+    samples = [read_samples(context, c.key, item.budget.name) for c in context.dataset.classes]
+    indices = np.concatenate([s.loc[s["kept"], "index"].to_numpy() for s in samples])
+    table = _with_names(found.images, indices, catalog, real.rows)
     files = {TABLE: to_parquet(table), SUMMARY: to_json(_without_nan(summary))}
     metrics = {name: summary[name] for name in ("images", "memorised", "near_duplicate", "off_class", *SCORES)}
     spreads = [c["spread"] for c in summary["classes"] if not math.isnan(c["spread"])]
@@ -182,7 +185,7 @@ def _scores(real: ImageSet, pool: ImageSet, n_classes: int) -> dict[str, Any]:
     }
 
 
-def _with_names(images: pd.DataFrame, catalog: pd.DataFrame, train: pd.DataFrame) -> pd.DataFrame:
+def _with_names(images: pd.DataFrame, indices: np.ndarray, catalog: pd.DataFrame, train: pd.DataFrame) -> pd.DataFrame:
     """Positions replaced by what they stand for: classes by id and name, training images by their path."""
     import pandas as pd
 
@@ -190,7 +193,7 @@ def _with_names(images: pd.DataFrame, catalog: pd.DataFrame, train: pd.DataFrame
     named = {
         "class_id": catalog["class_id"].to_numpy()[label],
         "class_name": catalog["class_name"].to_numpy()[label],
-        "index": images.groupby("label").cumcount().to_numpy(),
+        "index": indices,
         "judged_class": catalog["class_name"].to_numpy()[images["judged_class"].to_numpy()],
     }
     paths = train["relative_path"].to_numpy()

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from d3m_assets.assets.context import Context, Item
+from d3m_assets.assets.encoded_images import EncodableImages, encoded_baselines, encoded_rows
 from d3m_assets.assets.foundation_model import FoundationModel
 from d3m_assets.assets.inverted_embeddings import latent_cache
-from d3m_assets.assets.measuring import CODE_VERSION, MeasuredAsset
+from d3m_assets.assets.measuring import TABLE_CODE_VERSION, MeasuredAsset
 from d3m_assets.assets.raw_dataset import RawDataset, image_rows
-from d3m_assets.assets.rows import Row, label_bytes, real_images_allowed, rows_of, unaugmented
+from d3m_assets.assets.rows import Row, kept_images, label_bytes, real_images_allowed, rows_of, unaugmented
 from d3m_assets.assets.teacher_model import TeacherModel, loaded_teacher, read_teacher
 from d3m_assets.datasets.images import load_images
 from d3m_assets.datasets.labelled_images import LabelledImages
 from d3m_assets.distillation import latents
 from d3m_assets.distillation.latents import ImageFiles
-from d3m_assets.evaluation import baselines
-from d3m_assets.evaluation.baselines import BASELINES, Baseline
+from d3m_assets.errors import StageError
+from d3m_assets.evaluation import baselines, codec_choice, codecs
+from d3m_assets.evaluation.baselines import BASELINES, Baseline, EncodedBaseline
 from d3m_assets.evaluation.baselines.el2n import el2n
 from d3m_assets.evaluation.baselines.random_real import RANDOM_REAL
 from d3m_assets.evaluation.settings import LabelKind
-from d3m_assets.ledger import holds_real_image, real_class_bytes
+from d3m_assets.ledger import Budget, holds_real_image, real_class_bytes
 from d3m_assets.planning.asset import Asset, Made
 
 if TYPE_CHECKING:
@@ -33,30 +36,40 @@ if TYPE_CHECKING:
     from d3m_assets.evaluation.teacher import Teacher
 
 
-class ReferenceMetrics(MeasuredAsset):
-    """Students trained on random, chosen or recomposed real images of equal bytes: what distillation must beat."""
+_AT_HAND = "budgets of reference_metrics at hand"
 
-    partitions = ("budget",)
+
+class ReferenceMetrics(MeasuredAsset):
+    """Students trained on random, chosen, recomposed or encoded real images of equal bytes: what distillation must beat."""
+
+    partitions: ClassVar[tuple[str, ...]] = ("budget",)
     deps = (RawDataset, FoundationModel, TeacherModel)
-    variants = ("unaugmented",)
-    code_version = f"{CODE_VERSION}.{baselines.CODE_VERSION}"
+    variants: ClassVar[tuple[str, ...]] = ("unaugmented",)
+    code_version = f"{TABLE_CODE_VERSION}.{baselines.CODE_VERSION}"
 
     def make(self, context: Context, items: Sequence[Item]) -> Iterator[Made]:
         """Train the students; what models say of the training images is computed once for all budgets."""
+        context.once(_AT_HAND, lambda: tuple(b for item in items for b in self.budgets(context, item)))
         try:
             yield from super().make(context, items)
         finally:
+            context.forget(_AT_HAND)
             context.forget(TrainingImages)
+            context.forget(EncodableImages)
 
     def skip_reason(self, context: Context, item: Item) -> str:
-        """It is not required where a budget holds no real image."""
-        if holds_real_image(item.budget, context.dataset.shape):
+        """It is not required where a budget holds no real image and none is to be encoded."""
+        if encoded_baselines(context) or holds_real_image(item.budget, context.dataset.shape):
             return ""
         return f"the budget {item.budget} holds no real image, so there is nothing real of equal bytes"
 
+    def budgets(self, context: Context, item: Item) -> list[Budget]:
+        """Budgets of the rows of an item."""
+        return [item.budget]
+
     def inputs(self, context: Context, item: Item) -> Sequence[type[Asset]]:
         """Real images; teacher and foundation model only where a baseline asks them."""
-        chosen = _chosen(context)
+        chosen: list[Baseline | EncodedBaseline] = [*_chosen(context), *encoded_baselines(context)]
         used: list[type[Asset]] = [RawDataset]
         if any(baseline.needs_foundation for baseline in chosen):
             used.append(FoundationModel)
@@ -69,34 +82,50 @@ class ReferenceMetrics(MeasuredAsset):
         described = super().settings(context, item)
         if "soft stored" in context.settings.evaluation.labels:
             # Real images may take the bytes that the pool's labels take.
-            described["pool_labels"] = context.settings.generation.images_per_class
+            described["pool_labels"] = kept_images(context)
         names = list(context.settings.evaluation.baselines)
         if names != [RANDOM_REAL.name]:
             described |= {"baselines": names, "latents_code_version": latents.CODE_VERSION}
+        if encoded_baselines(context):
+            described["codecs"] = {"codecs": codecs.CODE_VERSION, "choice": codec_choice.CODE_VERSION}
         return described
 
     def rows(self, context: Context, item: Item) -> tuple[list[Row], Mapping[str, bytes]]:
         """Every baseline with every kind of labels."""
-        real, shape = context.once(TrainingImages, lambda: TrainingImages(context)), context.dataset.shape
-        class_sizes = [len(rows) for rows in real.by_class.values()]
-
-        def charged(kind: LabelKind) -> float:
-            count = real_images_allowed(context, item.budget, kind)
-            return real_class_bytes(class_sizes, count, shape, label_bytes=label_bytes(context, kind))
-
-        def training_sets(baseline: Baseline, kind: LabelKind) -> partial[LabelledImages]:
-            return partial(real.training_set, baseline, real_images_allowed(context, item.budget, kind))
-
-        rows = []
-        for baseline in _chosen(context):
-            rows += rows_of(context, baseline.method, partial(training_sets, baseline), charged)
+        real = context.once(TrainingImages, lambda: TrainingImages(context))
+        budgets = self.budgets(context, item)
+        rows = [row for budget in budgets for row in raw_rows(context, real, budget)]
+        rows += encoded_rows(context, real, budgets, ahead=context.once(_AT_HAND, tuple))
+        if not rows:
+            names = ", ".join(budget.name for budget in budgets)
+            raise StageError(f"no real image of every class fits into {names}, not even a coded one; give more bytes")
         if "unaugmented" in self.chosen_variants(context, item):
             rows += unaugmented([row for row in rows if row.method == RANDOM_REAL.method])
         return rows, {}
 
 
+def raw_rows(context: Context, real: TrainingImages, budget: Budget) -> list[Row]:
+    """Every baseline of one byte a channel with every kind of labels; none where the budget holds no image."""
+    shape = context.dataset.shape
+    if not holds_real_image(budget, shape):
+        return []
+    class_sizes = [len(rows) for rows in real.by_class.values()]
+
+    def charged(kind: LabelKind) -> float:
+        count = real_images_allowed(context, budget, kind)
+        return real_class_bytes(class_sizes, count, shape, label_bytes=label_bytes(context, kind))
+
+    def training_sets(baseline: Baseline, kind: LabelKind) -> partial[LabelledImages]:
+        return partial(real.training_set, baseline, real_images_allowed(context, budget, kind))
+
+    rows = []
+    for baseline in _chosen(context):
+        rows += rows_of(context, baseline.method, partial(training_sets, baseline), charged)
+    return [replace(row, budget=budget.name) for row in rows]
+
+
 def _chosen(context: Context) -> list[Baseline]:
-    return [BASELINES[name] for name in context.settings.evaluation.baselines]
+    return [BASELINES[name] for name in context.settings.evaluation.baselines if name in BASELINES]
 
 
 class TrainingImages:

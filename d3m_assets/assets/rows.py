@@ -37,6 +37,7 @@ class Row:
         settings: How its students are trained: one network, or several.
         bytes_per_class: What is charged; NaN where there is no such figure.
         budget: Where an asset without budgets has a row that belongs to one.
+        detail: What was chosen for the row, in words.
     """
 
     method: str
@@ -46,6 +47,7 @@ class Row:
     replicates: Mapping[int, int]
     bytes_per_class: float = float("nan")
     budget: str = ""
+    detail: str = ""
 
 
 def rows_of(
@@ -110,7 +112,7 @@ def at_equal_ipc(
         return distilled_class_bytes(payload, images, label_bytes=label_bytes(context, kind))
 
     rows = rows_of(context, method, few, charged, distilled=True, variant=True)
-    generated = context.settings.generation.images_per_class
+    generated = kept_images(context)
     allowed = [row for row in rows if real_images_allowed(context, budget, row.labels) <= generated]
     return [replace(row, budget=budget.name) for row in allowed]
 
@@ -155,9 +157,14 @@ def real_images_allowed(context: Context, budget: Budget, kind: LabelKind = "har
     return equal_bytes_images(
         budget,
         context.dataset.shape,
-        pool_images=context.settings.generation.images_per_class,
+        pool_images=kept_images(context),
         label_bytes=label_bytes(context, kind),
     )
+
+
+def kept_images(context: Context) -> int:
+    """Most images of a class that a distilled training set has, with a selection and without."""
+    return context.settings.selection.kept or context.settings.generation.images_per_class
 
 
 def training_set(images: Sequence[np.ndarray]) -> LabelledImages:
@@ -187,5 +194,5 @@ def images_allowed_fingerprint(context: Context, budgets: Sequence[Budget]) -> d
     """What decides about how many images a row at equal IPC has."""
     return {
         "images allowed": {budget.name: budget.bytes(context.dataset.shape) for budget in budgets},
-        "images generated": context.settings.generation.images_per_class,
+        "images generated": kept_images(context),
     }

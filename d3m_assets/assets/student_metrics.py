@@ -12,7 +12,12 @@ import numpy as np
 from d3m_assets.assets.class_prompts import ClassPrompts
 from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.foundation_model import FoundationModel
-from d3m_assets.assets.inverted_embeddings import InvertedEmbeddings, embedding_plan, vectors_key
+from d3m_assets.assets.inverted_embeddings import (
+    InvertedEmbeddings,
+    class_selection_plan,
+    embedding_plan,
+    vectors_key,
+)
 from d3m_assets.assets.measuring import MeasuredAsset
 from d3m_assets.assets.pool_labels import PoolLabels, read_labels, with_soft_labels, without_off_class
 from d3m_assets.assets.raw_dataset import RawDataset
@@ -21,12 +26,14 @@ from d3m_assets.assets.rows import (
     TrainingSets,
     at_equal_ipc,
     images_allowed_fingerprint,
+    kept_images,
     label_bytes,
     of_replicates,
     rows_of,
     training_set,
     unaugmented,
 )
+from d3m_assets.assets.sample_selection import SampleSelection, read_selected
 from d3m_assets.assets.synthetic_pool import (
     GenerationJob,
     SyntheticPool,
@@ -34,7 +41,6 @@ from d3m_assets.assets.synthetic_pool import (
     generation_fingerprint,
     generation_job,
     pool_images,
-    read_pool,
 )
 from d3m_assets.assets.teacher_model import TeacherModel
 from d3m_assets.datasets.labelled_images import LabelledImages, resize_to_square
@@ -47,11 +53,12 @@ from d3m_assets.progress import Progress
 
 
 class StudentMetrics(MeasuredAsset):
-    """Students trained on the synthetic pool of a budget and tested on real images."""
+    """Students trained on the selected samples of a budget and tested on real images."""
 
     partitions = ("budget",)
     deps = (
         SyntheticPool,
+        SampleSelection,
         PoolLabels,
         RawDataset,
         TeacherModel,
@@ -62,9 +69,9 @@ class StudentMetrics(MeasuredAsset):
     variants = ("equal-ipc", "rejection", "unaugmented", "fresh")
 
     def inputs(self, context: Context, item: Item) -> Sequence[type[Asset]]:
-        """Pools and real images; teacher, its labels and the vectors only where a row needs them."""
+        """Pools, what is selected of them and real images; teacher, its labels and the vectors only where a row needs them."""
         evaluation = context.settings.evaluation
-        used: list[type[Asset]] = [SyntheticPool, RawDataset]
+        used: list[type[Asset]] = [SyntheticPool, SampleSelection, RawDataset]
         if "soft stored" in evaluation.labels or "rejection" in evaluation.variants:
             used.append(PoolLabels)
         if evaluation.has_soft_labels or "rejection" in evaluation.variants:
@@ -101,7 +108,7 @@ class StudentMetrics(MeasuredAsset):
         if "soft stored" in labels:
             tables = [read_labels(context, item.budget.name, r) for r in replicates]
             pools["soft stored"] = [with_soft_labels(context, *pair) for pair in zip(hard, tables, strict=True)]
-        payload, count = _mean_payload(context, item), context.settings.generation.images_per_class
+        payload, count = _mean_payload(context, item), kept_images(context)
 
         def charged(kind: LabelKind) -> float:
             return distilled_class_bytes(payload, count, label_bytes=label_bytes(context, kind))
@@ -147,9 +154,12 @@ class StudentMetrics(MeasuredAsset):
 
 
 def _mean_payload(context: Context, item: Item) -> float:
-    """Mean bytes of the vectors of a class."""
+    """Mean bytes of the vectors and the selection of a class."""
     keys = context.inputs.keys(SyntheticPool, budget=item.budget.name, replicate=0)
-    return float(np.mean([embedding_plan(context, context.item(key)).payload for key in keys]))
+    items = [context.item(key) for key in keys]
+    return float(
+        np.mean([embedding_plan(context, of).payload + class_selection_plan(context, of).bytes for of in items])
+    )
 
 
 def _accepted(
@@ -165,9 +175,9 @@ def _accepted(
 
 
 def synthetic_images(context: Context, budget: str, replicate: int = 0) -> LabelledImages:
-    """The synthetic pool of all classes at a budget, as a training set."""
+    """The selected samples of all classes at a budget, as a training set."""
     classes = context.dataset.classes
-    return training_set([pool_images(read_pool(context, c.key, budget, replicate)) for c in classes])
+    return training_set([pool_images(read_selected(context, c.key, budget, replicate)) for c in classes])
 
 
 @dataclass(frozen=True)
@@ -184,7 +194,7 @@ class FreshJob:
 
 
 def fresh_images(context: Context, item: Item, replicate: int) -> LabelledImages:
-    """As many images as a student sees in all its steps, at its size: the pool's own and those that would follow them."""
+    """As many images as a student sees in all its steps, at its size: samples as they come, none selected."""
     from d3m_assets.evaluation.students import student_image_size
 
     students, shape = context.settings.students, context.dataset.shape

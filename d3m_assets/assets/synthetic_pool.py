@@ -1,4 +1,4 @@
-"""``synthetic_pool``: labelled images generated from the vectors of a class."""
+"""``synthetic_pool``: labelled images generated from the vectors of a class, all candidates of its selection."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from d3m_assets.assets.class_prompts import ClassPrompts, read_prompts
 from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.files import from_parquet, to_parquet
 from d3m_assets.assets.foundation_model import FoundationModel
-from d3m_assets.assets.inverted_embeddings import RECORD, InvertedEmbeddings, embedding_plan, read_vectors, vectors_key
+from d3m_assets.assets.inverted_embeddings import (
+    RECORD,
+    InvertedEmbeddings,
+    class_selection_plan,
+    embedding_plan,
+    read_vectors,
+    vectors_key,
+)
 from d3m_assets.assets.raw_dataset import RawDataset
 from d3m_assets.datasets.images import contact_sheet, decode_png, encode_png
 from d3m_assets.distillation import generation
@@ -37,7 +44,10 @@ PREVIEW_IMAGES = 30
 
 
 class SyntheticPool(Asset):
-    """Labelled images generated from the vectors of a class. A cache: the vectors can always generate them again."""
+    """Labelled images generated from the vectors of a class, of which ``sample_selection`` keeps the training set.
+
+    A cache: the vectors can always generate them again.
+    """
 
     group = "distillation"
     partitions = ("class", "budget")
@@ -51,8 +61,12 @@ class SyntheticPool(Asset):
     )
 
     def settings(self, context: Context, item: Item) -> dict[str, Any]:
-        """How images are generated, and their channels."""
-        return generation_fingerprint(context, item.seed) | {"channels": context.dataset.scan.channels}
+        """How images are generated, how many, and their channels."""
+        described = generation_fingerprint(context, item.seed) | {"channels": context.dataset.scan.channels}
+        candidates = class_selection_plan(context, item).candidates
+        if candidates != context.settings.generation.images_per_class:
+            described["candidates"] = candidates
+        return described
 
     def make(self, context: Context, items: Sequence[Item]) -> Iterator[Made]:
         """Generate the pools of classes; each is yielded as it finishes."""
@@ -85,7 +99,7 @@ class SyntheticPool(Asset):
     def verify(self, context: Context, item: Item) -> Iterable[Finding]:
         """Whether all images are there, and of the class."""
         table = from_parquet(context.inputs.read(item.key, FILE))
-        expected, dataset_class = context.settings.generation.images_per_class, item.dataset_class
+        expected, dataset_class = class_selection_plan(context, item).candidates, item.dataset_class
         if list(table["index"]) != list(range(expected)):
             yield Finding(f"{len(table)} images, not samples 0 to {expected - 1}")
         if set(table["class_id"]) != {dataset_class.class_id} or set(table["class_name"]) != {dataset_class.name}:
@@ -132,9 +146,10 @@ def generation_job(context: Context, source: ArtefactKey, count: int | None = No
     Args:
         context: Of an asset that declares the vectors and the prompts of the class as inputs.
         source: Key of the ``inverted_embeddings``.
-        count: Images; None: as many as the settings say.
+        count: Images; None: all candidates of the class's selection.
     """
     item = context.item(source)
+    count = class_selection_plan(context, item).candidates if count is None else count
     prompts, plan = read_prompts(context, item.dataset_class.key), embedding_plan(context, item)
     return _job(context, prompts, item.seed, count, read_vectors(context, source), plan)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.files import to_json
-from d3m_assets.assets.measuring import CODE_VERSION, MeasuredAsset
+from d3m_assets.assets.measuring import TABLE_CODE_VERSION, MeasuredAsset
 from d3m_assets.assets.raw_dataset import RawDataset, image_rows, labelled_images
 from d3m_assets.assets.rows import Row, rows_of
 from d3m_assets.assets.teacher_model import TeacherFiles, TeacherModel, loaded_teacher
@@ -22,7 +22,7 @@ class WholeDatasetMetrics(MeasuredAsset):
     """Students trained on the whole train split: the most that can be reached."""
 
     deps = (RawDataset, TeacherModel)
-    code_version = f"{CODE_VERSION}.1"
+    code_version = f"{TABLE_CODE_VERSION}.1"
 
     def inputs(self, context: Context, item: Item) -> Sequence[type[Asset]]:
         """The teacher only where labels are soft."""

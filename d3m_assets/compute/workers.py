@@ -169,10 +169,15 @@ class _Worker:
     def start(cls, device: str | None) -> _Worker:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, device), daemon=True, name="d3m-worker")
-        process.start()
-        theirs.close()  # so that ours breaks when the worker ends
-        return cls(process, ours, device)
+        try:
+            process = context.Process(target=_serve, args=(theirs, device), daemon=True, name="d3m-worker")
+            process.start()
+            theirs.close()  # so that ours breaks when the worker ends
+            return cls(process, ours, device)
+        except BaseException:  # also an interrupt: a worker that nobody lists ends itself when its pipe breaks
+            ours.close()
+            theirs.close()
+            raise
 
 
 def _end(workers: list[_Worker]) -> None:

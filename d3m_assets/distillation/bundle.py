@@ -1,8 +1,8 @@
 """The bundle: the distilled dataset of one budget in one safetensors file, and the recipe that regenerates it.
 
 The vectors of all classes lie in one tensor, class after class, prompt after prompt: an entry for each class in the
-file's header would cost more than many a class's payload. The recipe is JSON in the file's metadata and holds nothing
-that varies between two equal runs, so equal distillations give equal bytes.
+file's header would cost more than many a class's payload. The selections of samples lie in another. The recipe is JSON in the
+file's metadata and holds nothing that varies between two equal runs, so equal distillations give equal bytes.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from d3m_assets.distillation.budgets import EmbeddingPlan
+from d3m_assets.distillation.budgets import NUMPY_TYPES, EmbeddingPlan
 from d3m_assets.distillation.prompts import ClassPrompts, placeholder_token
+from d3m_assets.distillation.selection import decode_selection, samples_in_order, selection_bytes
 from d3m_assets.distillation.settings import GenerationSettings
 from d3m_assets.errors import BundleError
 from d3m_assets.ledger import BundleBytes
@@ -30,12 +31,17 @@ if TYPE_CHECKING:
 FORMAT = "d3m-bundle-1"
 FORMAT_2 = "d3m-bundle-2"
 """The same, with something that an earlier version of this package would pass over."""
+FORMAT_3 = "d3m-bundle-3"
+"""The same, with int4 vectors or a selection of samples."""
 CODE_VERSION = "1"
 """Raised whenever a change here changes a bundle's bytes."""
 
 _TENSOR = "embeddings"
 _AUTOENCODER_FIELDS = ("autoencoder", "autoencoder_fingerprint", "autoencoder_bytes")
-_NUMPY_TYPES = {"int8": np.int8, "fp16": np.float16}
+_SELECTIONS = "selections"
+MOST_CANDIDATES = 1_000_000
+"""A recipe that names more could keep a reader busy for ever."""
+_SELECTION_FIELDS = ("criterion", "candidates", "kept")
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,18 @@ class DistilledClass:
         prompts: What it is called.
         plan: How its bytes are spent.
         vectors: Stored vectors, ``[prompts, vectors, stored_width]``.
+        selection: Code of the samples that are kept (:mod:`d3m_assets.distillation.selection`); empty: all are.
     """
 
     prompts: ClassPrompts
     plan: EmbeddingPlan
     vectors: np.ndarray
+    selection: bytes = b""
+
+    @property
+    def payload(self) -> int:
+        """Bytes charged to the class."""
+        return self.plan.payload + len(self.selection)
 
 
 @dataclass(frozen=True)
@@ -76,6 +89,9 @@ class Recipe:
         autoencoder: Name of the tiny autoencoder that decodes; empty: the foundation model's own does.
         autoencoder_fingerprint: Of its files.
         autoencoder_bytes: Size of its weights.
+        criterion: What samples are selected by, for people; empty: by nothing.
+        candidates: Samples that a class is selected from; 0: there is no selection.
+        kept: Most samples that a selection has, or images that the training set has without one; 0: it is not recorded.
     """
 
     budget: str
@@ -96,6 +112,9 @@ class Recipe:
     autoencoder: str = ""
     autoencoder_fingerprint: str = ""
     autoencoder_bytes: int = 0
+    criterion: str = ""
+    candidates: int = 0
+    kept: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,8 +126,8 @@ class Bundle:
 
     @property
     def payload(self) -> int:
-        """Bytes of all embedding vectors: what the ledger charges to the classes."""
-        return sum(c.plan.payload for c in self.classes)
+        """Bytes of all vectors and selections: what the ledger charges to the classes."""
+        return sum(c.payload for c in self.classes)
 
     @cached_property
     def sha256(self) -> str:
@@ -121,16 +140,22 @@ class Bundle:
 
         first = self.classes[0].plan
         vectors = np.concatenate([c.vectors.reshape(-1, first.stored_width) for c in self.classes])
-        vectors = vectors.astype(_NUMPY_TYPES[first.storage_type])
-        entries = [_class_entry(c) for c in self.classes]
+        vectors = vectors.astype(NUMPY_TYPES[first.storage_type])
+        selections = b"".join(c.selection for c in self.classes)
+        entries = [_class_entry(c, bool(self.recipe.candidates)) for c in self.classes]
         recipe = _recipe_to_json(self.recipe, first)
+        newest = FORMAT_3 if self.recipe.criterion or first.storage_type == "int4" else FORMAT
         metadata = {
-            "format": FORMAT_2 if self.recipe.autoencoder or first.norms else FORMAT,
+            "format": FORMAT_2 if newest == FORMAT and (self.recipe.autoencoder or first.norms) else newest,
             "recipe": json.dumps(recipe, ensure_ascii=False, sort_keys=True, separators=(",", ":")),
             "classes": json.dumps(entries, ensure_ascii=False, separators=(",", ":")),
             "sha256": hashlib.sha256(vectors.tobytes()).hexdigest(),
         }
-        return _ordered(save({_TENSOR: vectors}, metadata=metadata))
+        tensors: dict[str, np.ndarray] = {_TENSOR: vectors}
+        if selections:
+            tensors[_SELECTIONS] = np.frombuffer(selections, np.uint8)
+            metadata["selections_sha256"] = hashlib.sha256(selections).hexdigest()
+        return _ordered(save(tensors, metadata=metadata))
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str = "the bundle") -> Bundle:
@@ -149,13 +174,21 @@ class Bundle:
             recipe, plan = _recipe_from_json(json.loads(metadata["recipe"]))
             if hashlib.sha256(raw).hexdigest() != metadata["sha256"]:
                 raise BundleError(f"{name} is damaged: the hash of its embeddings is wrong; get it again")
-            vectors = np.frombuffer(raw, _NUMPY_TYPES[plan.storage_type]).reshape(-1, plan.stored_width)
+            vectors = np.frombuffer(raw, NUMPY_TYPES[plan.storage_type]).reshape(-1, plan.stored_width)
             _check_recipe(recipe)
-            classes, end = [], 0
+            selections = bytes(tensors[_SELECTIONS]["data"]) if _SELECTIONS in tensors else b""
+            if selections and hashlib.sha256(selections).hexdigest() != metadata["selections_sha256"]:
+                raise BundleError(f"{name} is damaged: the hash of its selection of samples is wrong; get it again")
+            classes, end, selected = [], 0, 0
             for entry in json.loads(metadata["classes"]):
-                read = _read_class(entry, recipe, plan, vectors[end:])
+                read = _read_class(entry, recipe, plan, vectors[end:], selections[selected:])
                 classes.append(read)
                 end += read.plan.prompts * read.plan.vectors
+                selected += len(read.selection)
+            if selected != len(selections):
+                raise BundleError(
+                    f"{name} is damaged: {len(selections)} bytes of selections, but its classes have {selected}; get it again"
+                )
             if not classes:
                 raise ValueError("no classes")
             if end != len(vectors):
@@ -183,10 +216,32 @@ class Bundle:
         """Placeholder token of one learned prompt."""
         return placeholder_token(self.classes[class_index].prompts.class_id, prompt)
 
+    def selected(self, distilled: DistilledClass) -> np.ndarray | None:
+        """Rising numbers of the samples that a class keeps, int ``[K]``; None: samples are taken as they come.
+
+        Raises:
+            BundleError: Its code is no selection of the recipe.
+        """
+        if not distilled.selection:
+            return None
+        return decode_selection(distilled.selection, self.recipe.candidates, self.recipe.kept)
+
+    def samples(self, distilled: DistilledClass, count: int) -> np.ndarray:
+        """Numbers of the first ``count`` samples of a class: its selection, then fresh ones behind all candidates."""
+        return samples_in_order(self.selected(distilled), self.recipe.candidates, count)
+
+    def training_images(self, distilled: DistilledClass) -> int:
+        """Images of a class that the training set has."""
+        selected = self.selected(distilled)
+        if selected is not None:
+            return len(selected)
+        return self.recipe.kept or self.generation_settings().images_per_class
+
     def byte_counts(self) -> BundleBytes:
         """Bytes of the vectors, of the file and of the models it needs, all classes together."""
         return BundleBytes(
-            vectors=self.payload,
+            vectors=sum(c.plan.payload for c in self.classes),
+            selections=sum(len(c.selection) for c in self.classes) if self.recipe.criterion else None,
             file=len(self.to_bytes()),
             foundation=self.recipe.foundation_bytes,
             autoencoder=self.recipe.autoencoder_bytes if self.recipe.autoencoder else None,
@@ -236,16 +291,20 @@ class Bundle:
         return GenerationSettings(**self.recipe.generation)
 
 
-def _class_entry(c: DistilledClass) -> list[Any]:
+def _class_entry(c: DistilledClass, others_are_selected: bool) -> list[Any]:
     """What the header says of a class; only what differs from its name, since ten thousand classes repeat it."""
     p = c.prompts
     entry: list[Any] = [p.class_id, p.class_name, c.plan.prompts, c.plan.vectors]
     names = {"key": p.class_key, "name": p.display_name, "init": p.initializer}
-    changed = {field: value for field, value in names.items() if value != p.class_name}
+    changed: dict[str, Any] = {field: value for field, value in names.items() if value != p.class_name}
+    if others_are_selected and not c.selection:
+        changed["all"] = True
     return [*entry, changed] if changed else entry
 
 
-def _read_class(entry: list[Any], recipe: Recipe, shared_plan: EmbeddingPlan, vectors: np.ndarray) -> DistilledClass:
+def _read_class(
+    entry: list[Any], recipe: Recipe, shared_plan: EmbeddingPlan, vectors: np.ndarray, selections: bytes
+) -> DistilledClass:
     """A class from its entry in the header.
 
     Args:
@@ -253,8 +312,10 @@ def _read_class(entry: list[Any], recipe: Recipe, shared_plan: EmbeddingPlan, ve
         recipe: The bundle's.
         shared_plan: Storage of the bundle's vectors.
         vectors: Stored vectors from the first of the class on, ``[N, stored_width]``.
+        selections: Codes of selections from the class's on.
 
     Raises:
+        BundleError: Its selection is none.
         TypeError, ValueError: It is no such entry.
     """
     class_id, class_name, prompts, per_prompt, *changed = entry
@@ -274,7 +335,11 @@ def _read_class(entry: list[Any], recipe: Recipe, shared_plan: EmbeddingPlan, ve
     )
     plan = replace(shared_plan, prompts=prompts, vectors=per_prompt)
     own = vectors[: prompts * per_prompt].reshape(prompts, per_prompt, plan.stored_width)
-    return DistilledClass(words, plan, own)
+    selection = b""
+    if recipe.candidates and not names.get("all"):
+        selection = selections[: selection_bytes(recipe.candidates, recipe.kept)]
+        decode_selection(selection, recipe.candidates, recipe.kept)
+    return DistilledClass(words, plan, own, selection)
 
 
 def _recipe_to_json(recipe: Recipe, plan: EmbeddingPlan) -> dict[str, Any]:
@@ -284,6 +349,8 @@ def _recipe_to_json(recipe: Recipe, plan: EmbeddingPlan) -> dict[str, Any]:
         values["norms"] = plan.norms
     if not recipe.autoencoder:
         values = {name: value for name, value in values.items() if name not in _AUTOENCODER_FIELDS}
+    if not recipe.criterion:
+        values = {name: value for name, value in values.items() if name not in _SELECTION_FIELDS}
     return values
 
 
@@ -306,6 +373,8 @@ def _check_recipe(recipe: Recipe) -> None:
     GenerationSettings(**recipe.generation)
     if not recipe.templates or any(t.count("{}") != 1 for t in recipe.templates):
         raise ValueError("templates without a place for the class")
+    if recipe.candidates and not 1 <= recipe.kept <= recipe.candidates <= MOST_CANDIDATES:
+        raise ValueError(f"a selection of {recipe.kept} of {recipe.candidates} samples")
 
 
 def _open(data: bytes, name: str) -> tuple[dict[str, Any], dict[str, str]]:
@@ -323,9 +392,9 @@ def _open(data: bytes, name: str) -> tuple[dict[str, Any], dict[str, str]]:
         version = metadata["format"]
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{name} is not a bundle of d3m-assets, or is damaged: {error}") from error
-    if version not in (FORMAT, FORMAT_2):
+    if version not in (FORMAT, FORMAT_2, FORMAT_3):
         raise BundleError(
-            f"{name} has the format {version}; this version reads {FORMAT} and {FORMAT_2}. Upgrade d3m-assets"
+            f"{name} has the format {version}; this version reads {FORMAT}, {FORMAT_2} and {FORMAT_3}. Upgrade d3m-assets"
         )
     return tensors, metadata
 

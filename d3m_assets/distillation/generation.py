@@ -105,6 +105,7 @@ def generate(
     *,
     count: int,
     first: int = 0,
+    indices: Sequence[int] | None = None,
     vectors: np.ndarray | None = None,
     plan: EmbeddingPlan | None = None,
     channels: int = 3,
@@ -122,6 +123,8 @@ def generate(
         seed: Root of the random streams.
         count: How many images: samples ``first`` to ``first + count - 1``.
         first: The first sample; a multiple of ``settings.batch_size``, so that chunks are the same wherever one begins.
+        indices: Rising numbers of ``count`` samples, in place of those from ``first`` on. The chunks that hold them are
+            generated whole, so each is the image that it is among all.
         vectors: Stored vectors ``[prompts, vectors, stored_width]``; None: images of the class-name prompt.
         plan: How the vectors were planned; given with ``vectors``.
         channels: 1 turns the images grey, as a grey dataset's are.
@@ -147,18 +150,24 @@ def generate(
     with torch.inference_mode():
         empty = empty_prompt(foundation)
     sampler = _Sampler(foundation, settings, empty, autoencoder, prompts.class_name)
-    images = []
-    for begin in range(first, first + count, settings.batch_size):
-        # The last chunk is generated whole, too: its size decides how products round.
-        indices = range(begin, begin + settings.batch_size)
-        streams = [random_stream(noise_seed(seed, prompts, k)) for k in indices]
-        images.append(sampler.generate_chunk(states[[k % len(states) for k in indices]], streams))
-        progress(ProgressEvent("generation", min(begin + settings.batch_size - first, count), count))
-    pixels = torch.cat(images)[:count].permute(0, 2, 3, 1).cpu().numpy()
+    numbers = range(first, first + count) if indices is None else [int(k) for k in indices]
+    chunks: dict[int, list[int]] = {}
+    for k in numbers:
+        chunks.setdefault(k - k % settings.batch_size, []).append(k)
+    images, done = [], 0
+    for begin, of_chunk in chunks.items():
+        # Always whole chunks: their size decides how products round.
+        whole = range(begin, begin + settings.batch_size)
+        streams = [random_stream(noise_seed(seed, prompts, k)) for k in whole]
+        chunk = sampler.generate_chunk(states[[k % len(states) for k in whole]], streams)
+        images.append(chunk[[k - begin for k in of_chunk]])
+        done += len(of_chunk)
+        progress(ProgressEvent("generation", done, count))
+    pixels = torch.cat(images).permute(0, 2, 3, 1).cpu().numpy()
     if channels == 1:
         pixels = np.round(pixels.astype(np.float32).mean(-1, keepdims=True)).astype(np.uint8)
     samples = []
-    for k in range(first, first + count):
+    for k in numbers:
         prompt = k % len(states)
         text = prompts.by_name() if vectors is None else prompts.learned(prompt)
         samples.append(Sample(k, prompt, text, noise_seed(seed, prompts, k)))

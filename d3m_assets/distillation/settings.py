@@ -1,4 +1,4 @@
-"""Settings sections ``prompts``, ``inversion`` and ``generation``."""
+"""Settings sections ``prompts``, ``inversion``, ``generation`` and ``selection``."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class InversionSettings(Section):
     vectors_per_prompt: Positive | None = Field(
         default=None, description="Embedding vectors of one prompt; none: chosen by the budget planner."
     )
-    storage_type: Literal["auto", "int8", "fp16"] = Field(
+    storage_type: Literal["auto", "int4", "int8", "fp16"] = Field(
         default="auto", description="Number format of stored vectors; auto: chosen by the budget planner."
     )
     classes_per_batch: Positive | None = Field(
@@ -105,7 +105,9 @@ class InversionSettings(Section):
 class GenerationSettings(Section):
     """How the synthetic pool is generated from the embeddings."""
 
-    images_per_class: Positive = Field(default=100, description="Images regenerated for each class and budget.")
+    images_per_class: Positive = Field(
+        default=100, description="Images of each class and budget that the training set has."
+    )
     steps: Positive = Field(default=10, description="Denoising steps of one image.")
     guidance_scale: float = Field(default=2.0, ge=0, description="Classifier-free guidance; 1 switches it off.")
     batch_size: Positive = Field(
@@ -130,3 +132,41 @@ class GenerationSettings(Section):
     def fingerprint(self) -> dict[str, Any]:
         """What decides about images, as JSON values; the tiny autoencoder is known by its content, not by its place."""
         return self.model_dump(mode="json", exclude={"tiny_autoencoder"})
+
+
+def _planned(value: Any) -> Any:
+    if isinstance(value, str) and value.strip().casefold() == "auto":
+        return None
+    return value
+
+
+Planned = Annotated[Positive | None, BeforeValidator(_planned)]
+"""A number of samples, or "auto" (None): the budget planner chooses it."""
+
+
+class SelectionSettings(Section):
+    """Which of the samples that are generated of a class its training set keeps."""
+
+    criterion: Literal["centres", "herding", "recognised", "none"] = Field(
+        default="centres",
+        description="centres (for each k-means centre of the class's real features the nearest sample), herding (a mean near "
+        "the real one), recognised (the first that a network of the train split takes for their class); none: all are kept.",
+    )
+    candidates: Planned = Field(
+        default=None,
+        description="Samples to choose from; auto: three for each that is kept, or what the budget's bytes can address.",
+    )
+    kept: Planned = Field(default=None, description="Samples that are kept; auto: generation.images_per_class.")
+
+    @model_validator(mode="after")
+    def _something_to_choose(self) -> SelectionSettings:
+        if self.criterion == "none" and (self.candidates or self.kept):
+            raise ValueError(
+                "with criterion none all samples are kept, so candidates and kept say nothing; leave them out, name a "
+                "criterion, or set generation.images_per_class"
+            )
+        if self.candidates and self.kept and self.candidates < self.kept:
+            raise ValueError(
+                f"candidates={self.candidates} are fewer than kept={self.kept}; raise one or lower the other"
+            )
+        return self

@@ -8,8 +8,10 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode
 
-from d3m_assets.evaluation.baselines import BASELINES
+from d3m_assets.errors import BudgetError
+from d3m_assets.evaluation.baselines import BASELINES, ENCODED, NAMES
 from d3m_assets.evaluation.baselines.random_real import RANDOM_REAL
+from d3m_assets.ledger import Budget
 from d3m_assets.setting_types import Positive, Section, Seeds, Share, as_list, distinct
 
 LabelKind = Literal["hard", "soft stored", "soft teacher"]
@@ -19,11 +21,11 @@ LABEL_KINDS: tuple[LabelKind, ...] = get_args(LabelKind)
 
 
 def _with_random(names: tuple[str, ...]) -> tuple[str, ...]:
-    if unknown := [name for name in names if name not in BASELINES]:
-        raise ValueError(f'"{unknown[0]}" is not a baseline; known are {", ".join(BASELINES)}')
+    if unknown := [name for name in names if name not in NAMES]:
+        raise ValueError(f'"{unknown[0]}" is not a baseline; known are {", ".join(NAMES)}')
     if RANDOM_REAL.name not in names:
         raise ValueError("random real images are what every result is compared with; add random")
-    return tuple(name for name in BASELINES if name in names)
+    return tuple(name for name in NAMES if name in names)
 
 
 Baselines = Annotated[
@@ -32,6 +34,21 @@ Baselines = Annotated[
     BeforeValidator(as_list),
     AfterValidator(distinct),
     AfterValidator(_with_random),
+]
+
+
+def _budget_name(value: str) -> str:
+    try:
+        return Budget.parse(value).name
+    except BudgetError as error:
+        raise ValueError(str(error)) from None
+
+
+ReferenceBudgets = Annotated[
+    tuple[Annotated[str, AfterValidator(_budget_name)], ...],
+    NoDecode,
+    BeforeValidator(as_list),
+    AfterValidator(distinct),
 ]
 
 Variant = Literal["equal-ipc", "rejection", "unaugmented", "fresh"]
@@ -121,9 +138,7 @@ class StudentSettings(Section):
         default=None, description="Side of the square input in pixels; none: derived from the dataset."
     )
     flip: bool = Field(default=False, description="Mirror images at random; wrong for digits and letters.")
-    seeds: Seeds = Field(
-        default=(0, 1, 2, 3), description="One student is trained for each seed; intervals need three."
-    )
+    seeds: Seeds = Field(default=(0, 1, 2), description="One student is trained for each seed; intervals need three.")
 
     @model_validator(mode="after")
     def _filled(self) -> StudentSettings:
@@ -173,11 +188,18 @@ class AuditSettings(Section):
     spread_error: Share = Field(default=0.1, description="The same, below which it is an error.")
 
 
+DISTILLATIONS = 3
+"""Distillations unless given: with two, an interval over their means is 12.7 standard errors to each side, with three 4.3."""
+
 TABLES: dict[str, dict[str, Any]] = {
-    "quick": {"baselines": ("random",), "labels": ("hard",), "architectures": (), "variants": ()},
+    "quick": {"baselines": ("random", "k-means", "packed", "coded"), "labels": ("hard",), "architectures": (), "variants": (),
+              "reference_budgets": ("16B", "32B")},
+    "frontier": {"baselines": ("random", "k-means", "packed", "coded"), "labels": ("hard",), "architectures": (),
+                 "variants": (), "reference_budgets": ("16B", "32B", "64B", "128B", "256B", "512B", "1KiB", "2KiB", "4KiB",
+                                                       "8KiB")},
     "full": {
-        "baselines": tuple(BASELINES), "labels": ("hard", "soft teacher"), "architectures": ("convnet-3", "resnet-18"),
-        "variants": VARIANTS,
+        "baselines": NAMES, "labels": ("hard", "soft teacher"), "architectures": ("convnet-3", "resnet-18"),
+        "variants": VARIANTS, "reference_budgets": ("16B", "32B"),
     },
 }  # fmt: skip
 """Tables by name; a setting that is given wins over its table."""
@@ -186,15 +208,21 @@ TABLES: dict[str, dict[str, Any]] = {
 class EvaluationSettings(Section):
     """Which rows the table has."""
 
-    table: Literal["quick", "full"] = Field(
+    table: Literal["quick", "frontier", "full"] = Field(
         default="quick",
-        description="What the settings below are unless given: quick, or full with all baselines and variants, two networks, "
+        description="What the settings below are unless given: quick; frontier with real images from 16 bytes to 8 KiB a "
+        "class, and five budgets unless given; or full with all baselines and variants, two networks, "
         "hard and soft labels, and a distillation for every student.",
     )
     baselines: Baselines = Field(
-        default=("random",),
+        default=("random", "k-means", "packed", "coded"),
         description="Training sets of equal bytes beside the distilled one: random, herding, k-center, k-means, el2n, "
-        "collages, latent-means. All but random and latent-means need a teacher.",
+        "collages, latent-means, packed (lossless), coded (lossy). All but random and latent-means need a teacher.",
+    )
+    reference_budgets: ReferenceBudgets = Field(
+        default=("16B", "32B"),
+        description="Budgets at which real images are measured beside those of budgets, and nothing is distilled; they may be "
+        "too small for a vector.",
     )
     architectures: Architectures = Field(
         default=(),
@@ -207,8 +235,9 @@ class EvaluationSettings(Section):
     )
     distillations: Positive | None = Field(
         default=None,
-        description="Distillations, each from a seed of its own: one for all students, with which intervals do not see how "
-        "much a distillation varies, or one for each student; none: one, and in the full table one for each.",
+        description="Distillations, each from a seed of its own, which students take in turn; a number that divides that of "
+        "the students. With one, intervals do not see how much a distillation varies. None: three, or as many as divide the "
+        "students; in the full table one for each.",
     )
     labels: Labels = Field(
         default=("hard",),
@@ -236,7 +265,8 @@ class EvaluationSettings(Section):
     @property
     def needs_teacher(self) -> bool:
         """Whether a row of the table needs a teacher."""
-        asked = any(BASELINES[name].needs_teacher for name in self.baselines)
+        known = BASELINES | ENCODED
+        asked = any(known[name].needs_teacher for name in self.baselines)
         return asked or "rejection" in self.variants or self.has_soft_labels
 
 

@@ -1,13 +1,23 @@
 """From students to a verdict in words.
 
 Intervals and tests see what changes with the seed of a student: initial weights, batches, augmentation, the choice of
-random real images and, where the students' seeds are spread over several distillations, inversion and pool. The choice
-of test images is not in them.
+real images and, where the students' seeds are spread over several distillations, inversion and pool. The choice of test
+images is not in them.
+
+Students of one distillation share its images and are not independent. So where a row has several distillations, the unit is
+the distillation: its students are averaged, the interval is that of the means of distillations, and a comparison takes the
+mean difference over the students of each distillation. These blocks are independent, and nothing has to be assumed about how
+much of the spread comes from distillations and how much from students. A row with one distillation, or with images chosen
+anew for every seed, has a block for each student.
 
 A table makes many comparisons, and one in twenty tests at 95 % finds a difference where there is none. Verdicts are therefore
 those of p-values corrected by Holm's method over a family (:func:`compare_all`): within one part of the table, either all
 comparisons of D3M with another method at any budget, or all comparisons of a variant with what it varies. The probability of
 any false "better" or "worse" in a family is at most 5 %. Every place that tells a verdict takes it from there.
+
+That no difference was found says little where a large one could not have been found. "Not distinguishable" is therefore
+said only where the 95 % interval holds no difference and nothing beyond :data:`MARGIN`; everything else that is not
+significant is "too few seeds", and :attr:`Comparison.seeds_needed` says how many would do.
 """
 
 from __future__ import annotations
@@ -24,17 +34,23 @@ import numpy as np
 import pandas as pd
 
 from d3m_assets.errors import StageError
-from d3m_assets.evaluation.methods import D3M, METHODS, RANDOM_REAL, VARIANTS
+from d3m_assets.evaluation.methods import CODED, D3M, HEADLINE, METHODS, RANDOM_REAL, VARIANTS
 from d3m_assets.evaluation.settings import LABEL_KINDS, LabelKind
+from d3m_assets.ledger import byte_size
 
 CONFIDENCE = 0.95
+MARGIN = 0.05
+"""Differences of accuracy up to which two methods may be called not distinguishable."""
+MOST_SEEDS = 1000
+_SHORT = 0.25
+"""Doublings of bytes by which a coded set may be short of its budget."""
 LABEL_WORDS: dict[str, str] = {
     "hard": "Hard labels",
     "soft stored": "Soft labels, stored",
     "soft teacher": "Soft labels from the teacher",
 }
 ARCHITECTURE_WORDS = {"convnet-3": "ConvNet-3", "resnet-18": "ResNet-18", "vit-small": "ViT"}
-Outcome = Literal["better", "worse", "not distinguishable", "too few students"]
+Outcome = Literal["better", "worse", "not distinguishable", "too few seeds"]
 
 
 class Part(NamedTuple):
@@ -88,7 +104,8 @@ def summarize(metrics: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row for each part of the table, method, budget and split; hard labels first, methods in the
         order of a report and budgets by bytes: mean and half_width (fractions; half the 95 % t-interval, NaN for a single
-        student), n (students), distillations, n_train_images, images_per_class, bytes_per_class, steps, n_evaluated.
+        student or distillation), n (students), blocks (independent means that the interval is of), distillations,
+        n_train_images, images_per_class, bytes_per_class, steps, n_evaluated.
 
     Raises:
         StageError: If rows were trained by different recipes or evaluated on different splits.
@@ -97,13 +114,15 @@ def summarize(metrics: pd.DataFrame) -> pd.DataFrame:
     keys = ["method", "budget", *Part._fields, "split"]
     rows = []
     for key, students in metrics.groupby(keys, sort=False):
-        mean, variance, n = _moments(students)
+        blocks = _Students.of(str(key[0]), str(key[1]), students).by_block()
+        mean, variance, n = float(np.mean(blocks)), _variance(blocks, students), len(blocks)
         rows.append(
             {
                 **dict(zip(keys, key, strict=True)),
                 "mean": mean,
                 "half_width": _t_quantile(n - 1) * math.sqrt(variance / n) if n > 1 else math.nan,
-                "n": n,
+                "n": len(students),
+                "blocks": n,
                 "distillations": students["distillation"].nunique(),
                 # Where every student has a training set of its own, their sizes may differ.
                 "n_train_images": round(students["n_train_images"].mean()),
@@ -164,19 +183,37 @@ class Comparison:
 
     @property
     def outcome(self) -> Outcome:
-        """What the corrected test says."""
+        """What the corrected test says, and whether its not finding a difference says anything."""
         if math.isnan(self.p_corrected):
-            return "too few students"
-        if self.p_corrected >= 1 - CONFIDENCE:
-            return "not distinguishable"
-        return "better" if self.difference > 0 else "worse"
+            return "too few seeds"
+        if self.p_corrected < 1 - CONFIDENCE:
+            return "better" if self.difference > 0 else "worse"
+        return "not distinguishable" if -MARGIN <= self.low <= 0 <= self.high <= MARGIN else "too few seeds"
 
     @property
     def verdict(self) -> str:
         """The outcome in words, such as "not distinguishable from random real images"."""
-        if self.outcome == "too few students":
-            return f"too few students to compare with {self.reference}"
+        if self.outcome == "too few seeds":
+            return f"too few seeds to compare with {self.reference}"
         return f"{self.outcome} {'from' if self.outcome == 'not distinguishable' else 'than'} {self.reference}"
+
+    @property
+    def seeds_needed(self) -> int | None:
+        """Fewest blocks with which the corrected test would tell this difference, or :data:`MARGIN`, from none.
+
+        The larger of the two, if the differences keep the spread that was observed; the correction taken for the strictest
+        of the family. Blocks are distillations where a row has several, otherwise students. None: the spread is not known, or
+        more than :data:`MOST_SEEDS` would be needed.
+        """
+        from scipy import stats
+
+        if math.isnan(self.low):
+            return None
+        spread = (self.high - self.low) / 2 / _t_quantile(self.n - 1) * math.sqrt(self.n)
+        told, level = max(abs(self.difference), MARGIN), (1 - CONFIDENCE) / max(1, self.family_size)
+        counts = np.arange(2, MOST_SEEDS + 1)
+        enough = stats.t.isf(level / 2, counts - 1) * spread / np.sqrt(counts) <= told
+        return int(counts[enough][0]) if enough.any() else None
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -278,33 +315,60 @@ def _family(rows: pd.DataFrame, part: Part, pair: tuple[str, str]) -> list[Compa
 
 @dataclass(frozen=True)
 class _Students:
-    """Students of one method at one budget: accuracy by seed, and the images that they were evaluated on."""
+    """Students of one method at one budget: accuracy and distillation by seed, and the images they were evaluated on."""
 
     method: str
     accuracies: dict[int, float]
+    distillations: dict[int, int]
     n_evaluated: int
 
     @classmethod
     def of(cls, method: str, budget: str, rows: pd.DataFrame) -> _Students:
         if rows["seed"].duplicated().any():
             raise StageError(f'several students of "{method}" at budget "{budget}" have one seed; keep one of each.')
-        accuracies = dict(zip(rows["seed"].tolist(), rows["accuracy"].tolist(), strict=True))
-        return cls(method, accuracies, int(rows["n_evaluated"].iloc[0]))
+        seeds = rows["seed"].tolist()
+        accuracies = dict(zip(seeds, rows["accuracy"].tolist(), strict=True))
+        distillations = dict(zip(seeds, rows["distillation"].tolist(), strict=True))
+        return cls(method, accuracies, distillations, int(rows["n_evaluated"].iloc[0]))
+
+    @property
+    def nested(self) -> bool:
+        """Whether students are of several distillations."""
+        return len(set(self.distillations.values())) > 1
+
+    def by_block(self) -> np.ndarray:
+        """Means of independent blocks: of distillations where there are several, otherwise each student by itself."""
+        if not self.nested:
+            return np.array(list(self.accuracies.values()))
+        return _block_means([self.distillations[seed] for seed in self.accuracies], list(self.accuracies.values()))
+
+
+def _block_means(blocks: Sequence[int], values: Sequence[float]) -> np.ndarray:
+    """Mean of the values of each block, in the order in which blocks appear."""
+    return pd.Series(values, dtype=float).groupby(list(blocks), sort=False).mean().to_numpy()
 
 
 def _paired_test(ours: _Students, theirs: _Students, budget: str, part: Part) -> Comparison:
-    """Paired t-test over the seeds that both have, two-sided, with the 95 % interval of the difference."""
+    """Paired t-test over blocks of seeds that both have, two-sided, with the 95 % interval of the difference.
+
+    A block is a distillation of whichever side has several (both take their seeds in the same turn); otherwise a seed.
+    """
     from scipy import stats  # type: ignore[import-untyped]
 
     seeds = [seed for seed in ours.accuracies if seed in theirs.accuracies]
-    n = len(seeds)
+    by_seed = [ours.accuracies[seed] - theirs.accuracies[seed] for seed in seeds]
+    nested = next((side for side in (ours, theirs) if side.nested), None)
+    differences = np.array(by_seed)
+    if nested is not None and seeds:
+        differences = _block_means([nested.distillations[seed] for seed in seeds], by_seed)
+    n = len(differences)
     if n < 2:
         means = [float(np.mean(list(students.accuracies.values()))) for students in (ours, theirs)]
         nan = math.nan
         return Comparison(ours.method, theirs.method, budget, means[0] - means[1], nan, nan, part, n, nan, nan)
-    differences = np.array([ours.accuracies[seed] - theirs.accuracies[seed] for seed in seeds])
     difference = float(differences.mean())
-    error = math.sqrt(max(float(np.var(differences, ddof=1)), 2 * _rounding(ours.n_evaluated)) / n)
+    rounding = 2 * _rounding(ours.n_evaluated) * n / len(seeds)
+    error = math.sqrt(max(float(np.var(differences, ddof=1)), rounding) / n)
     half = _t_quantile(n - 1) * error
     p = float(2 * stats.t.sf(abs(difference) / error, n - 1))
     return Comparison(
@@ -327,6 +391,79 @@ def significance_words(comparisons: Sequence[Comparison]) -> str:
     if not sizes or sizes == [1]:
         return test
     return f"{test}, Holm-corrected for {' or '.join(str(size) for size in sizes)} comparisons"
+
+
+def verdict_comparisons(metrics: pd.DataFrame) -> list[list[Comparison]]:
+    """D3M against each method of the verdict that was measured, coded real images first: a list a method."""
+    found = [compare_all(metrics, reference=reference) for reference in HEADLINE if reference in set(metrics["method"])]
+    return [comparisons for comparisons in found if comparisons]
+
+
+def verdict(metrics: pd.DataFrame) -> list[str]:
+    """The verdict in sentences: first whether D3M is better than coded real images, where these were measured."""
+    against = verdict_comparisons(metrics)
+    return [sentence for comparisons in against for sentence in headlines(comparisons)] or headlines([])
+
+
+def crossing_sentence(summary: pd.DataFrame, *, method: str = D3M, reference: str = CODED) -> str:
+    """In words, from how many bytes a class on one method's mean accuracy is above another's, or that they do not cross.
+
+    Between the bytes that were measured, accuracies are interpolated over the logarithm of bytes.
+
+    Args:
+        summary: Rows of one part of the table, from :func:`summarize`.
+        method: In question.
+        reference: Compared with it.
+
+    Returns:
+        Empty where they share no range of bytes.
+    """
+    curves = []
+    for name in (method, reference):
+        rows = summary[(summary["method"] == name) & (summary["budget"] != "")].sort_values("bytes_per_class")
+        curves.append((np.log2(rows["bytes_per_class"].to_numpy(float)), rows["mean"].to_numpy(float)))
+    (x, y), (reference_x, reference_y) = curves
+    if not len(x) or not len(reference_x):
+        return ""
+    # A coded set is a few bytes short of its budget: it is known up to the budget of the method beside it.
+    low, high = max(x[0], reference_x[0]), min(x[-1], reference_x[-1] + _SHORT)
+    if low > high:
+        return ""
+    at = np.unique(np.concatenate([x, reference_x, [low, high]]))
+    at = at[(low <= at) & (at <= high)]
+    ahead = np.interp(at, x, y) - np.interp(at, reference_x, reference_y)
+    leads, told = ahead > 0, []
+    starts = [at[0]]
+    for k in np.flatnonzero(leads[1:] != leads[:-1]):
+        starts.append(at[k] + ahead[k] / (ahead[k] - ahead[k + 1]) * (at[k + 1] - at[k]))
+    leader = bool(leads[0])
+    for number, start in enumerate(starts):
+        above, below = (method, reference) if leader else (reference, method)
+        told.append(f"{above} above {below} from {'about ' if number else ''}{_rounded_bytes(start)}")
+        leader = not leader
+    end = "without a crossing" if len(starts) == 1 else f"{len(starts) - 1} crossing{'s' if len(starts) > 2 else ''}"
+    return f"Mean accuracy against bytes of a class: {', '.join(told)} to {_rounded_bytes(at[-1])}, {end}."
+
+
+def _rounded_bytes(power: float) -> str:
+    return byte_size(float(round(2.0**power)))
+
+
+def seeds_sentence(comparisons: Sequence[Comparison]) -> str:
+    """How many seeds would do where there were too few; empty where there were enough."""
+    told = []
+    for c in comparisons:
+        if c.outcome == "too few seeds":
+            needed = (
+                f"about {c.seeds_needed}" if c.seeds_needed else f"more than {MOST_SEEDS}" if c.n > 1 else "at least 2"
+            )
+            told.append(f"{c.reference} at {c.budget} {needed} (now {c.n})")
+    if not told:
+        return ""
+    return (
+        f"Where there are too few seeds, so many independent ones would tell the difference, or {MARGIN * 100:.0f} points if it "
+        f"is smaller, from none with the spread that was seen: {', '.join(told)}."
+    )
 
 
 def headline(comparisons: Sequence[Comparison]) -> str:
@@ -430,16 +567,14 @@ def percent(mean: float, half_width: float = math.nan) -> str:
     return f"{mean * 100:.1f}" + ("" if math.isnan(half_width) else f" ± {half_width * 100:.1f}")
 
 
-def _moments(students: pd.DataFrame) -> tuple[float, float, int]:
-    """Mean, variance and count of the accuracies.
+def _variance(blocks: np.ndarray, students: pd.DataFrame) -> float:
+    """Variance of the accuracies of blocks; NaN for a single one.
 
     Accuracy comes in steps of one test image, so three equal values do not mean no spread: the variance is
     never taken to be below that of the rounding.
     """
-    values = students["accuracy"].to_numpy(float)
-    rounding = _rounding(int(students["n_evaluated"].iloc[0]))
-    variance = max(float(np.var(values, ddof=1)), rounding) if len(values) > 1 else math.nan
-    return float(values.mean()), variance, len(values)
+    rounding = _rounding(int(students["n_evaluated"].iloc[0])) * len(blocks) / len(students)
+    return max(float(np.var(blocks, ddof=1)), rounding) if len(blocks) > 1 else math.nan
 
 
 def _rounding(n_evaluated: int) -> float:

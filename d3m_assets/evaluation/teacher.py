@@ -196,9 +196,39 @@ def train_teacher(
         TeacherError: There are no held-out images, or the outputs answer to other classes than their own.
         DatasetError: The images cannot be trained on.
     """
+    _require_validation(validation)
+    weights, record = train_network(train, class_names, settings, seed=seed, device=device, progress=progress)
+    trained = load_teacher(record, weights, class_names, device=device)
+    return weights, record | _check_and_calibrate(trained, validation, range(len(class_names)))
+
+
+def train_network(
+    train: LabelledImages,
+    class_names: Sequence[str],
+    settings: TeacherSettings,
+    *,
+    seed: int,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> tuple[bytes, dict[str, Any]]:
+    """Train a network on training images alone; it is neither calibrated nor checked, and nothing held out is looked at.
+
+    Args:
+        train: Real training images at their stored size.
+        class_names: Names of the K classes by position.
+        settings: Recipe.
+        seed: Seed of weights, batches and augmentation.
+        device: Torch device to train on.
+        progress: Told of every fiftieth step.
+
+    Returns:
+        Weights as a safetensors file, and the record that :func:`load_teacher` reads beside them, at temperature 1.
+
+    Raises:
+        DatasetError: The images cannot be trained on.
+    """
     from safetensors.torch import save
 
-    _require_validation(validation)
     height, width, channels = train.images.shape[1:]
     side = settings.image_size or student_image_size(StudentSettings(), height, width)
     recipe = settings.model_dump(mode="json", exclude={"checkpoint", "image_size"})
@@ -220,8 +250,7 @@ def train_teacher(
         "bytes": len(weights),
         "recipe": recipe | {"seed": seed, "optimizer": "AdamW, cosine to 0", "augmentation": vars(AUGMENTATION).copy()},
     }
-    teacher = _described_teacher(network, _last_linear(network, len(class_names)), record, device)
-    return weights, record | _check_and_calibrate(teacher, validation, range(len(class_names)))
+    return weights, record
 
 
 def use_checkpoint(

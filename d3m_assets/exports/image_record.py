@@ -46,6 +46,7 @@ class ImageRecord(BaseModel):
         foundation: Fingerprint of the foundation model.
         precision: Number format of the model, such as "float32", and the kind of device, such as "cpu".
         versions: Of packages and of Python.
+        selected: Whether the training set keeps it; no: a fresh sample beyond those that a selection chose from.
     """
 
     model_config = ConfigDict(frozen=True, strict=True)
@@ -61,6 +62,7 @@ class ImageRecord(BaseModel):
     foundation: Digest
     precision: Short
     versions: Annotated[dict[Short, Short], Field(max_length=50)]
+    selected: bool = True
 
     def to_text(self) -> str:
         """Compact JSON in ASCII."""

@@ -200,7 +200,8 @@ class ClassVerification:
         precision: Within the tolerance between number formats.
         different: Another image.
         unreadable: Cannot be read, or says that it is another image.
-        missing: Numbers below the highest of any class that are not there.
+        missing: Images that are not there, though another class has as many.
+        unselected: Images that are there, but are candidates that the bundle's selection rejects.
         worst_mean: Largest mean difference of an image, of 255.
         worst_pixel: Largest difference of a pixel, of 255.
         examples: The first few that are not equal, with the difference.
@@ -215,6 +216,7 @@ class ClassVerification:
     different: int = 0
     unreadable: int = 0
     missing: int = 0
+    unselected: int = 0
     worst_mean: float = 0.0
     worst_pixel: int = 0
     examples: list[str] = field(default_factory=list)
@@ -262,7 +264,8 @@ class Verification:
     @property
     def verdict(self) -> Literal["equal", "equal within the tolerance", "not equal"]:
         """Of everything that was checked."""
-        failed = self.total("different") + self.total("unreadable") + self.total("missing") + len(self.strangers)
+        counts = ("different", "unreadable", "missing", "unselected")
+        failed = sum(self.total(name) for name in counts) + len(self.strangers)
         failed += 0 if self.precision_counts else self.total("precision")
         failed += self.total("rounding") if self.exact else 0
         if failed or not self.total("checked"):
@@ -280,6 +283,7 @@ class Verification:
             "different": "different",
             "unreadable": "unreadable or of another name",
             "missing": "missing",
+            "unselected": "not among the samples that the bundle selects",
         }
         counts = [f"{n} {text}" for name, text in words.items() if (n := self.total(name))]
         counts += [f"{len(self.strangers)} files or folders that are no image of the bundle"] if self.strangers else []
@@ -339,15 +343,30 @@ def verify(
     decoder = None if autoencoder is None else load_tiny_autoencoder(autoencoder, foundation)
     names = [c.prompts.class_name for c in bundle.classes]
     # Each class has as many images as any other, so one that ends before the others was cut off.
-    count = max((present[-1] + 1 for name in names if (present := images.indices(name))), default=1)
+    count = max(1, *(_length(bundle, c, images.indices(c.prompts.class_name)) for c in bundle.classes))
+    candidates = bundle.recipe.candidates
+    fresh = any((there := images.indices(name)) and there[-1] >= candidates for name in names)
     results = []
     for done, c in enumerate(bundle.classes):
         name = c.prompts.class_name
         progress(ProgressEvent("verify", done, len(bundle.classes), f"class {printable(name)}"))
-        results.append(_verify_class(bundle, c, foundation, images, count, sample, decoder))
+        numbers, selected = bundle.samples(c, count), bundle.selected(c)
+        # A selection may keep fewer images of one class than of another; only with fresh ones are there as many of each.
+        expected = numbers if selected is None or fresh else numbers[: len(selected)]
+        results.append(_verify_class(bundle, c, foundation, images, expected, sample, decoder))
     progress(ProgressEvent("verify", len(bundle.classes), len(bundle.classes)))
     strangers = images.strangers(names)
     return Verification(tuple(results), tuple(strangers), images.precision, precision_of(foundation), exact)
+
+
+def _length(bundle: Bundle, c: DistilledClass, present: Sequence[int]) -> int:
+    """How many samples of a class, in their order, include all that are there."""
+    selected = bundle.selected(c)
+    if selected is None or not present:
+        return present[-1] + 1 if present else 0
+    if present[-1] >= bundle.recipe.candidates:
+        return len(selected) + present[-1] - bundle.recipe.candidates + 1
+    return int(np.searchsorted(selected, present[-1], side="right"))
 
 
 def _verify_class(
@@ -355,13 +374,18 @@ def _verify_class(
     c: DistilledClass,
     foundation: Foundation,
     images: ImageSource,
-    count: int,
+    numbers: np.ndarray,
     sample: int | None,
     decoder: AutoencoderTiny | None,
 ) -> ClassVerification:
+    """Compare the images of a class with those of its numbers."""
     name = c.prompts.class_name
-    present = images.indices(name)
-    result = ClassVerification(name, available=len(present), missing=count - len(present))
+    present, of_class = images.indices(name), set(numbers.tolist())
+    rejected = [index for index in present if index not in of_class]
+    missing = len(of_class.difference(present))
+    result = ClassVerification(name, available=len(present), missing=missing, unselected=len(rejected))
+    for index in rejected:
+        result.note(f"image {index} is no sample that the bundle selects")
     if not present:
         result.note("no image of the class is there")
         return result
@@ -399,7 +423,7 @@ def report(result: Verification) -> str:
     """The verdict and a line a class, for a terminal."""
     lines = []
     for c in result.classes:
-        counts = ("equal", "rounding", "precision", "different", "unreadable", "missing")
+        counts = ("equal", "rounding", "precision", "different", "unreadable", "missing", "unselected")
         parts = [f"{getattr(c, name)} {name}" for name in counts if getattr(c, name)]
         lines.append(f"class {printable(c.class_name)}: {c.checked} of {c.available} checked: {', '.join(parts)}")
         lines += [f"    {example}" for example in c.examples]

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from d3m_assets.assets import distilled_bundle, synthetic_pool
+from d3m_assets.assets import distilled_bundle, sample_selection, synthetic_pool
 from d3m_assets.assets.class_prompts import ClassPrompts
 from d3m_assets.assets.distilled_bundle import find_bundle
 from d3m_assets.assets.files import from_parquet
 from d3m_assets.assets.foundation_model import FoundationModel
 from d3m_assets.assets.inverted_embeddings import RECORD, InvertedEmbeddings, learned_from, training_facts
 from d3m_assets.assets.raw_dataset import RawDataset
+from d3m_assets.assets.sample_selection import SampleSelection
 from d3m_assets.assets.synthetic_pool import SyntheticPool
 from d3m_assets.datasets.names import class_key
 from d3m_assets.distillation.bundle import Bundle
@@ -137,6 +138,7 @@ def lineage_of_image(record: ImageRecord, path: Path, at_hand: AtHand) -> Lineag
         "class": record.class_name,
         "class id": record.class_id,
         "index": record.index,
+        "selected": "yes" if record.selected else "no, a fresh sample",
         "prompt": record.prompt,
         "prompt index": record.prompt_index,
         "seed": record.seed,
@@ -154,7 +156,9 @@ def lineage_of_image(record: ImageRecord, path: Path, at_hand: AtHand) -> Lineag
     elif store is not None:
         found.notes.append(f"{at_hand.store_name} knows no bundle with this SHA-256: another store's, or pruned since")
     _describe_model(found, record.foundation, version, at_hand)
-    _describe_regeneration(found, bundle, record)
+    recorded = version is not None and bool(version.manifest.settings.get("candidates"))
+    by_hand = at_hand.bundle is not None and bool(at_hand.bundle.recipe.candidates)
+    _describe_regeneration(found, bundle, record, selected=recorded or by_hand)
     return found
 
 
@@ -192,6 +196,7 @@ def lineage_of_pool_row(at_hand: AtHand, budget: str, class_name: str, index: in
         "prompt": str(row["prompt"]),
         "prompt index": int(row["prompt_index"]),
         "seed": str(row["seed"]),
+        "selected": _selected(store, version.key, int(row["index"])),
     }
     found.sections["pool"] = _version_facts(version)
     name = next(iter(version.input_names(InvertedEmbeddings.name)), "")
@@ -241,6 +246,19 @@ def lineage_of_bundle(bundle: Bundle, name: str, at_hand: AtHand) -> Lineage:
     possible = _model_is_at_hand(found)
     found.sections["regenerate"] = {"possible": possible, "with": f"d3m regenerate {name} --output FOLDER"}
     return found
+
+
+def _selected(store: Store, pool: ArtefactKey, index: int) -> str:
+    """Whether the training set keeps a sample of a pool, and what the selecting network says of it."""
+    version = stored_version(store, replace(pool, asset=SampleSelection.name))
+    if version is None or not version.has(sample_selection.TABLE):
+        return "not known to the store"
+    samples = from_parquet(version.read(sample_selection.TABLE))
+    row = samples[samples["index"] == index].to_dict("records")
+    if not row:
+        return "not known to the store"
+    seen = f"; the selecting network sees {row[0]['predicted_class']}" if "predicted_class" in row[0] else ""
+    return ("yes" if row[0]["kept"] else "no, rejected") + seen
 
 
 def _store(found: Lineage, at_hand: AtHand) -> Store | None:
@@ -369,13 +387,15 @@ def _bundle_at_hand(found: Lineage, sha256: str, version: Version | None, at_han
     return version.store.uri(version.key, distilled_bundle.FILE) if version is not None and version.current else ""
 
 
-def _describe_regeneration(found: Lineage, bundle: str, record: ImageRecord) -> None:
+def _describe_regeneration(found: Lineage, bundle: str, record: ImageRecord, *, selected: bool) -> None:
     reasons = []
     if (model := _model_is_at_hand(found)) != "yes":
         reasons.append(model.removeprefix("not here: "))
     if not bundle:
         reasons.append("the bundle is not at hand; name its file with --bundle")
-    command = f"d3m regenerate {bundle} --output FOLDER --per-class {record.index + 1}" if bundle else ""
+    # Without a number, a selected sample is among those that are written; behind them, samples come in the order of numbers.
+    fresh = "" if record.selected and selected else f" --per-class {record.index + 1}"
+    command = f"d3m regenerate {bundle} --output FOLDER{fresh}" if bundle else ""
     found.sections["regenerate"] = {
         "possible": "yes" if not reasons else f"not here: {'; '.join(reasons)}",
         "with": command,

@@ -81,6 +81,11 @@ class PoolImages:
                 "images to compare with: name a folder of `d3m regenerate`, or the store with --storage and --dataset"
             )
         self._pools: Mapping[str, Version] = {name: pools[key] for name, key in keys.items() if key in pools}
+        self._selected = {
+            c.prompts.class_name: frozenset(numbers.tolist())
+            for c in bundle.classes
+            if (numbers := bundle.selected(c)) is not None
+        }
         self._held: tuple[str, pd.DataFrame] | None = None
 
     @property
@@ -102,9 +107,10 @@ class PoolImages:
         return self._held[1]
 
     def indices(self, class_name: str) -> list[int]:
-        """Numbers of the images in the pool of a class."""
-        table = self._table(class_name)
-        return [] if table is None else sorted(int(index) for index in table.index)
+        """Numbers of the images in the pool of a class that the bundle selects; where it selects none, of all."""
+        table, selected = self._table(class_name), self._selected.get(class_name)
+        numbers = [] if table is None else sorted(int(index) for index in table.index)
+        return numbers if selected is None else [index for index in numbers if index in selected]
 
     def load(self, class_name: str, index: int) -> np.ndarray:
         """One image."""

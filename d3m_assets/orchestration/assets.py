@@ -1,5 +1,6 @@
 """Dagster assets, derived from the graph."""
 
+from dataclasses import dataclass
 from datetime import timedelta
 
 import dagster as dg
@@ -16,7 +17,9 @@ NOT_MADE = "d3m/not_made"
 """Tag of assets that the settings do without, so that the UI can filter by it: ``not tag:"d3m/not_made"``."""
 
 
-def build_assets(graph: Graph, partitions: Partitions, settings: Settings) -> list[dg.AssetsDefinition]:
+def build_assets(
+    graph: Graph, partitions: Partitions, settings: Settings, executor: dg.ExecutorDefinition
+) -> list[dg.AssetsDefinition]:
     """One Dagster asset for every asset of the graph.
 
     Args:
@@ -24,8 +27,10 @@ def build_assets(graph: Graph, partitions: Partitions, settings: Settings) -> li
         partitions: Their partitions definitions.
         settings: Which assets are made at all, whether steps ask Ray or Kubernetes for a GPU, how many partitions a run
             takes, and how old the assets with a freshness policy may be.
+        executor: What will run them; see :func:`_step_options`.
     """
-    return [_definition(asset, partitions, settings) for asset in graph]
+    options = _step_options(executor)
+    return [_definition(asset, partitions, settings, options) for asset in graph]
 
 
 def _description(asset: Asset, unused: str) -> str:
@@ -52,7 +57,31 @@ def _backfill_policy(asset: Asset, settings: Settings) -> dg.BackfillPolicy | No
     return dg.BackfillPolicy.single_run()
 
 
-def _definition(asset: Asset, partitions: Partitions, settings: Settings) -> dg.AssetsDefinition:
+@dataclass(frozen=True)
+class _StepOptions:
+    """How steps queue and are tried again."""
+
+    pool: str | None
+    retry_policy: dg.RetryPolicy | None
+
+
+def _step_options(executor: dg.ExecutorDefinition) -> _StepOptions:
+    """Pool of the steps that use a device, and retry policy of all, under an executor.
+
+    A step in a process of its own queues in the pool, and is tried again when its process was killed; failures of the
+    work itself say that they are not to be retried.
+
+    In the process of the run both do harm (1.13.27). A retry policy turns the interrupt by which a run is terminated
+    into a retry, so that the run goes on computing. A run that waits for a slot of a pool does not hear the
+    interrupt, and one that was killed keeps its slot until the daemon looks. The lease of the device, which the
+    system frees, does the queueing, and a run that was killed is tried again as a whole.
+    """
+    if executor is dg.in_process_executor:
+        return _StepOptions(pool=None, retry_policy=None)
+    return _StepOptions(pool=POOL, retry_policy=dg.RetryPolicy(max_retries=1))
+
+
+def _definition(asset: Asset, partitions: Partitions, settings: Settings, options: _StepOptions) -> dg.AssetsDefinition:
     above: list[type[Asset] | type[Source]] = [*asset.deps, *asset.sources]
     unused = asset.unused(settings)
 
@@ -68,10 +97,9 @@ def _definition(asset: Asset, partitions: Partitions, settings: Settings) -> dg.
         partitions_def=partitions.definition(asset),
         freshness_policy=_freshness_policy(asset, settings),
         backfill_policy=_backfill_policy(asset, settings),
-        pool=POOL if asset.device else None,
+        pool=options.pool if asset.device else None,
         op_tags=device_request(settings) if asset.device else None,
-        # For a step whose process was killed; failures of the work itself say that they are not to be retried.
-        retry_policy=dg.RetryPolicy(max_retries=1),
+        retry_policy=options.retry_policy,
     )
     def materialized(
         context: dg.AssetExecutionContext, config: AssetConfig, pipelines: dg.ResourceParam[PipelineResource]

@@ -33,16 +33,17 @@ def build_code_location(
         SettingsError: The package of that executor is not installed.
     """
     automation = settings.automation
+    executor = executor or executor_of(settings)
     distill, verify = build_distill(settings), build_verify(graph, automation)
     partitions = Partitions.of(settings.budgets)
     return dg.Definitions(
-        assets=[*build_sources(graph, partitions), *build_assets(graph, partitions, settings)],
+        assets=[*build_sources(graph, partitions), *build_assets(graph, partitions, settings, executor)],
         asset_checks=build_checks(graph),
         jobs=[distill, verify],
         sensors=[build_sensor(distill, settings), *build_failure_sensors(automation)],
         schedules=build_schedules(distill, verify, settings),
         resources={"pipelines": PipelineResource(settings, open_pipeline)},
-        executor=executor or executor_of(settings),
+        executor=executor,
         metadata={
             "dataset": settings.dataset,
             "foundation": settings.foundation,

@@ -8,17 +8,17 @@ from d3m_assets.errors import SettingsError
 from d3m_assets.settings import Settings
 
 
-def executor_of(settings: Settings) -> dg.ExecutorDefinition | None:
-    """The executor that the settings name; None is Dagster's default, a process a step on the machine of the run.
+def executor_of(settings: Settings) -> dg.ExecutorDefinition:
+    """The executor that the settings name.
 
-    The job ``distill`` is one step in the process of its run whatever this says: its work is spread by ``compute``.
+    By default all steps share the process of their run, with one scan of the dataset and one model: a process a step
+    starts Python and imports PyTorch for each. The job ``distill`` is one step in the process of its run whatever this
+    says: its work is spread by ``compute``.
 
     Raises:
         SettingsError: Its package is not installed.
     """
     name = settings.execution.executor
-    if name == "in-process":
-        return dg.in_process_executor
     if name == "k8s":
         try:
             from dagster_k8s import k8s_job_executor
@@ -31,11 +31,11 @@ def executor_of(settings: Settings) -> dg.ExecutorDefinition | None:
         except ImportError as error:
             raise _missing(name, "dagster-ray", "dagster-ray", error) from error
         return ray_executor
-    return None
+    return dg.multiprocess_executor if name == "processes" else dg.in_process_executor
 
 
 def _missing(executor: str, package: str, extra: str, error: ImportError) -> SettingsError:
     return SettingsError(
         f'execution.executor is "{executor}", which needs {package}, and that cannot be imported ({error}); '
-        f"install d3m-assets[{extra}], or set execution.executor to processes"
+        f"install d3m-assets[{extra}], or set execution.executor to in-process"
     )

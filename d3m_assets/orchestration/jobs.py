@@ -17,6 +17,7 @@ from d3m_assets.orchestration import checks, record
 from d3m_assets.orchestration.dagster_private import event_log_kept_open
 from d3m_assets.orchestration.partitions import register_classes
 from d3m_assets.orchestration.resources import PipelineResource, device_request, log_progress
+from d3m_assets.orchestration.run_process import name_process
 from d3m_assets.orchestration.unfinished import DISTILL, makers_at_work
 from d3m_assets.planning.asset import Asset, Graph
 from d3m_assets.planning.planner import Outcome, Plan, Planner, Tally
@@ -107,6 +108,7 @@ def build_distill(
         context: dg.OpExecutionContext, config: DistillConfig, pipelines: dg.ResourceParam[PipelineResource]
     ) -> None:
         try:
+            name_process(context, settings)
             planner = pipelines.of_run(context.run.run_id, log_progress(context.log))
             tally = distill(
                 context,

@@ -1,11 +1,9 @@
 """Launching from a shell: an instance in the user's home, and a run of ``distill`` in this process."""
 
 import contextlib
-import hashlib
 import importlib.resources
 import os
 import secrets
-import socket
 import time
 import uuid
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ from d3m_assets.orchestration.instance_errors import explained
 from d3m_assets.orchestration.jobs import build_distill, run_config
 from d3m_assets.orchestration.partitions import register_classes
 from d3m_assets.orchestration.resources import PipelineResource, locks
+from d3m_assets.orchestration.run_process import launcher_prefix, process_is_gone
 from d3m_assets.orchestration.unfinished import UNFINISHED
 from d3m_assets.planning.planner import Planner, Tally
 from d3m_assets.progress import Progress, ProgressEvent, silent
@@ -149,16 +148,23 @@ def run_pending(
 
 
 def fail_abandoned_runs(instance: dg.DagsterInstance, settings: Settings) -> list[str]:
-    """Mark runs as failed whose process, started from a shell, was killed; nothing else would ever end them.
+    """Mark runs as failed whose process was killed, where nothing else would ever end them.
 
-    Several hosts and homes may record their runs in one database. Whether a process lives can be seen by its lock only on
-    its own host and in its own home, so all other runs are left to those who started them.
+    That is a process started from a shell, or one that was killed together with its code server. Several hosts and homes
+    may record their runs in one database. Whether a process lives can be seen, by its lock or its number, only on its own
+    host and in its own home, so all other runs are left to those who started them.
 
     Returns:
         Their ids.
     """
     abandoned = []
     for run in instance.get_runs(filters=dg.RunsFilter(statuses=UNFINISHED)):
+        if process_is_gone(run, settings):
+            # Its last act may have been to end the run.
+            if (now := instance.get_run_by_id(run.run_id)) is not None and not now.is_finished:
+                instance.report_run_failed(run, "The process that worked on this run was killed.")
+                abandoned.append(run.run_id)
+            continue
         launcher = run.tags.get(LAUNCHER_TAG, "")
         if not launcher.startswith(launcher_prefix(settings)):
             continue
@@ -172,12 +178,6 @@ def fail_abandoned_runs(instance: dg.DagsterInstance, settings: Settings) -> lis
         Path(lock.lock_file).unlink(missing_ok=True)
     _remove_locks_of_the_dead(settings)
     return abandoned
-
-
-def launcher_prefix(settings: Settings) -> str:
-    """What the tags of runs begin with that a shell of this host and home started: its name and a digest of the path."""
-    home = hashlib.sha256(os.fsencode(settings.home.absolute())).hexdigest()[:12]
-    return f"{socket.gethostname()}-{home}-"
 
 
 def _remove_locks_of_the_dead(settings: Settings) -> None:

@@ -17,6 +17,7 @@ from d3m_assets.orchestration.dagster_private import EVENTS_ALREADY_LOGGED, even
 from d3m_assets.orchestration.metadata import describe
 from d3m_assets.orchestration.partitions import artefact_key, partition_key, register_classes
 from d3m_assets.orchestration.resources import PipelineResource, log_progress
+from d3m_assets.orchestration.run_process import name_process
 from d3m_assets.orchestration.sources import Observed, joined
 from d3m_assets.planning.asset import Asset
 from d3m_assets.planning.planner import Outcome, Planner, Tally
@@ -53,6 +54,7 @@ def _run_asset(
     keys = {artefact_key(asset, partition) for partition in partitions}
     tally = Tally()
     try:
+        name_process(context, pipelines.settings)
         if "class" not in asset.partitions:  # else an instance that is new would have no classes to choose from
             register_classes(context.instance, planner.context.values("class"))
         required = list(_of_partitions(context, planner, asset, keys))

@@ -19,7 +19,8 @@ SECONDS_BETWEEN_LINES = 10.0
 """A log line is a row in the event log (60 ms on SQLite), so progress is written this often at most."""
 
 POOL = "gpu"
-"""Assets that use a model queue in this Dagster pool, one at a time unless the instance says otherwise."""
+"""Dagster pool in which steps that use a model queue where each is a process of its own, one at a time unless the
+instance says otherwise."""
 
 
 class OpenPipeline(Protocol):

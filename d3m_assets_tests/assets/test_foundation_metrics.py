@@ -28,6 +28,6 @@ def test_a_pool_from_class_names_alone_is_told_to_be_no_better_than_them(finishe
     report = REPORT
     metrics = pd.read_parquet(BytesIO(pipeline.store.read(report, "metrics.parquet")))
     found = compare_all(metrics, reference="class-name prompts")
-    assert [(c.difference, c.outcome) for c in found] == [(0.0, "not distinguishable")] * 2
+    assert [(c.difference, c.outcome) for c in found] == [(0.0, "too few seeds")] * 2  # two students
     page = pipeline.store.read(report, "report.html").decode()
-    assert "Not distinguishable from class-name prompts at every budget" in page
+    assert "Too few seeds to compare with class-name prompts at every budget" in page

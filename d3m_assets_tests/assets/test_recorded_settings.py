@@ -8,9 +8,10 @@ from d3m_assets.assets.graph import GRAPH
 from d3m_assets.assets.synthetic_pool import SyntheticPool
 from d3m_assets.assets.whole_dataset_metrics import WholeDatasetMetrics
 from d3m_assets.errors import UndeclaredReadError
+from d3m_assets.evaluation.baselines import NAMES
 from d3m_assets.store import ArtefactKey
 from d3m_assets_tests.assets.recording import RecordingPipeline
-from d3m_assets_tests.small_runs import SOFT, open_pipeline
+from d3m_assets_tests.small_runs import SELECTED, SOFT, open_pipeline
 
 HARMLESS = {
     "home": "where caches lie on this machine",
@@ -25,8 +26,9 @@ HARMLESS = {
 WITH_HARD_LABELS = HARMLESS | dict.fromkeys(
     ("evaluation.temperature", "evaluation.stored_classes"), "handed to every student, and used where labels are soft"
 )
-EVERYTHING = SOFT | {
-    "budgets": ("ipc-1",), "evaluation.table": "full", "evaluation.labels": "hard,soft stored,soft teacher",
+EVERYTHING = SOFT | SELECTED | {
+    "budgets": ("ipc-1",), "evaluation.table": "full", "evaluation.baselines": ",".join(NAMES),
+    "evaluation.distillations": 2, "evaluation.labels": "hard,soft stored,soft teacher",
     "inversion.steps": 2, "generation.images_per_class": 4, "students.steps": 2, "workers": 1,
 }  # fmt: skip
 
@@ -65,6 +67,7 @@ def test_the_recording_sees_what_is_read(everything):
     assert {"generation.guidance_scale", "generation.scheduler", "generation.steps"} <= used["synthetic_pool"]
     assert {"students.learning_rate", "students.width", "evaluation.labels"} <= used["student_metrics"]
     assert {"teacher.learning_rate", "teacher.steps"} <= used["teacher_model"]
+    assert "selection.criterion" in used["sample_selection"]
     assert "audit.quantile" in used["pool_audit"]
     assert used["foundation_model"] == {"foundation"}
 
@@ -77,7 +80,8 @@ def test_no_maker_reads_a_setting_that_is_not_in_its_fingerprint(everything):
 
 def test_no_maker_reads_an_undeclared_setting_by_default_either(plain):
     # Real images share the bytes of the pool's labels only where labels are stored.
-    assert plain.undeclared(WITH_HARD_LABELS) == {"reference_metrics": {"generation.images_per_class"}}
+    of_labels = {"generation.images_per_class", "selection.kept"}
+    assert plain.undeclared(WITH_HARD_LABELS) == {"reference_metrics": of_labels}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from d3m_assets.assets.reference_metrics import TrainingImages
+from d3m_assets.datasets.images import load_images
 from d3m_assets.errors import StageError
 from d3m_assets.evaluation.baselines.random_real import RANDOM_REAL, random_positions
 from d3m_assets.store import ArtefactKey
@@ -47,6 +48,96 @@ def test_every_baseline_beside_every_kind_of_labels(soft, tmp_path):
     assert "student_metrics" in pending and not {"reference_metrics", "teacher_model"} & pending
 
 
+ENCODED = {
+    "evaluation.baselines": "random,packed,coded", "teacher.steps": 40, "teacher.width": 4, "teacher.learning_rate": 0.02,
+    "validation_fraction": 0.3, "budgets": ("24B", "ipc-1", "ipc-2"),
+}  # fmt: skip
+
+
+def _with_little_inversion(tmp_path, folder, changes):
+    """Only what real images teach: nothing is distilled at a budget that holds no vector."""
+    pipeline = open_pipeline(tmp_path, folder, **changes)
+    for asset in ("class_catalog", "raw_dataset", "teacher_model", "reference_metrics"):
+        outcomes = list(pipeline.materialize(asset, pipeline.keys(asset)))
+        assert [outcome.error for outcome in outcomes] == [None] * len(outcomes)
+    return pipeline
+
+
+def _table(pipeline, budget):
+    return pd.read_parquet(
+        BytesIO(pipeline.store.read(ArtefactKey("reference_metrics", None, budget), "metrics.parquet"))
+    )
+
+
+def test_packed_and_coded_images_are_charged_what_their_bytes_are_also_below_one_raw_image(finished, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    pipeline = _with_little_inversion(tmp_path, tmp_path / "images", ENCODED)
+    tables = {budget: _table(pipeline, budget) for budget in ("24B", "ipc-1", "ipc-2")}
+    coded = "coded real images"
+    assert set(tables["24B"]["method"]) == {coded}
+    for budget, allowed in (("24B", 24), ("ipc-1", 64), ("ipc-2", 128)):
+        rows = tables[budget].groupby("method")[["bytes_per_class", "n_train_images"]].mean()
+        encoded = rows.loc[[name for name in rows.index if name != "random real images"]]
+        assert (encoded["bytes_per_class"] <= allowed).all()
+        assert (encoded["bytes_per_class"] > allowed / 4).all()
+        if budget != "24B":
+            assert set(rows.index) == {"random real images", "packed real images", coded}
+            raw = rows.loc["random real images", "n_train_images"]
+            assert encoded["n_train_images"].min() >= raw
+            assert encoded.loc[coded, "n_train_images"] > 2 * raw
+    details = {m: set(rows["detail"]) for m, rows in tables["ipc-1"].groupby("method")}
+    assert details["random real images"] == {""}
+    (packed,), (lossy,) = details["packed real images"], details[coded]
+    assert "images a class as" in packed
+    assert "chosen on validation images among" in lossy
+    pending = {e.key.budget for e in pipeline.plan().pending() if e.key.asset == "reference_metrics"}
+    assert pending == set()
+
+
+def test_the_choice_of_a_codec_never_sees_a_test_image(finished, tmp_path, monkeypatch):
+    from d3m_assets.evaluation import codec_choice
+
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    judged, choose = [], codec_choice.choose_codec
+
+    def watched(classes, validation, *given, **options):
+        judged.append((validation, classes))
+        return choose(classes, validation, *given, **options)
+
+    monkeypatch.setattr(codec_choice, "choose_codec", watched)
+    pipeline = _with_little_inversion(tmp_path, tmp_path / "images", ENCODED)
+    scan = pipeline.context.dataset.scan
+    size = pipeline.context.dataset.shape
+    of_split = {
+        split: {
+            image.tobytes()
+            for c in scan.classes.values()
+            for image in load_images(
+                [i.uri for i in c.images if i.split == split], size=(size.height, size.width), channels=scan.channels
+            )
+        }
+        for split in ("train", "validation", "test")
+    }
+    assert len(judged) == 3
+    for validation, classes in judged:
+        assert {image.tobytes() for image in validation.images} == of_split["validation"]
+        assert {image.tobytes() for c in classes for image in c.images} == of_split["train"]
+    assert of_split["test"].isdisjoint(of_split["validation"] | of_split["train"])
+
+
+def test_stored_labels_take_room_from_encoded_images(finished, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    changes = ENCODED | {"evaluation.labels": "hard,soft stored", "budgets": ("ipc-2",)}
+    table = _table(_with_little_inversion(tmp_path, tmp_path / "images", changes), "ipc-2")
+    # Six images of the pool have a label of three classes, two bytes each.
+    allowed = {"hard": 128, "soft stored": 128 + 6 * 3 * 2}
+    for (method, labels), rows in table[table["method"] != "random real images"].groupby(["method", "labels"]):
+        size, images = rows["bytes_per_class"].mean(), rows["images_per_class"].mean()
+        assert size <= allowed[labels], method
+        if labels == "soft stored":
+            assert size > 6 * images
+
+
 def test_baselines_ask_for_what_they_need_only(finished):
     def inputs(baselines, asset="reference_metrics"):
         pipeline = open_pipeline(finished, finished / "images", **{"evaluation.baselines": baselines})
@@ -56,6 +147,7 @@ def test_baselines_ask_for_what_they_need_only(finished):
     assert inputs("random") == ({"raw_dataset"}, False)
     assert inputs("latent-means,random") == ({"raw_dataset", "foundation_model"}, False)
     assert inputs("random,herding") == ({"raw_dataset", "teacher_model"}, True)
+    assert inputs("random,coded") == ({"raw_dataset", "teacher_model"}, True)
     assert inputs("random,herding", "student_metrics")[0] == {"raw_dataset", "synthetic_pool"}
 
 

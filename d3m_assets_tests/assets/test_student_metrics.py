@@ -26,7 +26,7 @@ from d3m_assets_tests.small_runs import SOFT, open_pipeline, run
 
 FULL = SOFT | {
     "evaluation.table": "full", "evaluation.baselines": "random", "evaluation.labels": "hard,soft teacher",
-    "generation.images_per_class": 6,
+    "generation.images_per_class": 6, "evaluation.distillations": 2,
 }  # fmt: skip
 
 REPORT = ArtefactKey("distillation_report")
@@ -159,7 +159,7 @@ def test_what_is_asked_for_redoes_only_what_it_changes(full):
 @pytest.mark.parametrize("changes", [
     {"students.recipe": "hard-label"}, {"students.augmentation": "none"},
     {"students.augmentation": "none", "students.cutmix": 0.5}, {"budgets": ("128B", "ipc-3")},
-    {"generation.images_per_class": 2}, {"students.seeds": (0,)},
+    {"generation.images_per_class": 2}, {"students.seeds": (0,), "evaluation.distillations": 1},
 ])  # fmt: skip
 def test_the_full_table_with_other_recipes_and_budgets_has_a_report(soft, tmp_path, changes):
     shutil.copytree(soft, tmp_path, dirs_exist_ok=True)

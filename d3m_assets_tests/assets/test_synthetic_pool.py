@@ -26,7 +26,7 @@ def test_a_tiny_autoencoder_redraws_the_pools_and_goes_with_the_bundle(copy):
     pipeline = open_pipeline(copy, copy / "images", **changes)
     pending = pipeline.plan().pending()
     assert {e.key.asset for e in pending} == {
-        "synthetic_pool", "distilled_bundle", "foundation_metrics", "student_metrics", "pool_audit",
+        "synthetic_pool", "sample_selection", "distilled_bundle", "foundation_metrics", "student_metrics", "pool_audit",
         "distillation_report",
     }  # fmt: skip
     assert any("generation.autoencoder" in reason for reason in pending[0].reasons)

@@ -144,3 +144,51 @@ def test_norms_go_with_the_bundle_and_out_of_it_again(words, kind, tmp_path):
     for prompt, token in enumerate(tokens):
         found = np.linalg.norm(load_file(token.path)[token.token], axis=-1)
         np.testing.assert_allclose(found, np.linalg.norm(rows[prompt], axis=-1), rtol=1e-3)
+
+
+def selected_bundle(words, **changes):
+    """Two classes in int4, of which the second keeps all its samples."""
+    from dataclasses import replace
+
+    from d3m_assets.distillation.selection import encode_selection
+
+    rng, plan = np.random.default_rng(0), EmbeddingPlan(1, 1, "int4", 64)
+    classes = [
+        DistilledClass(words(n, class_id=i), plan, rng.integers(0, 256, (1, 1, 32)).astype(np.uint8))
+        for i, n in enumerate("37")
+    ]
+    classes[0] = replace(classes[0], selection=encode_selection([0, 7, 11], 12, 4))
+    return Bundle(recipe(**{"criterion": "centres", "candidates": 12, "kept": 4} | changes), tuple(classes))
+
+
+def test_selections_and_int4_go_with_the_bundle_in_a_format_that_earlier_versions_refuse(words):
+    made = selected_bundle(words)
+    data = made.to_bytes()
+    assert b"d3m-bundle-3" in data
+    back = Bundle.from_bytes(data)
+    assert back.recipe == made.recipe
+    assert back.to_bytes() == data
+    assert [c.selection for c in back.classes] == [c.selection for c in made.classes]
+    assert back.selected(back.classes[0]).tolist() == [0, 7, 11]
+    assert back.samples(back.classes[0], 5).tolist() == [0, 7, 11, 12, 13]
+    assert back.selected(back.classes[1]) is None
+    assert back.samples(back.classes[1], 3).tolist() == [0, 1, 2]
+    assert [back.training_images(c) for c in back.classes] == [3, 4]
+    assert back.payload == 2 * 32 + len(made.classes[0].selection)
+    ledger = back.ledger().set_index("item")["bytes"]
+    assert ledger["selection of samples"] == len(made.classes[0].selection)
+    assert ledger[["embedding vectors", "selection of samples", "recipe and names"]].sum() == len(data)
+
+
+def test_a_bundle_without_selection_says_nothing_of_one(words):
+    plain = bundle(words)
+    assert b"criterion" not in plain.to_bytes()
+    assert not any(item.startswith("selection") for item in plain.ledger()["item"])
+    assert plain.selected(plain.classes[0]) is None
+    assert plain.training_images(plain.classes[0]) == GenerationSettings().images_per_class
+
+
+@pytest.mark.parametrize("changes", [{"kept": 13}, {"kept": 0}, {"candidates": 10**9}])
+def test_an_impossible_selection_is_a_bundle_error(words, changes):
+    with pytest.raises(BundleError, match="damaged|no selection"):
+        Bundle.from_bytes(selected_bundle(words, **changes).to_bytes())

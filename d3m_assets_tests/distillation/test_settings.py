@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from d3m_assets.distillation.settings import GenerationSettings, InversionSettings, PromptSettings
+from d3m_assets.errors import SettingsError
+from d3m_assets.settings import load_settings
 
 
 def test_whole_vectors_have_a_learning_rate_of_their_own():
@@ -30,3 +32,23 @@ def test_a_template_has_one_place_for_the_class(template):
 
 def test_one_template_may_hold_a_comma():
     assert PromptSettings(templates="a {}, on white").templates == ("a {}, on white",)
+
+
+def test_numbers_of_a_selection_are_planned_unless_given():
+    settings = load_settings(**{"selection.candidates": "auto", "selection.kept": 50}).selection
+    assert (settings.criterion, settings.candidates, settings.kept) == ("centres", None, 50)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"selection.criterion": "luck"}, "selection.criterion.*'centres', 'herding', 'recognised' or 'none'"),
+        ({"selection.candidates": 0}, "selection.candidates"),
+        ({"selection.kept": "some"}, "selection.kept"),
+        ({"selection.criterion": "none", "selection.kept": 5}, "criterion none.*leave them out"),
+        ({"selection.candidates": 5, "selection.kept": 6}, "candidates=5 are fewer than kept=6"),
+    ],
+)
+def test_an_impossible_selection_names_its_setting(wrong, message):
+    with pytest.raises(SettingsError, match=message):
+        load_settings(**wrong)

@@ -7,7 +7,7 @@ from d3m_assets.errors import StageError
 from d3m_assets.foundation.vector_layout import VectorLayout
 
 
-@pytest.mark.parametrize(("kind", "tolerance"), [("int8", 0.02), ("fp16", 0.001)])
+@pytest.mark.parametrize(("kind", "tolerance"), [("int4", 0.02), ("int8", 0.02), ("fp16", 0.001)])
 def test_storage_keeps_the_direction_and_needs_no_scale(kind, tolerance):
     rows = np.random.default_rng(0).normal(size=(5, 2, 64)).astype(np.float32)
     plan = EmbeddingPlan(5, 2, kind, 64)
@@ -63,3 +63,41 @@ def test_a_norm_that_is_none_is_refused(norm):
     stored = np.concatenate([np.ones(4, np.float16), np.array([norm], np.float16)])[None, None]
     with pytest.raises(StageError, match="zero or not finite"):
         from_stored(stored, VectorLayout((4,), (1.0,)))
+
+
+@pytest.mark.parametrize("width", [7, 64])
+def test_int4_numbers_come_back_whatever_their_number(width):
+    layout = VectorLayout((width,), (1.0,))
+    numbers = np.random.default_rng(0).integers(-7, 8, (9, 1, width)).astype(np.float32)
+    numbers[:, :, 0] = 7  # at its own scale a vector of such numbers is stored as it is
+    plan = EmbeddingPlan(9, 1, "int4", width)
+    stored = to_stored(numbers, plan, layout.widths)
+    assert (stored.dtype, stored.nbytes) == (np.uint8, plan.payload)
+    back = from_stored(stored, layout)
+    np.testing.assert_allclose(back, numbers / np.linalg.norm(numbers, axis=-1, keepdims=True), rtol=1e-5, atol=1e-7)
+
+
+def test_int4_is_no_farther_from_the_direction_than_rounding_at_the_largest_number():
+    rows = np.random.default_rng(0).normal(size=(200, 1, 64)).astype(np.float32)
+    back = from_stored(to_stored(rows, EmbeddingPlan(200, 1, "int4", 64), (64,)), VectorLayout((64,), (1.0,)))
+    simple = np.round(7 * rows / np.abs(rows).max(-1, keepdims=True))
+
+    def cosine(found):
+        return (rows * found).sum(-1) / np.linalg.norm(rows, axis=-1) / np.linalg.norm(found, axis=-1)
+
+    assert (cosine(back) >= cosine(simple) - 1e-6).all()
+    assert cosine(back).mean() > cosine(simple).mean() + 5e-4
+    assert cosine(back).min() > 0.985
+
+
+def test_stored_norms_stand_behind_int4_numbers():
+    layout = VectorLayout((16, 33), (0.4, 2.0))
+    rows = np.random.default_rng(0).normal(size=(3, 2, 49)).astype(np.float32) * ([9.0] * 16 + [0.1] * 33)
+    plan = EmbeddingPlan(3, 2, "int4", 49, norms=2)
+    stored = to_stored(rows, plan, layout.widths)
+    assert stored.shape == (3, 2, plan.stored_width) == (3, 2, 25 + 4)
+    back = from_stored(stored, layout)
+    for part in (slice(0, 16), slice(16, 49)):
+        np.testing.assert_allclose(
+            np.linalg.norm(back[..., part], axis=-1), np.linalg.norm(rows[..., part], axis=-1), rtol=1e-3
+        )

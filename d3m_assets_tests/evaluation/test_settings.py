@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from d3m_assets.evaluation.settings import BASELINES, RECIPES, TABLES, VARIANTS, EvaluationSettings, StudentSettings
+from d3m_assets.evaluation.settings import NAMES, RECIPES, TABLES, VARIANTS, EvaluationSettings, StudentSettings
 
 
 def test_the_quick_recipe_is_the_default_and_widths_follow_the_architecture():
@@ -31,7 +31,8 @@ def test_a_table_gives_what_is_not_set_and_lists_have_one_order():
     assert full.labels == ("hard", "soft teacher")
     assert full.baselines == ("random", "k-means")
     assert full.variants == VARIANTS
-    assert EvaluationSettings(table="full").baselines == tuple(BASELINES)
+    assert EvaluationSettings(table="full").baselines == NAMES
+    assert EvaluationSettings().baselines == ("random", "k-means", "packed", "coded")
     for values in TABLES.values():
         assert values.keys() <= EvaluationSettings.model_fields.keys()
     with pytest.raises(ValueError, match="add random"):

@@ -8,17 +8,22 @@ from scipy import stats
 
 from d3m_assets.errors import StageError
 from d3m_assets.evaluation.statistics import (
+    MARGIN,
     Part,
     budgeted_baselines,
     check_equal_recipe,
     compare,
     compare_all,
+    crossing_sentence,
     format_table,
     headline,
     holm,
     percent,
+    seeds_sentence,
     significance_words,
     summarize,
+    verdict,
+    verdict_comparisons,
 )
 from d3m_assets_tests.evaluation.conftest import student_rows
 
@@ -51,7 +56,7 @@ def test_summary_puts_our_method_first_and_budgets_by_bytes():
 def test_one_student_has_no_interval_and_no_verdict():
     metrics = pd.concat([student_rows("D3M", "ipc-1", [0.9]), student_rows(RANDOM, "ipc-1", [0.5, 0.5, 0.5])])
     assert math.isnan(summarize(metrics)["half_width"].iloc[0])
-    assert compare(metrics, "ipc-1").verdict == "too few students to compare with random real images"
+    assert compare(metrics, "ipc-1").verdict == "too few seeds to compare with random real images"
 
 
 def test_equal_accuracies_still_have_the_spread_of_rounding():
@@ -63,7 +68,9 @@ def test_equal_accuracies_still_have_the_spread_of_rounding():
     [
         ([0.70, 0.72, 0.75], "better than random real images"),
         ([0.90, 0.92, 0.94], "not distinguishable from random real images"),
-        ([0.60, 0.80, 0.99], "not distinguishable from random real images"),
+        ([0.60, 0.80, 0.99], "too few seeds to compare with random real images"),
+        ([0.72, 0.68, 0.60], "better than random real images"),
+        ([0.80, 0.65, 0.52], "too few seeds to compare with random real images"),  # +25 points, and yet
         ([0.97, 0.98, 0.99], "worse than random real images"),
         ([0.915, 0.925, 0.947], "worse than random real images"),  # overlapping, but below seed by seed
     ],
@@ -75,7 +82,10 @@ def test_verdicts_follow_the_paired_t_test(random, verdict):
     interval = reference.confidence_interval(0.95)
     assert comparison.p_value == comparison.p_corrected == pytest.approx(reference.pvalue)
     assert (comparison.low, comparison.high) == pytest.approx((interval.low, interval.high))
-    assert (comparison.outcome == "not distinguishable") == (reference.pvalue > 0.05)
+    assert (comparison.outcome in ("better", "worse")) == (reference.pvalue <= 0.05)
+    if reference.pvalue > 0.05:
+        within = -MARGIN <= interval.low <= 0 <= interval.high <= MARGIN
+        assert comparison.outcome == ("not distinguishable" if within else "too few seeds")
     assert comparison.n == 3
 
 
@@ -105,7 +115,7 @@ def test_a_verdict_is_that_of_all_comparisons_of_its_part():
     alone, among_many = _against_many(0), _against_many(5)
     assert compare_all(alone)[0].outcome == "better"
     (corrected,) = compare_all(among_many)
-    assert corrected.outcome == "not distinguishable"
+    assert corrected.outcome == "too few seeds"  # its interval leaves out 0, and yet it is one of six
     assert corrected.family_size == 6
     single = compare(among_many, "ipc-1")
     assert (corrected.p_value, corrected.low, corrected.high) == (single.p_value, single.low, single.high)
@@ -152,7 +162,7 @@ def test_students_are_paired_by_seed_whatever_their_order():
     part = compare(pd.concat([ours, theirs.iloc[1:]]), "ipc-1")
     assert part.n == 2
     assert part.difference == pytest.approx(np.mean([0.91 - 0.8, 0.93 - 0.75]))
-    assert compare(pd.concat([ours, theirs.assign(seed=[7, 8, 9])]), "ipc-1").outcome == "too few students"
+    assert compare(pd.concat([ours, theirs.assign(seed=[7, 8, 9])]), "ipc-1").outcome == "too few seeds"
     with pytest.raises(StageError, match="one seed"):
         compare(pd.concat([ours, theirs, theirs]), "ipc-1")
 
@@ -281,3 +291,142 @@ def test_parts_of_a_table_are_set_apart_in_the_terminal():
     both = pd.concat([_metrics([0.7, 0.72, 0.75]), _soft("soft teacher")], ignore_index=True)
     assert [len(block.splitlines()) for block in format_table(summarize(both)).split("\n\n")] == [4, 2]
     assert "\n\n" not in format_table(summarize(_metrics([0.7, 0.72, 0.75])))
+
+
+def _nested(method, accuracies, budget="ipc-1", **more):
+    """Students whose seeds take the distillations in turn, as rows of the product do: one list a distillation."""
+    together = np.array(accuracies).T
+    rows = student_rows(method, budget, together.ravel(), **more)
+    return rows.assign(distillation=[i % len(accuracies) for i in range(len(rows))])
+
+
+NESTED = [[0.90, 0.92], [0.95, 0.95], [0.88, 0.90], [0.93, 0.95]]
+
+
+def test_students_of_one_distillation_count_once():
+    row = summarize(_nested("D3M", NESTED)).iloc[0]
+    means = np.mean(NESTED, axis=1)
+    interval = stats.t.interval(0.95, 3, loc=means.mean(), scale=stats.sem(means))
+    assert (row["n"], row["blocks"], row["distillations"]) == (8, 4, 4)
+    assert row["mean"] == pytest.approx(means.mean())
+    assert (row["mean"] - row["half_width"], row["mean"] + row["half_width"]) == pytest.approx(interval)
+    # Eight students as if each were of its own would promise too much.
+    alone = summarize(student_rows("D3M", "ipc-1", np.ravel(NESTED))).iloc[0]
+    assert alone["half_width"] < 0.7 * row["half_width"]
+
+
+def test_a_comparison_takes_the_mean_difference_of_each_distillation():
+    random = np.array([0.80, 0.84, 0.82, 0.90, 0.78, 0.86, 0.84, 0.88])
+    metrics = pd.concat([_nested("D3M", NESTED), student_rows(RANDOM, "ipc-1", random)])
+    comparison = compare(metrics, "ipc-1")
+    ours = np.array(NESTED).T.ravel()
+    blocks = (ours - random).reshape(2, 4).mean(axis=0)  # seeds 0 and 4 are of distillation 0
+    reference = stats.ttest_1samp(blocks, 0)
+    interval = reference.confidence_interval(0.95)
+    assert comparison.n == 4
+    assert comparison.difference == pytest.approx(blocks.mean())
+    assert comparison.p_value == pytest.approx(reference.pvalue)
+    assert (comparison.low, comparison.high) == pytest.approx((interval.low, interval.high))
+    # The same for a reference that is nested as well, and the other way round.
+    both = pd.concat([_nested("D3M", NESTED), _nested(RANDOM, random.reshape(2, 4).T)])
+    assert compare(both, "ipc-1").p_value == pytest.approx(reference.pvalue)
+    turned = compare(metrics, "ipc-1", method=RANDOM, reference="D3M")
+    assert (turned.difference, turned.p_value) == pytest.approx((-comparison.difference, comparison.p_value))
+
+
+def test_false_alarms_stay_at_five_percent_where_distillations_vary():
+    """Distillations that differ by 3 points and students by 1: paired by student, half of all tests would be wrong."""
+    draw = np.random.default_rng(0)
+    wrong, naive = 0, 0
+    for _ in range(200):
+        ours = 0.8 + np.repeat(draw.normal(0, 0.03, (4, 1)), 4, axis=1) + draw.normal(0, 0.01, (4, 4))
+        theirs = 0.8 + draw.normal(0, 0.01, 16)
+        metrics = pd.concat([_nested("D3M", ours), student_rows(RANDOM, "ipc-1", theirs)])
+        wrong += compare(metrics, "ipc-1").p_value < 0.05
+        naive += stats.ttest_rel(np.array(ours).T.ravel(), theirs).pvalue < 0.05
+    assert wrong <= 20 and naive > 40
+
+
+def test_how_many_seeds_would_do_follows_from_the_spread():
+    metrics = _metrics([0.80, 0.65, 0.52])
+    comparison = compare(metrics, "ipc-1")
+    differences = np.array(OURS) - [0.80, 0.65, 0.52]
+    n = comparison.seeds_needed
+
+    def told(n):
+        return stats.t.ppf(0.975, n - 1) * differences.std(ddof=1) / np.sqrt(n) <= differences.mean()
+
+    assert n > 3 and told(n) and not told(n - 1)
+    sentence = seeds_sentence([comparison])
+    assert f"random real images at ipc-1 about {n} (now 3)" in sentence
+    # A correction for more comparisons asks for more.
+    among_many = pd.concat([metrics, *(student_rows(f"b{i}", "ipc-1", OURS, bytes_per_class=60) for i in range(9))])
+    assert compare_all(among_many)[0].seeds_needed > n
+    assert seeds_sentence(compare_all(_metrics([0.70, 0.72, 0.75]))) == ""
+    one = pd.concat([student_rows("D3M", "ipc-1", [0.9]), student_rows(RANDOM, "ipc-1", [0.5])])
+    assert "at ipc-1 at least 2 (now 1)" in seeds_sentence(compare_all(one))
+
+
+def test_the_verdict_begins_with_coded_real_images_and_ends_with_what_needs_no_bytes():
+    rows = [
+        _metrics([0.7, 0.71, 0.7]),
+        student_rows("coded real images", "ipc-1", [0.97, 0.98, 0.99], bytes_per_class=60),
+        student_rows("rendered characters", "", [0.80, 0.81, 0.80]),
+        student_rows("class-name prompts", "", [0.70, 0.71, 0.70]),
+        student_rows("real images by herding", "ipc-1", [0.70, 0.71, 0.70]),
+    ]
+    sentences = verdict(pd.concat(rows, ignore_index=True))
+    assert sentences == [
+        "Worse than coded real images at ipc-1.",
+        "Better than random real images at ipc-1.",
+        "Better than class-name prompts at ipc-1.",
+        "Better than rendered characters at ipc-1.",
+    ]
+    assert [c[0].family_size for c in verdict_comparisons(pd.concat(rows, ignore_index=True))] == [5] * 4
+    assert verdict(student_rows("D3M", "ipc-1", OURS)) == ["Nothing to compare yet."]
+
+
+def test_too_few_seeds_are_said_in_the_headline():
+    found = compare_all(_metrics([0.80, 0.65, 0.52], [0.7, 0.71, 0.7]))
+    assert headline(found) == "Too few seeds to compare with random real images at ipc-1; better at ipc-2."
+
+
+def _curve(method, by_bytes):
+    rows = [student_rows(method, f"{b}B", [a, a, a], bytes_per_class=b) for b, a in by_bytes.items()]
+    return pd.concat(rows, ignore_index=True)
+
+
+@pytest.mark.parametrize(
+    ("coded", "words"),
+    [
+        (
+            {16: 0.5, 64: 0.7, 256: 0.8},
+            "D3M above coded real images from 64 B to 256 B, without a crossing",
+        ),
+        (
+            {62: 0.95, 250: 0.97},
+            "coded real images above D3M from 64 B to 256 B, without a crossing",
+        ),
+        # 0.8 against 0.7 at 64 B and 0.9 against 1.0 at 256 B: in the middle of the logarithm, 128 B.
+        (
+            {64: 0.7, 256: 1.0},
+            "D3M above coded real images from 64 B, coded real images above D3M from about 128 B to 256 B, 1 crossing",
+        ),
+        (
+            {64: 0.7, 128: 0.9, 256: 0.85},
+            "D3M above coded real images from 64 B, coded real images above D3M from about 102 B, "
+            "D3M above coded real images from about 181 B to 256 B, 2 crossings",
+        ),
+    ],
+)
+def test_the_crossing_is_named_in_words(coded, words):
+    metrics = pd.concat([_curve("D3M", {64: 0.8, 256: 0.9}), _curve("coded real images", coded)])
+    assert crossing_sentence(summarize(metrics)) == f"Mean accuracy against bytes of a class: {words}."
+
+
+def test_without_a_common_range_no_crossing_is_named():
+    ours = _curve("D3M", {64: 0.8})
+    assert crossing_sentence(summarize(ours)) == ""
+    assert crossing_sentence(summarize(pd.concat([ours, _curve("coded real images", {16: 0.5, 32: 0.6})]))) == ""
+    names = student_rows("coded real images", "", OURS)
+    assert crossing_sentence(summarize(pd.concat([ours, names]))) == ""

@@ -12,6 +12,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+import d3m_assets.orchestration
 from d3m_assets_tests.processes import marked, new_mark, wait_until
 from d3m_assets_tests.requirements import need
 
@@ -26,16 +27,8 @@ needs_servers = need(
 REPOSITORY = {"repositoryLocationName": "d3m_assets", "repositoryName": "__repository__"}
 SERVERS = ("dagster api grpc", "dagster-webserver", "dagster-daemon", "multiprocessing.resource_tracker")
 
-DAGSTER_YAML = """
-telemetry: {enabled: false}
-nux: {enabled: false}
-event_log_storage:
-  module: dagster._core.storage.event_log
-  class: ConsolidatedSqliteEventLogStorage
-  config: {base_dir: {env: DAGSTER_HOME}}
-concurrency: {runs: {max_concurrent_runs: 2}, pools: {granularity: op, default_limit: 1}}
-run_monitoring: {enabled: true, start_timeout_seconds: 300, cancel_timeout_seconds: 120, poll_interval_seconds: 10}
-"""
+DAGSTER_YAML = Path(d3m_assets.orchestration.__file__).with_name("dagster.yaml").read_text()
+"""The one that is shipped."""
 
 WORKSPACE_YAML = """
 load_from:
@@ -65,15 +58,20 @@ class Servers:
 
     def __enter__(self):
         self.make_databases()
-        arguments = (["-h", "127.0.0.1", "-p", str(self.port)], ["run"])
-        for command, more in zip(COMMANDS, arguments, strict=True):
-            with (self.folder / f"{command.name}.log").open("w") as log:
-                subprocess.Popen(
-                    [str(command), *more, "-w", str(self.folder / "workspace.yaml")],
-                    env=self.environment, cwd=self.folder, stdout=log, stderr=log, start_new_session=True,
-                )  # fmt: skip
+        for command in COMMANDS:
+            self.start(command.name)
         assert wait_until(self.loaded, 240), self.logs()
         return self
+
+    def start(self, name):
+        """Start ``dagster-webserver`` or ``dagster-daemon``; it goes on with the log of one before it."""
+        (command,) = (command for command in COMMANDS if command.name == name)
+        more = ["-h", "127.0.0.1", "-p", str(self.port)] if name == "dagster-webserver" else ["run"]
+        with (self.folder / f"{name}.log").open("a") as log:
+            return subprocess.Popen(
+                [str(command), *more, "-w", str(self.folder / "workspace.yaml")],
+                env=self.environment, cwd=self.folder, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
 
     def __exit__(self, *error):
         # By the mark, since code servers, runs and workers are in groups of their own.
@@ -145,6 +143,15 @@ class Servers:
         assert answer["__typename"] == "LaunchRunSuccess", answer
         return answer["run"]["runId"]
 
+    def launch_job(self, job):
+        """Launch a job, as a click on *Launch run* does; gives the run's id."""
+        query = """mutation($parameters: ExecutionParams!) {launchRun(executionParams: $parameters) {
+            __typename ... on LaunchRunSuccess {run {runId}} ... on PythonError {message}}}"""
+        parameters = {"selector": REPOSITORY | {"jobName": job}, "runConfigData": {}}
+        answer = self.ask(query, parameters=parameters)["launchRun"]
+        assert answer["__typename"] == "LaunchRunSuccess", answer
+        return answer["run"]["runId"]
+
     def runs(self):
         """Ids of all runs, the newest first."""
         results = self.ask("{runsOrError {... on Runs {results {runId}}}}")["runsOrError"]["results"]
@@ -154,6 +161,20 @@ class Servers:
         """Status of a run."""
         query = "query($run: ID!) {runOrError(runId: $run) {... on Run {status}}}"
         return self.ask(query, run=run)["runOrError"]["status"]
+
+    def messages(self, run):
+        """The messages of a run's events, a line each."""
+        query = """query($run: ID!) {logsForRun(runId: $run) {... on EventConnection {events {
+            ... on MessageEvent {message}}}}}"""
+        return "\n".join(event["message"] for event in self.ask(query, run=run)["logsForRun"]["events"] if event)
+
+    def times(self, run):
+        """When a run was created, started and ended, and the seconds of each of its steps."""
+        query = """query($run: ID!) {runOrError(runId: $run) {... on Run {
+            creationTime startTime endTime stepStats {stepKey startTime endTime}}}}"""
+        found = self.ask(query, run=run)["runOrError"]
+        steps = {step["stepKey"]: step["endTime"] - step["startTime"] for step in found.pop("stepStats")}
+        return found | {"steps": steps}
 
     def wait_for_end(self, run, seconds):
         """Status of a run when it has ended or the time is over."""

@@ -13,10 +13,12 @@ from d3m_assets.settings import load_settings
 from d3m_assets_tests.planning import toys
 
 
-def assets(graph: Graph, device: str = "auto") -> dict[str, dg.AssetsDefinition]:
+def assets(
+    graph: Graph, device: str = "auto", executor: dg.ExecutorDefinition = dg.multiprocess_executor
+) -> dict[str, dg.AssetsDefinition]:
     """All assets of a graph by name."""
-    settings = load_settings(device=device)
-    return {a.key.to_user_string(): a for a in build_assets(graph, Partitions.of(["small", "large"]), settings)}
+    defined = build_assets(graph, Partitions.of(["small", "large"]), load_settings(device=device), executor)
+    return {asset.key.to_user_string(): asset for asset in defined}
 
 
 def test_an_asset_says_of_itself_what_its_class_says() -> None:
@@ -35,9 +37,17 @@ def test_every_asset_of_the_graph_is_defined_once_and_in_its_order() -> None:
     assert list(assets(GRAPH)) == list(GRAPH.names)
 
 
-def test_assets_that_run_a_model_queue_for_the_device() -> None:
-    pools = {name: asset.op.pool for name, asset in assets(toys.GRAPH).items()}
+def test_steps_in_processes_of_their_own_queue_for_the_device_and_are_tried_again() -> None:
+    defined = assets(toys.GRAPH)
+    pools = {name: asset.op.pool for name, asset in defined.items()}
     assert pools == {"toy_word": None, "toy_image": "gpu", "toy_score": None}
+    assert {asset.op.retry_policy for asset in defined.values()} == {dg.RetryPolicy(max_retries=1)}
+
+
+def test_steps_in_the_process_of_the_run_can_be_interrupted() -> None:
+    ops = [asset.op for asset in assets(toys.GRAPH, executor=dg.in_process_executor).values()]
+    assert {op.pool for op in ops} == {None}, "waiting for a slot they would not hear the interrupt"
+    assert {op.retry_policy for op in ops} == {None}, "an interrupted step would be tried again in the same process"
 
 
 @pytest.mark.parametrize(("device", "expected"), [("auto", {"toy_image"}), ("cuda:1", {"toy_image"}), ("cpu", set())])

@@ -10,9 +10,10 @@ import pytest
 
 from d3m_assets.definitions import build_definitions
 from d3m_assets.errors import DatasetError
-from d3m_assets.orchestration.launch import LAUNCHER_TAG, launcher_prefix
+from d3m_assets.orchestration.launch import LAUNCHER_TAG
 from d3m_assets.orchestration.partitions import CLASSES
 from d3m_assets.orchestration.resources import PipelineResource
+from d3m_assets.orchestration.run_process import launcher_prefix
 from d3m_assets.pipeline import Pipeline
 from d3m_assets.settings import Settings
 from d3m_assets_tests.orchestration import fakes

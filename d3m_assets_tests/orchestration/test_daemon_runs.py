@@ -58,16 +58,37 @@ def test_a_run_in_steps_of_their_own_processes_succeeds_and_leaves_none(serve, t
 
 
 @pytest.mark.timeout(1200)
-def test_a_run_that_is_terminated_takes_its_workers_along(serve):
-    servers, partitions = serve(**{"inversion.steps": 100_000})
+@pytest.mark.parametrize("executor", ["in-process", "processes"])
+def test_a_run_that_is_terminated_takes_its_workers_along(serve, executor):
+    servers, partitions = serve(**{"inversion.steps": 100_000, "execution.executor": executor})
     run = servers.launch(ASSETS, partitions[0], partitions[-1])
 
     def workers_compute():
-        """Run, step and two workers are there, and the youngest, the workers, are past their imports."""
+        """The run, its step if that is a process, and two workers are there, and these, the youngest, compute."""
         processes = sorted(servers.working())
-        return len(processes) >= 4 and all(processor_seconds(pid) > 15 for pid in processes[-2:])
+        return len(processes) >= (3 if executor == "in-process" else 4) and all(
+            processor_seconds(pid) > 15 for pid in processes[-2:]
+        )
 
     assert wait_until(workers_compute, 400), (servers.status(run), servers.working(), servers.logs())
     servers.terminate(run)
     assert not servers.left_after(15)
     assert servers.wait_for_end(run, 120) == "CANCELED", servers.logs()
+
+
+@pytest.mark.timeout(1200)
+def test_a_run_that_waits_for_the_device_is_terminated_and_the_other_goes_on(serve):
+    servers, partitions = serve(**{"inversion.steps": 100_000})
+    first = servers.launch(ASSETS[:1], partitions[0], partitions[1])
+    assert wait_until(lambda: len(servers.working()) >= 3, 300), (servers.working(), servers.logs())
+    of_first = set(servers.working())
+    second = servers.launch(ASSETS[:1], partitions[2], partitions[3])
+    waiting = "waiting for device"
+    assert wait_until(lambda: waiting in servers.messages(second), 120), (servers.working(), servers.logs())
+
+    servers.terminate(second)
+    assert wait_until(lambda: set(servers.working()) <= of_first, 15), servers.working()
+    assert servers.wait_for_end(second, 60) == "CANCELED"
+    assert servers.status(first) == "STARTED"
+    servers.terminate(first)
+    assert not servers.left_after(15)

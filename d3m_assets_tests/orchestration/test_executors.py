@@ -15,7 +15,7 @@ def executor_name(definitions: dg.Definitions) -> str:
 
 @pytest.mark.parametrize(
     ("executor", "name"),
-    [("processes", "multi_or_in_process_executor"), ("in-process", "in_process"), ("k8s", "k8s"), ("ray", "ray")],
+    [("in-process", "in_process"), ("processes", "multiprocess"), ("k8s", "k8s"), ("ray", "ray")],
 )
 def test_the_setting_chooses_it(executor: str, name: str) -> None:
     definitions = build_definitions(execution={"executor": executor})
@@ -25,8 +25,9 @@ def test_the_setting_chooses_it(executor: str, name: str) -> None:
 
 
 def test_the_environment_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("D3M_EXECUTION__EXECUTOR", "in-process")
     assert executor_name(build_definitions()) == "in_process"
+    monkeypatch.setenv("D3M_EXECUTION__EXECUTOR", "processes")
+    assert executor_name(build_definitions()) == "multiprocess"
 
 
 def test_one_that_is_given_wins() -> None:
@@ -46,5 +47,5 @@ def test_a_missing_package_is_named_with_the_way_out(
 
 
 def test_another_name_is_refused() -> None:
-    with pytest.raises(SettingsError, match="execution.executor.*'processes', 'in-process', 'k8s' or 'ray'"):
+    with pytest.raises(SettingsError, match="execution.executor.*'in-process', 'processes', 'k8s' or 'ray'"):
         build_definitions(execution={"executor": "celery"})

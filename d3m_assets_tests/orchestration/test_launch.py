@@ -17,12 +17,12 @@ from d3m_assets.orchestration.launch import (
     LAUNCHER_TAG,
     ensure_instance_home,
     fail_abandoned_runs,
-    launcher_prefix,
     open_instance,
     run_pending,
 )
 from d3m_assets.orchestration.partitions import CLASSES
 from d3m_assets.orchestration.resources import PipelineResource
+from d3m_assets.orchestration.run_process import launcher_prefix
 from d3m_assets.pipeline import Pipeline
 from d3m_assets.settings import Settings
 from d3m_assets_tests.orchestration import fakes

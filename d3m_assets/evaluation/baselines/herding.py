@@ -7,7 +7,7 @@ import numpy as np
 from d3m_assets.evaluation.baselines.baseline import Baseline, RealImages
 
 
-def herding(features: np.ndarray, count: int) -> np.ndarray:
+def herding(features: np.ndarray, count: int, *, mean: np.ndarray | None = None) -> np.ndarray:
     """Choose images whose mean is as near as can be to that of all, one after the other.
 
     Greedy choice of Rebuffi et al., "iCaRL" (arXiv 1611.07725, algorithm 4), after Welling, "Herding dynamical weights to
@@ -16,12 +16,14 @@ def herding(features: np.ndarray, count: int) -> np.ndarray:
     Args:
         features: float ``[N, F]``.
         count: Images wanted; N or more gives all.
+        mean: Float ``[F]`` to come near to; None: that of ``features``.
 
     Returns:
         Distinct positions, int64 ``[min(count, N)]``, in the order chosen.
     """
     points = features.astype(np.float64)
-    squares, mean, total = (points**2).sum(axis=1), points.mean(axis=0), np.zeros(points.shape[1])
+    mean = points.mean(axis=0) if mean is None else mean
+    squares, total = (points**2).sum(axis=1), np.zeros(points.shape[1])
     free = np.ones(len(points), bool)
     selected = np.empty(min(count, len(points)), np.int64)
     for step in range(len(selected)):

@@ -11,7 +11,7 @@ import pandas as pd
 
 from d3m_assets.errors import StageError
 from d3m_assets.evaluation.audit import Finding
-from d3m_assets.evaluation.methods import CLASS_NAMES, D3M, WHOLE_TRAIN
+from d3m_assets.evaluation.methods import D3M, WHOLE_TRAIN
 from d3m_assets.evaluation.report.origins import Origin, origin_rows
 from d3m_assets.evaluation.report.plots import titled_plot
 from d3m_assets.evaluation.report.samples import sample_rows
@@ -22,6 +22,7 @@ from d3m_assets.evaluation.report.tables import (
     baseline_tables,
     class_table,
     confusion_table,
+    detail_rows,
     label_scores,
     score_rows,
     variant_tables,
@@ -29,15 +30,17 @@ from d3m_assets.evaluation.report.tables import (
 )
 from d3m_assets.evaluation.statistics import (
     LABEL_WORDS,
+    MARGIN,
     Comparison,
-    compare_all,
-    headline,
-    headlines,
+    crossing_sentence,
     main_parts,
     part_words,
     parts,
     percent,
+    seeds_sentence,
     summarize,
+    verdict,
+    verdict_comparisons,
 )
 from d3m_assets.ledger import CONDITIONAL_KINDS, byte_size, ledger_groups, shared_needs
 
@@ -89,7 +92,8 @@ def render_report(
     if wrong := {len(a) for a in metrics["class_accuracy"]} - {len(class_names)}:
         raise StageError(f"metrics have {wrong.pop()} classes, the report {len(class_names)}; run `d3m distill`.")
     accounts = ledger_groups(ledger)  # first, as it refuses ledgers that the others could not read
-    comparisons = compare_all(metrics)
+    against = verdict_comparisons(metrics)
+    comparisons = against[0] if against else []
     notes = [*_notes(metrics, summary), *shared_needs(ledger), *_teacher(teacher_accuracy)]
     chains = origin_rows(origins or {}, class_names)
     return _template().render(
@@ -115,7 +119,8 @@ def render_report(
 
 def _results(metrics: pd.DataFrame, summary: pd.DataFrame, comparisons: list[Comparison]) -> dict[str, Any]:
     """Variables of the template that tell of accuracies: headlines, cards, tables and plots."""
-    first, *others = headlines(comparisons)
+    first, *others = verdict(metrics)
+    unsure = seeds_sentence([c for of_one in verdict_comparisons(metrics) for c in of_one])
     names = part_words(parts(metrics))
     return {
         "split": summary["split"].iloc[0],
@@ -123,7 +128,10 @@ def _results(metrics: pd.DataFrame, summary: pd.DataFrame, comparisons: list[Com
         "students": sorted(set(summary["n"])),
         "distillations": int(summary["distillations"].max()),
         "headline": first,
-        "other_headlines": others,
+        "other_headlines": [*others, *([unsure] if unsure else [])],
+        "margin": f"{MARGIN * 100:.0f}",
+        "details": detail_rows(metrics),
+        "crossing": crossing_sentence(parts(metrics)[0].of(summary)),
         "cards": [verdict_card(summary, comparison, names) for comparison in comparisons],
         "against": baseline_tables(metrics, names),
         "variants": variant_tables(metrics, names),
@@ -177,8 +185,6 @@ def _recipes(metrics: pd.DataFrame) -> dict[str, Any]:
 
 def _notes(metrics: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
     notes = []
-    if against_names := compare_all(metrics, reference=CLASS_NAMES):
-        notes.append("Is learning worth more than naming the class? " + headline(against_names))
     reached, images = [], 0
     for part, words in part_words(main_parts(metrics)).items():
         own = part.of(summary)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from d3m_assets.evaluation.methods import CLASS_NAMES, D3M, RANDOM_REAL, VARIANTS, WHOLE_TRAIN
+from d3m_assets.evaluation.methods import CLASS_NAMES, CODED, D3M, PACKED, RANDOM_REAL, VARIANTS, WHOLE_TRAIN
 from d3m_assets.evaluation.statistics import percent
 from d3m_assets.ledger import byte_size
 
@@ -22,14 +22,23 @@ _INK, _FAINT, _OURS, _THEIRS = "#010101", "#020202", "#030303", "#040404"
 
 _VARIABLES = {_INK: "var(--muted)", _FAINT: "var(--line)", _OURS: "var(--ours)", _THEIRS: "var(--theirs)"}
 
-_STYLES = {D3M: (_OURS, "o"), RANDOM_REAL: (_THEIRS, "s")}
+_CODED, _PACKED = "#050505", "#060606"
+_VARIABLES |= {_CODED: "var(--worse)", _PACKED: "var(--better)"}
+_ON_WHITE = {
+    _INK: "#5f666e", _FAINT: "#e3e1dc", _OURS: "#0b5fa5", _THEIRS: "#b4591c", _CODED: "#a3292b", _PACKED: "#1d6b3e",
+}  # fmt: skip
 
-_MARKERS = "D^vPX*<>"
+_STYLES = {D3M: (_OURS, "o"), RANDOM_REAL: (_THEIRS, "s"), CODED: (_CODED, "D"), PACKED: (_PACKED, "^")}
+
+_MARKERS = "vPX*<>hd"
+
+_NARROWEST, _WIDEST = 16, 8192
+"""Bytes of a class that the axis covers at least, where no row has more."""
 
 _DASHES = ((0, (6, 2)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)), (0, (2, 1)))
 
 
-def accuracy_plot(summary: pd.DataFrame) -> str:
+def accuracy_plot(summary: pd.DataFrame, *, on_white: bool = False) -> str:
     """Draw accuracy against bytes per class as an ``<svg>`` element whose colours are the page's variables.
 
     Methods with several byte counts become points with 95 % intervals; methods without one, and the whole train split,
@@ -37,6 +46,7 @@ def accuracy_plot(summary: pd.DataFrame) -> str:
 
     Args:
         summary: Rows of one part of the table, from :func:`d3m_assets.evaluation.statistics.summarize`.
+        on_white: Whether it is a picture by itself, with colours of its own on white, instead of a part of a page.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -45,7 +55,7 @@ def accuracy_plot(summary: pd.DataFrame) -> str:
     style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "d3m", "font.size": 10}
     with mpl.rc_context(style):
         # Beyond three, every line of the legend has its own height, so that the axes keep theirs.
-        figure = Figure(figsize=(5.4, 3.8 + 0.22 * max(0, math.ceil(len(names) / 2) - 3)), layout="constrained")
+        figure = Figure(figsize=(6.6, 4.2 + 0.22 * max(0, math.ceil(len(names) / 2) - 3)), layout="constrained")
         axes = figure.subplots()
         _plot_methods(axes, summary)
         _lay_out(axes, summary)
@@ -60,10 +70,10 @@ def accuracy_plot(summary: pd.DataFrame) -> str:
             handlelength=2.6,
         )
         out = io.StringIO()
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(out, format="svg", transparent=not on_white, metadata={"Date": None})
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :]
-    for colour, variable in _VARIABLES.items():
+    for colour, variable in (_ON_WHITE if on_white else _VARIABLES).items():
         svg = svg.replace(colour, variable)
     return svg
 
@@ -99,16 +109,21 @@ def _lay_out(axes: Axes, summary: pd.DataFrame) -> None:
     points = summary[_at_budgets(summary)]
     if len(points):
         axes.set_xscale("log")
-        axes.set_xlim(points["bytes_per_class"].min() / 1.5, points["bytes_per_class"].max() * 1.5)
+        low, high = points["bytes_per_class"].min(), points["bytes_per_class"].max()
+        if high <= _WIDEST:  # small images: always the same range, so that pictures can be laid side by side
+            low, high = min(low, _NARROWEST), _WIDEST
+        axes.set_xlim(low / 1.3, high * 1.3)
         ours = points[points["method"] == D3M]
-        ticks = (ours if len(ours) else points).drop_duplicates("bytes_per_class").to_dict("records")
-        axes.set_xticks(
-            [t["bytes_per_class"] for t in ticks],
-            [f"{byte_size(t['bytes_per_class'])}\n{t['budget']}" for t in ticks],
-        )
+        named = (ours if len(ours) else points).drop_duplicates("bytes_per_class").to_dict("records")
+        ticks = {t["bytes_per_class"]: f"{byte_size(t['bytes_per_class'])}\n{t['budget']}" for t in named}
+        for power in range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1):
+            # Between our budgets every fourth power of two, where there is room for its label.
+            if power % 2 == 0 and all(abs(power - math.log2(size)) > 0.9 for size in ticks):
+                ticks[2.0**power] = byte_size(2**power)
+        axes.set_xticks(list(ticks), list(ticks.values()))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("stored bytes of a class (logarithmic)", color=_INK)
+    axes.set_xlabel("bytes of a class (logarithmic)", color=_INK)
     axes.set_ylabel("accuracy on real images, %", color=_INK)
     axes.set_ylim(bottom=max(_bottom(summary), axes.get_ylim()[0]), top=min(101.0, axes.get_ylim()[1]))
     axes.grid(axis="y", color=_FAINT, linewidth=0.8)

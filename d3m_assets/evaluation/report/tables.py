@@ -31,7 +31,8 @@ MAX_COLUMNS = 12
 MAX_CONFUSIONS = 10
 """Pairs of classes told of as confused."""
 
-_SIGNS = {"better": "▲", "worse": "▼", "not distinguishable": "≈", "too few students": "?"}
+_SIGNS = {"better": "▲", "worse": "▼", "not distinguishable": "≈", "too few seeds": "?"}
+_WORDS = _SIGNS | {"too few seeds": "too few seeds"}
 
 
 def verdict_card(summary: pd.DataFrame, comparison: Comparison, names: Mapping[Part, str]) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def verdict_card(summary: pd.DataFrame, comparison: Comparison, names: Mapping[P
 
     Args:
         summary: All rows, from :func:`d3m_assets.evaluation.statistics.summarize`.
-        comparison: Of the distilled row with random real images.
+        comparison: Of the distilled row with another.
         names: The parts of the table in words.
     """
     own = comparison.part.of(summary)
@@ -54,7 +55,7 @@ def verdict_card(summary: pd.DataFrame, comparison: Comparison, names: Mapping[P
         "verdict": comparison.verdict,
         "difference": _difference(comparison),
         "ours": row(D3M),
-        "theirs": row(RANDOM_REAL),
+        "theirs": row(comparison.reference),
     }
 
 
@@ -108,7 +109,25 @@ def _cell(comparison: Comparison) -> dict[str, str]:
         f"{100 * v:+.1f}".replace("-", "−") for v in (comparison.difference, comparison.low, comparison.high)
     )
     interval = "" if math.isnan(comparison.low) else f"{low} to {high}"
-    return {"sign": _SIGNS[comparison.outcome], "difference": difference, "interval": interval}
+    return {"sign": _WORDS[comparison.outcome], "difference": difference, "interval": interval}
+
+
+def detail_rows(metrics: pd.DataFrame) -> list[dict[str, str]]:
+    """What was chosen for rows, such as the codec of coded images: one mapping a row of the table."""
+    if "detail" not in metrics:
+        return []
+    told = metrics[metrics["detail"].fillna("") != ""]
+    rows = told[["method", "budget", "labels", "detail"]].drop_duplicates()
+    kinds = set(metrics["labels"])
+    return [
+        {
+            "method": str(row["method"]),
+            "budget": str(row["budget"]),
+            "labels": "" if kinds == {"hard"} else str(row["labels"]),
+            "words": str(row["detail"]),
+        }
+        for row in rows.to_dict("records")
+    ]
 
 
 def class_table(metrics: pd.DataFrame, summary: pd.DataFrame, class_names: Sequence[str]) -> dict[str, Any]:

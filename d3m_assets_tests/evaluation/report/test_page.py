@@ -374,3 +374,40 @@ def test_sample_images_are_linked_to_where_they_come_from(metrics, ledger, sampl
     for words in ("Where do these images come from?", "<i>a photo</i>", "9 real images, first 2 shown", "not recorded"):
         assert words in page.text, words
     assert "Where do these images" not in Page(render_report(metrics, ledger, samples, {}, class_names=NAMES)).text
+
+
+def test_the_first_sentence_is_about_coded_real_images_and_the_picture_follows_it(metrics, ledger):
+    coded = [
+        student_rows("coded real images", b, a, bytes_per_class=size).assign(
+            detail="6.4 images a class as pixels of 3 levels"
+        )
+        for b, a, size in (
+            ("ipc-1", [0.95, 0.96, 0.95], 58),
+            ("ipc-5", [0.97, 0.98, 0.98], 310),
+            ("16B", [0.9] * 3, 15),
+        )
+    ]
+    table = pd.concat([metrics.assign(detail=""), *coded], ignore_index=True)
+    html = _render(table, ledger, {})
+    page = Page(html)
+    assert page.open == []
+    (title,) = re.findall("<h1>(.*?)</h1>", html)
+    assert title.startswith(("Worse than coded real images", "Too few seeds to compare with coded real images"))
+    assert html.index("<h1>") < html.index("random real images at ipc-1") < html.index("Accuracy for the bytes")
+    assert html.index("<svg") < html.index("Every training set")
+    assert "coded real images above D3M from 60 B to 300 B, without a crossing" in page.text
+    assert "coded real images at 16B : 6.4 images a class as pixels of 3 levels" in page.text.replace("16B:", "16B :")
+    # The cards compare with coded real images, too.
+    assert "than coded real images" in page.text[page.text.index("D3M") :]
+
+
+def test_too_few_seeds_are_said_and_how_many_would_do(metrics, ledger):
+    random = student_rows("random real images", "ipc-1", [0.80, 0.65, 0.52], images=2)
+    rest = metrics[(metrics["method"] != "random real images") | (metrics["budget"] != "ipc-1")]
+    herding = student_rows("real images by herding", "ipc-1", [0.80, 0.65, 0.52], images=2)
+    text = Page(_render(pd.concat([rest, random, herding], ignore_index=True), ledger, {})).text
+    assert "Too few seeds to compare with random real images at ipc-1" in text
+    assert re.search(r"with the spread that was seen: random real images at ipc-1 about \d+ \(now 3\)", text)
+    against = text[text.index("Against each baseline") : text.index("Every training set")]
+    assert "too few seeds +25.7" in against
+    assert "≈ +25.7" not in text

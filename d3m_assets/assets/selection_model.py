@@ -1,0 +1,105 @@
+"""``selection_model``: the network that samples are selected by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from d3m_assets.assets.context import Context, Item
+from d3m_assets.assets.files import to_json
+from d3m_assets.assets.inverted_embeddings import selection_plan
+from d3m_assets.assets.raw_dataset import RawDataset, image_rows, labelled_images
+from d3m_assets.assets.teacher_model import TeacherFiles
+from d3m_assets.compute.devices import own_device
+from d3m_assets.datasets.labelled_images import LabelledImages
+from d3m_assets.errors import D3MError
+from d3m_assets.evaluation import students, teacher
+from d3m_assets.evaluation.settings import TeacherSettings
+from d3m_assets.planning.asset import Asset, Made
+from d3m_assets.progress import Progress
+from d3m_assets.settings import Settings
+
+WEIGHTS, RECORD = "network.safetensors", "network.json"
+RECIPE = TeacherSettings(width=32, steps=400)
+"""No setting: what it selects is stored, so who regenerates needs neither the network nor its recipe."""
+
+
+class SelectionModel(Asset):
+    """A small classifier of the training images, by whose features and answers samples are selected; never charged.
+
+    Trained on the part of the train split that is used for training, and on nothing else. Made only where samples are
+    selected.
+    """
+
+    group = "distillation"
+    deps = (RawDataset,)
+    kinds = frozenset({"pytorch", "safetensors"})
+    code_version = f"{teacher.CODE_VERSION}.{students.CODE_VERSION}"
+    device = True
+
+    def unused(self, settings: Settings) -> str:
+        """It is made only where samples are selected."""
+        return "selection.criterion is none" if settings.selection.criterion == "none" else ""
+
+    def skip_reason(self, context: Context, item: Item) -> str:
+        """It is not required where no budget has room for a selection."""
+        if reason := self.unused(context.settings):
+            return reason
+        selects = any(selection_plan(context, budget).bytes for budget in context.budgets)
+        return "" if selects else "no budget has room for a selection beside its vectors"
+
+    def settings(self, context: Context, item: Item) -> dict[str, Any]:
+        """Its recipe, which is fixed, and what it sees."""
+        return {
+            "recipe": RECIPE.model_dump(mode="json", exclude={"checkpoint"}),
+            "seed": context.settings.seed,
+            "image": context.image_shape,
+            "device": context.device_kind,
+        }
+
+    def make_one(self, context: Context, item: Item) -> Made:
+        """Train it; its weights, and a record as a teacher's, without accuracies: it is not tested on anything."""
+        train = labelled_images(context, image_rows(context, "train"), "train")
+        job = SelectionModelJob(train, context.dataset.class_names, context.settings.seed, context.device)
+        ((_, result),) = context.map_in_workers(self.name, _train, [job], ["network"])
+        if isinstance(result, D3MError):
+            raise result
+        weights, record = result
+        facts = {name: record[name] for name in ("bytes", "image_size", "channels")}
+        return Made(item.key, {WEIGHTS: weights, RECORD: to_json(record)}, facts | {"images": len(train)})
+
+    def preview(self, context: Context, item: Item) -> dict[str, Any]:
+        """How it was trained."""
+        return {"recipe": json.loads(context.inputs.read(item.key, RECORD))["recipe"]}
+
+
+@dataclass(frozen=True)
+class SelectionModelJob:
+    """The network that a worker trains."""
+
+    train: LabelledImages
+    class_names: Sequence[str]
+    seed: int
+    device: str
+
+
+def _train(job: SelectionModelJob, progress: Progress) -> tuple[bytes, dict[str, Any]]:
+    from d3m_assets.evaluation.teacher import train_network
+
+    device = own_device() or job.device
+    return train_network(job.train, job.class_names, RECIPE, seed=job.seed, device=device, progress=progress)
+
+
+def read_selection_model(context: Context) -> TeacherFiles:
+    """The stored network, as :func:`~d3m_assets.assets.teacher_model.loaded_teacher` loads it.
+
+    Raises:
+        StoreError: It is not there or damaged.
+    """
+    (key,) = context.inputs.keys(SelectionModel)
+    manifest = context.inputs.manifest(key)
+    record, weights = context.inputs.read(key, RECORD), context.inputs.read(key, WEIGHTS)
+    fingerprint = manifest.fingerprint if manifest else ""
+    return TeacherFiles(record, weights, context.dataset.class_names, fingerprint)
