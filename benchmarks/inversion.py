@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.loss import Curve, FixedLoss, classes_per_hour, common_targets
 from benchmarks.record import PeakMemory, count_flops, counting, synchronise, weight_bytes
 from benchmarks.script_recipe import ScriptOptions, ScriptRun
+from d3m_assets.datasets.loose_files import LooseFiles, records_of
 from d3m_assets.distillation.budgets import EmbeddingPlan
 from d3m_assets.distillation.inversion import invert
 from d3m_assets.distillation.inversion_state import InversionTask
@@ -74,10 +74,9 @@ def digits_classes(folder: Path, classes: int, settings: Any) -> list[ClassImage
     root, words, found = ensure_digits(folder), settings.prompts, []
     for k in range(classes):
         files = sorted((root / "train" / str(k)).glob("*.png"))
-        hashes = tuple(hashlib.sha256(f.read_bytes()).hexdigest() for f in files)
         prompts = ClassPrompts.of(k, str(k), str(k), templates=words.templates, initializer=words.initializer,
                                   keep_class_name=words.keep_class_name)  # fmt: skip
-        found.append(ClassImages(prompts, ImageFiles(tuple(map(str, files)), hashes, 1, settings.inversion.flip)))
+        found.append(ClassImages(prompts, ImageFiles(LooseFiles(), records_of(files), 1, settings.inversion.flip)))
     return found
 
 
@@ -230,7 +229,7 @@ def flops_per_sample(variant: Variant, item: ClassImages, settings: InversionSet
         return count_flops(device, run.step) / variant.script.batch_size
 
     few = settings.model_copy(update={"steps": 3, "check_every": 10_000})
-    files = ImageFiles(item.files.uris[:2], item.files.sha256[:2], item.files.channels)
+    files = ImageFiles(item.files.source, item.files.images[:2], item.files.channels)
     found: list[int] = []
     with ExitStack() as stack:
 

@@ -51,13 +51,13 @@ class _Images:
         self.files, self.size, self.templates, self.tokenizers = files, size, templates, tokenizers
 
     def __len__(self) -> int:
-        return 100 * len(self.files.uris)  # its ``repeats``
+        return 100 * len(self.files.images)  # its ``repeats``
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         import torch
         from PIL import Image
 
-        with Image.open(self.files.uris[index % len(self.files.uris)]) as opened:
+        with Image.open(self.files.images[index % len(self.files.images)].uri) as opened:
             image = opened.convert("RGB").resize((self.size, self.size), Image.Resampling.BICUBIC)
         if self.files.flip and float(torch.rand(())) < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -52,6 +52,7 @@ class Pipeline(Planner):
                 settings.dataset,
                 home=settings.home,
                 validation_fraction=settings.validation_fraction,
+                images=settings.images,
                 exclude=settings.exclude,
             ),
             settings.dataset_name,

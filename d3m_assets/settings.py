@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretSt
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from d3m_assets.compute.settings import ComputeSettings
+from d3m_assets.datasets.settings import ImageSettings
 from d3m_assets.distillation.settings import GenerationSettings, InversionSettings, PromptSettings, SelectionSettings
 from d3m_assets.errors import BudgetError, SettingsError
 from d3m_assets.evaluation.settings import (
@@ -168,7 +169,9 @@ class Settings(BaseSettings):
     )
 
     dataset: str = Field(
-        default="digits", min_length=1, description='"digits", or path or fsspec URL of an image folder.'
+        default="digits",
+        min_length=1,
+        description='"digits", or path or fsspec URL of an image folder, zip file, Hugging Face dataset, WebDataset or table.',
     )
     exclude: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], NoDecode, BeforeValidator(_paths)] = Field(
         default=(),
@@ -223,6 +226,9 @@ class Settings(BaseSettings):
         ge=0,
         le=0.5,
         description="Part of the train split set aside for choices, by hash of the image.",
+    )
+    images: ImageSettings = Field(
+        default=ImageSettings(), description="How the images of the dataset are found and read."
     )
     prompts: PromptSettings = Field(default=PromptSettings(), description="How a class is put into words.")
     inversion: InversionSettings = Field(default=InversionSettings(), description="How embeddings are learned.")

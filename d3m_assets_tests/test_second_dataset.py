@@ -87,13 +87,15 @@ def test_the_whole_table_and_the_other_commands(fonts, tmp_path):
 @pytest.mark.parametrize(("wrong", "share"), [("copies", 1.0), ("noise", 0.0)])
 def test_the_audit_tells_copies_from_noise_here_too(fonts, wrong, share):
     """At the stored size of this dataset, in pixels alone."""
-    from d3m_assets.datasets.images import load_images
+    from d3m_assets.datasets.images import load_images, read_bytes
     from d3m_assets.evaluation.audit import ImageSet, audit_pool
 
     def of(split: str) -> ImageSet:
         files = [p for name in NAMES for p in sorted(Path(fonts / split / name).glob("*.png"))]
         labels = np.array([NAMES.index(p.parent.name) for p in files])
-        return ImageSet(labels, {"pixels": load_images([str(p) for p in files], size=12, channels=1).reshape(-1, 144)})
+        return ImageSet(
+            labels, {"pixels": load_images(read_bytes, [str(p) for p in files], size=12, channels=1).reshape(-1, 144)}
+        )
 
     train, held_out = of("train"), of("test")
     noise = np.random.default_rng(0).integers(0, 256, train.spaces["pixels"].shape, dtype=np.uint8)

@@ -17,7 +17,7 @@ from d3m_assets.assets.measuring import MeasuredAsset, read_metrics
 from d3m_assets.assets.origins import image_origins
 from d3m_assets.assets.pool_audit import PoolAudit, read_audit
 from d3m_assets.assets.pool_labels import PoolLabels, agreement_rows
-from d3m_assets.assets.raw_dataset import RawDataset, image_rows
+from d3m_assets.assets.raw_dataset import RawDataset, image_rows, real_images
 from d3m_assets.assets.reference_metrics import ReferenceMetrics
 from d3m_assets.assets.rows import kept_images, label_bytes
 from d3m_assets.assets.sample_selection import SampleSelection, read_selected
@@ -26,7 +26,6 @@ from d3m_assets.assets.synthetic_pool import SyntheticPool, pool_images
 from d3m_assets.assets.teacher_model import TeacherModel, read_teacher
 from d3m_assets.assets.whole_dataset_metrics import TEACHER_FILE, WholeDatasetMetrics
 from d3m_assets.compute.devices import cores
-from d3m_assets.datasets.images import load_images
 from d3m_assets.errors import StageError
 from d3m_assets.ledger import Kind, LedgerLine, distillation_ledger
 from d3m_assets.planning.asset import Asset, Check, Made
@@ -176,13 +175,12 @@ def sample_grids(context: Context) -> dict[str, dict[str, np.ndarray]]:
     from d3m_assets.evaluation.report.samples import IMAGES_PER_SAMPLE
     from d3m_assets.evaluation.report.tables import MAX_CLASSES
 
-    classes, shape = context.dataset.classes[:MAX_CLASSES], context.dataset.shape
+    classes = context.dataset.classes[:MAX_CLASSES]
     real, named = {}, {}
     by_name = read_class_name_pool(context)
     for c in classes:
         rows = image_rows(context, "train", c.key).sort_values("sha256").head(IMAGES_PER_SAMPLE)
-        size = (shape.height, shape.width)
-        real[c.name] = load_images(list(rows["uri"]), size=size, channels=context.dataset.scan.channels)
+        real[c.name] = real_images(context, rows)
         named[c.name] = pool_images(by_name[by_name["class_id"] == c.class_id].head(IMAGES_PER_SAMPLE))
     grids = {"real": real, "class-name prompt": named}
     for budget in context.budgets:

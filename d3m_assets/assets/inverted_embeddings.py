@@ -350,8 +350,8 @@ def _task(context: Context, item: Item) -> tuple[InversionTask, Sequence[str]]:
     """What is to be learned of a class, and the paths of its images below the dataset."""
     rows = image_rows(context, "train", item.dataset_class.key)
     files = ImageFiles(
-        tuple(rows["uri"]),
-        tuple(rows["sha256"]),
+        context.dataset.source,
+        tuple(context.dataset.records(rows)),
         context.dataset.scan.channels,
         context.settings.inversion.flip,
     )

@@ -74,10 +74,11 @@ def _origins(context: Context, dataset_class: DatasetClass, budget: str) -> list
 def _real_images(context: Context, paths: list[str]) -> tuple[np.ndarray, list[str]]:
     """The first of some real images, at their stored size, and their paths."""
     shape = context.dataset.shape
-    places = [(path, uri) for path in paths if (uri := context.dataset.uri(path))][:REAL_IMAGES]
+    dataset = context.dataset
+    records = [record for path in paths if (record := dataset.record(path))][:REAL_IMAGES]
     size = (shape.height, shape.width)
-    images = load_images([uri for _, uri in places], size=size, channels=context.dataset.scan.channels)
-    return images, [path for path, _ in places]
+    images = load_images(dataset.source.read, records, size=size, channels=dataset.scan.channels)
+    return images, [record.relative_path for record in records]
 
 
 def _vectors(vectors: Version | None, prompt: int) -> list[str]:

@@ -89,11 +89,11 @@ class RawDataset(Asset):
     def preview(self, context: Context, item: Item) -> dict[str, Any]:
         """A contact sheet of training images."""
         rows = from_parquet(context.inputs.read(item.key, FILE))
-        train = _current_uris(context, rows[rows["split"] == "train"]).sort_values("sha256").head(PREVIEW_IMAGES)
+        train = rows[rows["split"] == "train"].sort_values("sha256").head(PREVIEW_IMAGES)
         shape = context.dataset.shape
         factor = min(1.0, PREVIEW_SIDE / max(shape.height, shape.width))
         size = (max(1, round(shape.height * factor)), max(1, round(shape.width * factor)))
-        images = load_images(list(train["uri"]), size=size, channels=context.dataset.scan.channels)
+        images = real_images(context, train, size)
         return {"rows": len(rows), "real_images_png": contact_sheet(images, 10, 4)}
 
 
@@ -142,10 +142,25 @@ def test_images(context: Context, reader: str) -> LabelledImages:
 test_images.__test__ = False  # type: ignore[attr-defined]  # its name is no test of pytest's
 
 
+def real_images(context: Context, rows: pd.DataFrame, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Images of some rows, uint8 ``[N, H, W, C]``.
+
+    Args:
+        context: Of the asset that shows or uses them.
+        rows: Rows of :func:`image_rows`.
+        size: Height and width in pixels; None: as the dataset stores them.
+
+    Raises:
+        DatasetError: One cannot be read any more, or has changed since it was recorded.
+    """
+    dataset = context.dataset
+    height_width = size or (dataset.shape.height, dataset.shape.width)
+    return load_images(dataset.source.read, dataset.records(rows), size=height_width, channels=dataset.scan.channels)
+
+
 def labelled_images(context: Context, rows: pd.DataFrame, split: Split) -> LabelledImages:
     """Images of some rows, at their stored size, labelled by the position of their class."""
-    shape = context.dataset.shape
-    images = load_images(list(rows["uri"]), size=(shape.height, shape.width), channels=context.dataset.scan.channels)
+    images = real_images(context, rows)
     position = {c.class_id: c.position for c in context.dataset.classes}
     return LabelledImages(images, rows["class_id"].map(position).to_numpy(np.int64), split)
 
@@ -156,10 +171,4 @@ def _rows(context: Context, split: Split, class_key: str | None) -> pd.DataFrame
     parts = {} if class_key is None else {"class_key": class_key}
     keys = context.inputs.keys(RawDataset, **parts)
     rows = pd.concat([from_parquet(context.inputs.read(key, FILE)) for key in keys], ignore_index=True)
-    return _current_uris(context, rows[rows["split"] == split].reset_index(drop=True))
-
-
-def _current_uris(context: Context, rows: pd.DataFrame) -> pd.DataFrame:
-    # Where an image is may change (a moved clone, another machine) while what it is does not: the scan knows the place.
-    recorded = zip(rows["relative_path"], rows["uri"], strict=True)
-    return rows.assign(uri=[context.dataset.uri(path) or uri for path, uri in recorded])
+    return rows[rows["split"] == split].reset_index(drop=True)

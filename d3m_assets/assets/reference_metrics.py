@@ -14,10 +14,9 @@ from d3m_assets.assets.encoded_images import EncodableImages, encoded_baselines,
 from d3m_assets.assets.foundation_model import FoundationModel
 from d3m_assets.assets.inverted_embeddings import latent_cache
 from d3m_assets.assets.measuring import TABLE_CODE_VERSION, MeasuredAsset
-from d3m_assets.assets.raw_dataset import RawDataset, image_rows
+from d3m_assets.assets.raw_dataset import RawDataset, image_rows, real_images
 from d3m_assets.assets.rows import Row, kept_images, label_bytes, real_images_allowed, rows_of, unaugmented
 from d3m_assets.assets.teacher_model import TeacherModel, loaded_teacher, read_teacher
-from d3m_assets.datasets.images import load_images
 from d3m_assets.datasets.labelled_images import LabelledImages
 from d3m_assets.distillation import latents
 from d3m_assets.distillation.latents import ImageFiles
@@ -152,8 +151,7 @@ class TrainingImages:
         """Images of a class at the dataset's stored size, uint8 ``[N, H, W, C]``."""
 
         def load() -> np.ndarray:
-            shape, uris = self._context.dataset.shape, list(self.by_class[class_id]["uri"])
-            return load_images(uris, size=(shape.height, shape.width), channels=self._context.dataset.scan.channels)
+            return real_images(self._context, self.by_class[class_id])
 
         return self._once("images", class_id, load)
 
@@ -182,7 +180,8 @@ class TrainingImages:
     def latents(self, class_id: int) -> np.ndarray:
         """Latents of the images of a class, float16 ``[N, C, h, w]``."""
         rows, channels = self.by_class[class_id], self._context.dataset.scan.channels
-        files = ImageFiles(tuple(rows["uri"]), tuple(rows["sha256"]), channels)
+        dataset = self._context.dataset
+        files = ImageFiles(dataset.source, tuple(dataset.records(rows)), channels)
         return latent_cache(self._context).get(self._context.model.reference.load(), files)
 
     def decoded(self, latents: np.ndarray) -> np.ndarray:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from d3m_assets.datasets.source import DatasetSource, Scan
+from d3m_assets.datasets.source import DatasetSource, ImageRecord, Scan
 from d3m_assets.ledger import ImageShape
 from d3m_assets.progress import Progress, silent
 
@@ -52,7 +52,17 @@ class Dataset:
         progress: Progress = silent,
     ) -> None:
         self.name = name
-        self._source, self._previous, self._progress = source, previous_catalog, progress
+        self._open, self._previous, self._progress = source, previous_catalog, progress
+
+    @cached_property
+    def source(self) -> DatasetSource:
+        """Where the images are.
+
+        Raises:
+            DatasetError: It cannot be opened.
+            SettingsError: What is to be left out of it cannot be read.
+        """
+        return self._open()
 
     @cached_property
     def scan(self) -> Scan:
@@ -61,7 +71,7 @@ class Dataset:
         Raises:
             DatasetError: It cannot be used; the message says why.
         """
-        return self._source().scan(self._progress)
+        return self.source.scan(self._progress)
 
     @property
     def shape(self) -> ImageShape:
@@ -106,9 +116,24 @@ class Dataset:
         return tuple(c.name for c in self.classes)
 
     @cached_property
-    def _uris(self) -> dict[str, str]:
-        return {i.relative_path: i.uri for c in self.scan.classes.values() for i in c.images}
+    def _records(self) -> dict[str, ImageRecord]:
+        return {i.relative_path: i for c in self.scan.classes.values() for i in c.images}
 
-    def uri(self, relative_path: str) -> str | None:
-        """Where an image is now, by its path below the dataset; a clone may have moved since it was recorded."""
-        return self._uris.get(relative_path)
+    def record(self, relative_path: str) -> ImageRecord | None:
+        """An image as it is now, by its path below the dataset; None: it is not there any more."""
+        return self._records.get(relative_path)
+
+    def records(self, rows: pd.DataFrame) -> list[ImageRecord]:
+        """Images that were recorded as rows of a table, to be read where they are now.
+
+        Where an image is may change (a moved clone, another machine) while what it is does not: the scan knows the place.
+
+        Args:
+            rows: With the attributes of :class:`~d3m_assets.datasets.source.ImageRecord` as columns.
+        """
+        columns = [rows[name].tolist() for name in ImageRecord.__slots__]
+        recorded = (ImageRecord(*values) for values in zip(*columns, strict=True))
+        return [
+            replace(image, uri=now.uri) if (now := self._records.get(image.relative_path)) else image
+            for image in recorded
+        ]

@@ -63,7 +63,7 @@ def data_files(url: str, options: Mapping[str, Any], suffixes: Sequence[str]) ->
     files = []
     for path, entry in found.items():
         name = path.removeprefix(base) if path.startswith(base) else PurePosixPath(path).name
-        files.append(DataFile(name, path, split_of(name), f"{entry.get('size')} {stamp_of(_with_time(entry))}"))
+        files.append(DataFile(name, path, split_of(name), _stamp(entry)))
     if len({file.name for file in files}) < len(files):  # a pattern over folders with files of the same names
         files = [DataFile(file.path, file.path, split_of(file.path), file.stamp) for file in files]
     return files
@@ -90,6 +90,6 @@ def expand_braces(pattern: str) -> list[str]:
     return [expanded for word in words for expanded in expand_braces(f"{before}{word}{after}")]
 
 
-def _with_time(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-    # Local files have a time of change in seconds, which is a number.
-    return {**entry, "mtime": str(entry["mtime"])} if entry.get("mtime") else entry
+def _stamp(entry: Mapping[str, Any]) -> str:
+    stamp = stamp_of(entry)
+    return f"{entry.get('size')} {stamp}" if stamp else ""

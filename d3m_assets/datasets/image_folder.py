@@ -234,6 +234,8 @@ def stamp_of(entry: Mapping[str, Any]) -> str:
         "md5Hash",
         "LastModified",
         "last_modified",
+        "Last-Modified",
+        "Content-MD5",
         "mtime",
         "updated",
         "modified",

@@ -19,8 +19,8 @@ import fsspec
 from d3m_assets.datasets.files import DataFile, data_files
 from d3m_assets.datasets.image_folder import SPLIT_FOLDERS, stamp_of
 from d3m_assets.datasets.images import read_bytes, too_large
-from d3m_assets.datasets.problems import unlabelled
 from d3m_assets.datasets.listed_source import ListedImage, ListedSource, ListedSplit, Listing
+from d3m_assets.datasets.problems import unlabelled
 from d3m_assets.errors import DatasetError
 
 if TYPE_CHECKING:

@@ -192,7 +192,7 @@ class ListedSource(ABC):
             if problem.severity == "error":
                 errors[problem.class_name].append(problem)
         records = self._records(images, facts)
-        names = {normalized(place.class_name) for place in (*images, *folders)}
+        names = {normalized(place.class_name) for place in _places(images, folders)}
         classes = {
             name: ClassImages(name, tuple(records.get(name, ())), tuple(errors[name]))
             for name in sorted(names, key=natural)
@@ -255,7 +255,7 @@ class ListedSource(ABC):
     def _refuse_without_train(
         self, images: Sequence[ListedImage], folders: Sequence[ListedFolder], expected: str
     ) -> None:
-        if not any(place.split in ("train", "") for place in (*images, *folders)):
+        if not any(place.split in ("train", "") for place in _places(images, folders)):
             rest = " that `exclude` leaves in" if self._exclude else ""
             raise DatasetError(f"{self.url} has no class folder in train/{rest}. {expected}")
 
@@ -342,7 +342,7 @@ class ListedSource(ABC):
         A dataset without a test split gets one: its validation split where it has one, as ImageNet is used, otherwise a part
         of each class by the hash of the pixels, so that equal images stay together. What was decided is told.
         """
-        splits = {place.split for place in (*images, *folders)}
+        splits = {place.split for place in _places(images, folders)}
         other: Split | None = "validation" if "validation" in splits else None
         if "test" in splits:
             return (
@@ -378,13 +378,13 @@ class ListedSource(ABC):
     def _lopsided(self, images: Sequence[ListedImage], folders: Sequence[ListedFolder]) -> list[DatasetProblem]:
         """Classes without train or without test images, and folders without any."""
         of: dict[str, set[str]] = {"train": set(), "test": set()}
-        for place in (*images, *folders):
+        for place in _places(images, folders):
             if place.split in of:
                 of[place.split].add(normalized(place.class_name))
         problems = lopsided_splits(of)
         held = {(image.split, normalized(image.class_name)) for image in images}
         held |= {("", name) for _, name in held}  # a folder that holds both splits
-        for folder in folders:
+        for folder in sorted(folders, key=lambda folder: folder.split != "train"):
             name = normalized(folder.class_name)
             if (folder.split, name) not in held:
                 looked = "all are excluded" if folder.emptied else self._looked_for()
@@ -415,6 +415,10 @@ class ListedSource(ABC):
             splits += [(image, "test") for image in groups.get((name, "test"), [])]
             records[name] = [_record(image, facts[image.relative_path], split) for image, split in splits]
         return records
+
+
+def _places(images: Sequence[ListedImage], folders: Sequence[ListedFolder]) -> list[ListedImage | ListedFolder]:
+    return [*images, *folders]
 
 
 def _pixel_digest(image: Image.Image) -> str:

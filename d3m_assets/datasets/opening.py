@@ -69,6 +69,8 @@ def _kind(url: str) -> type[ListedSource]:
         return ImageFolder
     if any(name in names for name in _SAVED):
         return ImageTable
+    if url.startswith("hf://") and not any(name.lower().endswith(".tar") for name in names):
+        return ImageTable  # its tables may lie in a folder of any name
     files = [name for name, kind in names.items() if kind == "file"]
     files += [path.rpartition("/")[2] for paths in inside.values() for path in paths]
     if any(name.lower().endswith(".parquet") for name in files):

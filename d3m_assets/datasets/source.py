@@ -119,8 +119,19 @@ class Scan:
         return _digest([classes, self.image_height, self.image_width, self.channels])
 
 
-class DatasetSource(Protocol):
-    """Where real images come from. It can be pickled, so that worker processes read the images themselves."""
+class ImageReader(Protocol):
+    """Gives the contents of images. It can be pickled, so that worker processes read the images themselves."""
+
+    def read(self, image: ImageRecord) -> bytes:
+        """Contents of an image file, exactly as they were when they were scanned.
+
+        Raises:
+            DatasetError: It cannot be read, or has changed since.
+        """
+
+
+class DatasetSource(ImageReader, Protocol):
+    """Where real images come from."""
 
     url: str
 
@@ -130,13 +141,6 @@ class DatasetSource(Protocol):
         Raises:
             DatasetError: Not one class can be used as it is; the message names files or classes and says what to do.
                 What is wrong with some of the classes is in :attr:`Scan.problems`.
-        """
-
-    def read(self, image: ImageRecord) -> bytes:
-        """Contents of an image file, exactly as they were when they were scanned.
-
-        Raises:
-            DatasetError: It cannot be read, or has changed since.
         """
 
 

@@ -92,9 +92,7 @@ class WebDataset(ListedSource):
             PurePosixPath(name).parts[:depth] for name in parts for depth in range(1, len(PurePosixPath(name).parts))
         }
         found = [
-            FoundFile(
-                name, _uri(file, member), member.size, _stamp(file, member), self._problem(member)
-            )
+            FoundFile(name, _uri(file, member), member.size, _stamp(file, member), self._problem(member))
             for name, member in parts.items()
         ]
         inside = arranged(found, folders)
@@ -118,7 +116,7 @@ class WebDataset(ListedSource):
 
     def _label(self, shard: tarfile.TarFile, member: tarfile.TarInfo, extension: str) -> str | None:
         if member.size > 2**20:
-            raise DatasetError(f"{self.url}: {member.name} in {shard.name} is too large for a label")
+            raise DatasetError(f"{self.url}: {member.name} is too large for a label")
         content = shard.extractfile(member)
         text = content.read().decode("utf-8").strip() if content else ""
         if extension == "cls":

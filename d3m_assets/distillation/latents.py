@@ -17,6 +17,7 @@ import numpy as np
 from d3m_assets.datasets.images import load_images
 
 if TYPE_CHECKING:
+    from d3m_assets.datasets.source import ImageReader, ImageRecord
     from d3m_assets.foundation.loading import Foundation
 
 _log = logging.getLogger(__name__)
@@ -50,27 +51,32 @@ def encode(foundation: Foundation, images: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """The images of a class as files, to be read when its turn comes.
+    """The images of a class, to be read when its turn comes.
 
     Attributes:
-        uris: Local paths or fsspec URLs.
-        sha256: Hex digest of each file.
+        source: Reads them.
+        images: Which they are.
         channels: 1 to read them as grey, 3 as RGB.
         flip: Whether every image is also mirrored.
     """
 
-    uris: tuple[str, ...]
-    sha256: tuple[str, ...]
+    source: ImageReader
+    images: tuple[ImageRecord, ...]
     channels: Literal[1, 3]
     flip: bool = False
+
+    @property
+    def sha256(self) -> tuple[str, ...]:
+        """Hex digest of each file."""
+        return tuple(image.sha256 for image in self.images)
 
     def load(self, size: int) -> np.ndarray:
         """uint8 ``[N, size, size, channels]``; with ``flip`` the mirrored ones follow, 2 N in all.
 
         Raises:
-            DatasetError: An image cannot be read.
+            DatasetError: An image cannot be read, or is another than was scanned.
         """
-        images = load_images(self.uris, size=size, channels=self.channels)
+        images = load_images(self.source.read, self.images, size=size, channels=self.channels)
         return np.concatenate([images, images[:, :, ::-1]]) if self.flip else images
 
 

@@ -32,14 +32,14 @@ def _replace_pools(pipeline, images_of):
 
 def test_the_audit_names_copies_swaps_and_collapse(copy, characters):
     from d3m_assets.assets.raw_dataset import image_rows
-    from d3m_assets.datasets.images import load_images
+    from d3m_assets.datasets.images import load_images, read_bytes
 
     pipeline = open_pipeline(copy, copy / "images", **{"audit.steps": 60})
     rows = image_rows(pipeline.reading(WHOLE), "train")
     list(pipeline.materialize("pool_audit", pipeline.keys("pool_audit")))
 
     def real(name):
-        return load_images(list(rows[rows["class_name"] == name]["uri"]), size=8, channels=1)
+        return load_images(read_bytes, list(rows[rows["class_name"] == name]["uri"]), size=8, channels=1)
 
     assert ("not_memorised", "error") in _replace_pools(pipeline, real)
     table = pd.read_parquet(BytesIO(pipeline.store.read(ArtefactKey("pool_audit", None, "ipc-1"), "images.parquet")))
@@ -73,14 +73,14 @@ def test_the_audit_never_opens_a_test_image(copy, monkeypatch):
 
     pipeline = open_pipeline(copy, copy / "images")
     rows = pd.concat([pipeline.context.dataset.scan.classes[c].table(0) for c in ("0", "1", "7")])
-    tested = set(rows[rows["split"] == "test"]["uri"])
+    tested = set(rows[rows["split"] == "test"]["relative_path"])
     seen = []
     real = raw_dataset.load_images
-    monkeypatch.setattr(raw_dataset, "load_images", lambda uris, **k: seen.extend(uris) or real(uris, **k))
+    monkeypatch.setattr(raw_dataset, "load_images", lambda r, images, **k: seen.extend(images) or real(r, images, **k))
     outcomes = list(pipeline.materialize("pool_audit", pipeline.keys("pool_audit"), force=True))
     assert all(o.error is None for o in outcomes)
     assert seen
-    assert not tested & set(seen)
+    assert not tested & set(map(str, seen))
 
 
 def test_thresholds_are_for_telling_and_redo_the_report_alone(finished):

@@ -113,7 +113,10 @@ def test_the_choice_of_a_codec_never_sees_a_test_image(finished, tmp_path, monke
             image.tobytes()
             for c in scan.classes.values()
             for image in load_images(
-                [i.uri for i in c.images if i.split == split], size=(size.height, size.width), channels=scan.channels
+                pipeline.context.dataset.source.read,
+                c.of(split),
+                size=(size.height, size.width),
+                channels=scan.channels,
             )
         }
         for split in ("train", "validation", "test")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d3m_assets.datasets.images import contact_sheet, decode_image, decode_png, encode_png, load_images
+from d3m_assets.datasets.images import contact_sheet, decode_image, decode_png, encode_png, load_images, read_bytes
 from d3m_assets.errors import DatasetError
 from d3m_assets_tests.datasets.conftest import png
 
@@ -109,19 +109,19 @@ def test_load_keeps_order_shape_and_pixels(tmp_path):
     for i, array in enumerate(arrays):
         (tmp_path / f"{i}.png").write_bytes(encode_png(array))
     uris = [str(tmp_path / f"{i}.png") for i in (2, 0, 1)]
-    loaded = load_images(uris, size=6, channels=3)
+    loaded = load_images(read_bytes, uris, size=6, channels=3)
     assert loaded.dtype == np.uint8
     assert (loaded == arrays[[2, 0, 1]]).all()
-    assert load_images(uris, size=(4, 8), channels=1).shape == (3, 4, 8, 1)
-    assert load_images([], size=4, channels=3).shape == (0, 4, 4, 3)
+    assert load_images(read_bytes, uris, size=(4, 8), channels=1).shape == (3, 4, 8, 1)
+    assert load_images(read_bytes, [], size=4, channels=3).shape == (0, 4, 4, 3)
 
 
 def test_load_covers_and_takes_the_centre(tmp_path):
     array = np.zeros((8, 24), np.uint8)
     array[:, 8:16] = 200  # the middle third
     (tmp_path / "wide.png").write_bytes(encode_png(array))
-    assert (load_images([str(tmp_path / "wide.png")], size=8, channels=1) == 200).all()
-    half = load_images([str(tmp_path / "wide.png")], size=(4, 12), channels=1)[0, :, :, 0]
+    assert (load_images(read_bytes, [str(tmp_path / "wide.png")], size=8, channels=1) == 200).all()
+    half = load_images(read_bytes, [str(tmp_path / "wide.png")], size=(4, 12), channels=1)[0, :, :, 0]
     expected = Image.fromarray(array).resize((12, 4), Image.Resampling.BICUBIC)
     assert (half == np.asarray(expected)).all()
 
@@ -130,7 +130,7 @@ def test_load_names_the_file(tmp_path):
     (tmp_path / "bad.png").write_bytes(b"x")
     for name in ("bad.png", "absent.png"):
         with pytest.raises(DatasetError, match=name):
-            load_images([str(tmp_path / name)], size=4, channels=1)
+            load_images(read_bytes, [str(tmp_path / name)], size=4, channels=1)
 
 
 def test_contact_sheet_shows_every_image_in_its_place():

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from d3m_assets.datasets import checks
-from d3m_assets.datasets import image_folder as module
+from d3m_assets.datasets import listed_source as module
 from d3m_assets.datasets.catalog import class_catalog
 from d3m_assets.datasets.exclusion import Exclusion, read_exclusion
 from d3m_assets.datasets.image_folder import ImageFolder
@@ -120,8 +120,8 @@ def test_a_dataset_that_is_damaged_everywhere_is_given_up(make_folder, monkeypat
     for i in range(600):
         (root / f"train/a/bad{i}.png").write_bytes(b"")
     read = []
-    real = module._read
-    monkeypatch.setattr(module, "_read", lambda fs, image: read.append(image) or real(fs, image))
+    real = ImageFolder._examine
+    monkeypatch.setattr(ImageFolder, "_examine", lambda self, image: read.append(image) or real(self, image))
     with pytest.raises(DatasetError, match="whole dataset seems damaged"):
         scan(root)
     assert len(read) == 256
@@ -168,8 +168,8 @@ def test_an_index_without_pixels_is_of_an_earlier_version_and_is_written_anew(ma
     (index,) = cache.iterdir()
     pd.read_parquet(index).drop(columns="pixels").to_parquet(index)
     read = []
-    real = module._read
-    monkeypatch.setattr(module, "_read", lambda fs, image: read.append(image) or real(fs, image))
+    real = ImageFolder._examine
+    monkeypatch.setattr(ImageFolder, "_examine", lambda self, image: read.append(image) or real(self, image))
     assert scan(root, cache=cache) == expected
     assert len(read) == 16
     assert scan(root, cache=cache) == expected

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from d3m_assets.datasets.loose_files import LooseFiles, records_of
 from d3m_assets.distillation.budgets import EmbeddingPlan, plan_embeddings
 from d3m_assets.distillation.inversion import cluster, invert
 from d3m_assets.distillation.inversion_state import InversionTask, InvertedClass
@@ -113,15 +114,13 @@ def test_every_word_of_the_initializer_starts_its_vectors(foundation, words, cha
 
 
 def test_a_damaged_cache_of_latents_changes_nothing_that_is_learned(foundation, words, characters, tmp_path, caplog):
-    import hashlib
-
     from PIL import Image
 
     paths = []
     for i, image in enumerate(characters("5", 6)[..., 0]):
         paths.append(tmp_path / f"{i}.png")
         Image.fromarray(image).save(paths[-1])
-    files = ImageFiles(tuple(map(str, paths)), tuple(hashlib.sha256(p.read_bytes()).hexdigest() for p in paths), 1)
+    files = ImageFiles(LooseFiles(), records_of(paths), 1)
     work = [InversionTask(words("5"), files, plan_embeddings("x", 128, width=64))]
     cache = LatentCache(tmp_path / "cache", 10**6)
     (first,) = learned(foundation, work, cache=cache)

@@ -1,10 +1,11 @@
-import hashlib
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from d3m_assets.datasets.loose_files import LooseFiles, records_of
 from d3m_assets.distillation.latents import ImageFiles, LatentCache, encode
 from d3m_assets.errors import DatasetError
 
@@ -16,8 +17,13 @@ def files(tmp_path, characters):
         path = tmp_path / f"{i}.png"
         Image.fromarray(image[..., 0]).save(path)
         paths.append(path)
-    prints = [hashlib.sha256(p.read_bytes()).hexdigest() for p in paths]
-    return ImageFiles(tuple(map(str, paths)), tuple(prints), 1)
+    return ImageFiles(LooseFiles(), records_of(paths), 1)
+
+
+def another(files, digest):
+    """The same files, of which the first is said to be another image."""
+    first, *rest = files.images
+    return replace(files, images=(replace(first, sha256=digest), *rest))
 
 
 def test_latents_are_encoded_once(foundation, files, tmp_path, monkeypatch):
@@ -33,12 +39,12 @@ def test_latents_are_encoded_once(foundation, files, tmp_path, monkeypatch):
 def test_a_changed_image_is_encoded_again(foundation, files, tmp_path):
     cache = LatentCache(tmp_path / "cache", 10**6)
     cache.get(foundation, files)
-    cache.get(foundation, ImageFiles(files.uris, ("0" * 64, *files.sha256[1:]), 1))
+    cache.get(foundation, another(files, "0" * 64))
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
 def test_flipped_images_follow(foundation, files):
-    both = ImageFiles(files.uris, files.sha256, 1, flip=True).load(32)
+    both = replace(files, flip=True).load(32)
     assert len(both) == 12
     assert np.array_equal(both[6:], both[:6, :, ::-1])
 
@@ -59,7 +65,7 @@ def test_the_cache_keeps_what_was_used_last_within_its_bytes(foundation, files, 
     one = len(encode(foundation, files.load(32)).tobytes()) + 300
     folder = tmp_path / "cache"
     cache = LatentCache(folder, 2 * one)
-    variants = [ImageFiles(files.uris, (str(i) * 64, *files.sha256[1:]), 1) for i in range(3)]
+    variants = [another(files, str(i) * 64) for i in range(3)]
 
     def use(variant, second):
         before = {p: p.stat().st_mtime_ns for p in folder.glob("*")}
@@ -109,8 +115,7 @@ def test_latents_of_colour_images_are_kept_too(foundation, tmp_path, characters,
         path = tmp_path / f"{i}.png"
         Image.fromarray(np.stack([image[..., 0], 255 - image[..., 0], image[..., 0] // 2], -1)).save(path)
         paths.append(path)
-    prints = [hashlib.sha256(p.read_bytes()).hexdigest() for p in paths]
-    files, cache = ImageFiles(tuple(map(str, paths)), tuple(prints), 3), LatentCache(tmp_path / "cache", 10**6)
+    files, cache = ImageFiles(LooseFiles(), records_of(paths), 3), LatentCache(tmp_path / "cache", 10**6)
     first = cache.get(foundation, files)
     monkeypatch.setattr(foundation, "encode_images", None)
     assert np.array_equal(cache.get(foundation, files), first)

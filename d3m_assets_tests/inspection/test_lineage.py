@@ -14,7 +14,7 @@ from d3m_assets import cli
 from d3m_assets.assets.distilled_bundle import find_bundle
 from d3m_assets.assets.files import from_parquet
 from d3m_assets.assets.inverted_embeddings import _members, learned_from
-from d3m_assets.datasets.images import encode_png, load_images
+from d3m_assets.datasets.images import encode_png, load_images, read_bytes
 from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.distillation.inversion import cluster
 from d3m_assets.distillation.latents import encode
@@ -104,7 +104,7 @@ def test_members_are_the_clusters_that_were_learned_from(finished, foundation):
     version = stored_version(pipeline.store, VECTORS)
     rows = from_parquet(pipeline.store.read(ArtefactKey("raw_dataset", "7"), "images.parquet"))
     rows = rows[rows["split"] == "train"].reset_index(drop=True)
-    images = load_images(list(rows["uri"]), size=foundation.files.image_size, channels=1)
+    images = load_images(read_bytes, list(rows["uri"]), size=foundation.files.image_size, channels=1)
     labels = cluster(encode(foundation, images).astype(np.float32), 3, 0)
     for prompt in range(3):
         expected = sorted(rows["relative_path"][labels == prompt])

@@ -1,0 +1,408 @@
+"""The same images in every form that is read: the same classes, splits, hashes and bytes come out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import pickle
+import tarfile
+import zipfile
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from d3m_assets.datasets.files import expand_braces, split_of
+from d3m_assets.datasets.image_cache import ImageCache
+from d3m_assets.datasets.image_folder import ImageFolder, ZippedImageFolder
+from d3m_assets.datasets.image_table import ImageManifest, ImageTable
+from d3m_assets.datasets.opening import open_dataset
+from d3m_assets.datasets.settings import ImageSettings
+from d3m_assets.datasets.source import Scan
+from d3m_assets.datasets.web_dataset import WebDataset
+from d3m_assets.errors import DatasetError
+from d3m_assets_tests.datasets.conftest import png
+
+NAMES = ("cat", "train", "100%_{x}", "café", "A", "a")
+"""Classes of all tests here; names that splits, patterns and file systems trip over."""
+
+
+def files_of(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob("*.png"))
+
+
+def feature_schema(names: tuple[str, ...]) -> pa.Schema:
+    """As `datasets` describes images and labels in a parquet or arrow file."""
+    features = {"image": {"_type": "Image"}, "label": {"names": list(names), "_type": "ClassLabel"}}
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    schema = pa.schema([("image", image), ("label", pa.int64())])
+    return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def table_of(paths: list[Path], root: Path) -> pa.Table:
+    labels = [NAMES.index(path.parent.name) for path in paths]
+    images = [{"bytes": path.read_bytes(), "path": path.name} for path in paths]
+    return pa.table({"image": images, "label": labels}, schema=feature_schema(NAMES))
+
+
+def as_zip(root: Path, target: Path) -> str:
+    with zipfile.ZipFile(target / "images.zip", "w") as archive:
+        for path in files_of(root):
+            archive.write(path, f"my dataset/{path.relative_to(root)}")
+        archive.writestr("__MACOSX/my dataset/train/cat/._0.png", b"rubbish")
+    return str(target / "images.zip")
+
+
+def as_hub_repository(root: Path, target: Path) -> str:
+    (target / "hub/data").mkdir(parents=True)
+    (target / "hub/README.md").write_text("---\nlicense: mit\n---\n")
+    for split in ("train", "test"):
+        table = table_of(files_of(root / split), root)
+        half = table.num_rows // 2
+        for shard, part in enumerate((table.slice(0, half), table.slice(half))):
+            pq.write_table(part, target / f"hub/data/{split}-{shard:05d}-of-00002.parquet", row_group_size=5)
+    return str(target / "hub")
+
+
+def as_saved_to_disk(root: Path, target: Path) -> str:
+    for split in ("train", "test"):
+        folder = target / "saved" / split
+        folder.mkdir(parents=True)
+        (folder / "state.json").write_text("{}")
+        table = table_of(files_of(root / split), root)
+        with pa.ipc.new_stream(folder / "data-00000-of-00001.arrow", table.schema) as writer:
+            writer.write_table(table, max_chunksize=7)
+    (target / "saved/dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    return str(target / "saved")
+
+
+def _add(shard: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    shard.addfile(member, io.BytesIO(content))
+
+
+def as_web_dataset(root: Path, target: Path) -> str:
+    (target / "shards").mkdir()
+    for split in ("train", "test"):
+        paths = files_of(root / split)
+        for number in range(2):
+            with tarfile.open(target / f"shards/{split}-{number:04d}.tar", "w") as shard:
+                for index, path in enumerate(paths[number::2]):
+                    _add(shard, f"{index:06d}.png", path.read_bytes())
+                    if number:
+                        _add(shard, f"{index:06d}.cls", path.parent.name.encode())
+                    else:
+                        _add(shard, f"{index:06d}.json", json.dumps({"class_name": path.parent.name}).encode())
+    return str(target / "shards")
+
+
+def as_web_dataset_pattern(root: Path, target: Path) -> str:
+    return f"{as_web_dataset(root, target)}/{{train,test}}-{{0000..0001}}.tar"
+
+
+def as_tar_of_folders(root: Path, target: Path) -> str:
+    with tarfile.open(target / "folders.tar", "w") as shard:
+        for path in files_of(root):
+            _add(shard, str(path.relative_to(root)), path.read_bytes())
+    return str(target / "folders.tar")
+
+
+def as_csv(root: Path, target: Path) -> str:
+    with (root / "list.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file_name", "Label", "split"])
+        for path in files_of(root):
+            relative = path.relative_to(root)
+            writer.writerow([str(relative), path.parent.name, relative.parts[0]])
+    return str(root / "list.csv")
+
+
+def as_json_lines(root: Path, target: Path) -> str:
+    lines = [{"file_name": str(p.relative_to(root)), "label": p.parent.name} for p in files_of(root)]
+    (root / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(root / "metadata.jsonl")
+
+
+def as_parquet_manifest(root: Path, target: Path) -> str:
+    import pandas as pd
+
+    rows = [(str(path), path.parent.name, path.relative_to(root).parts[0]) for path in files_of(root)]
+    pd.DataFrame(rows, columns=["path", "class", "split"]).to_parquet(target / "manifest.parquet")
+    return str(target / "manifest.parquet")
+
+
+FORMS = {
+    as_zip: ZippedImageFolder,
+    as_hub_repository: ImageTable,
+    as_saved_to_disk: ImageTable,
+    as_web_dataset: WebDataset,
+    as_web_dataset_pattern: WebDataset,
+    as_tar_of_folders: WebDataset,
+    as_csv: ImageManifest,
+    as_json_lines: ImageManifest,
+    as_parquet_manifest: ImageManifest,
+}
+
+
+def content(scan: Scan) -> dict[str, dict[str, set[str]]]:
+    """Hashes of the images by class and split."""
+    return {
+        name: {split: {image.sha256 for image in images.of(split)} for split in ("train", "validation", "test")}
+        for name, images in scan.classes.items()
+    }
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
+def test_every_form_gives_the_same_images(make_folder, tmp_path, form):
+    root = make_folder(*NAMES)
+    expected = ImageFolder(root).scan()
+    source = open_dataset(form(root, tmp_path), home=tmp_path / "home", validation_fraction=0.1)
+    assert type(source) is FORMS[form]
+    scan = source.scan()
+    assert content(scan) == content(expected)
+    assert not scan.problems
+    assert (scan.image_height, scan.image_width, scan.channels) == (8, 8, 1)
+    by_hash = {image.sha256: (root / image.relative_path).read_bytes() for image in expected.classes["cat"].images}
+    travelled = pickle.loads(pickle.dumps(source))
+    for image in scan.classes["cat"].images:
+        assert travelled.read(image) == by_hash[image.sha256]
+    assert len({image.relative_path for c in scan.classes.values() for image in c.images}) == 48
+    assert source.scan() == scan  # now out of the index
+
+
+@pytest.mark.parametrize(
+    "form", [as_zip, as_hub_repository, as_web_dataset, as_tar_of_folders], ids=lambda f: f.__name__
+)
+def test_a_form_in_a_remote_place_is_fetched_once(make_folder, tmp_path, form, monkeypatch):
+    root = make_folder("cat", "train")
+    place = Path(form(root, tmp_path))
+    fs = fsspec.filesystem("memory")
+    for old in fs.ls("/"):
+        fs.rm(old["name"], recursive=True)
+    fs.put(str(place), f"/{place.name}", recursive=True)
+    source = open_dataset(f"memory://{place.name}", home=tmp_path / "home", validation_fraction=0.1)
+    scan = source.scan()
+    assert content(scan) == content(ImageFolder(root).scan())
+    monkeypatch.setattr(type(source), "_fetch", lambda self, uri: pytest.fail("fetched again"))
+    assert source.scan() == scan
+    image = scan.classes["cat"].images[0]
+    assert len(source.read(image)) == image.bytes
+
+
+def test_classes_alone_get_a_test_split_that_is_told(make_folder):
+    root = make_folder("cat", "train", "dog") / "train"
+    (root / "dog/copy.png").write_bytes((root / "dog/0.png").read_bytes())
+    scan = ImageFolder(root, validation_fraction=0, settings=ImageSettings(test_fraction=0.4)).scan()
+    assert list(scan.classes) == ["cat", "dog", "train"]
+    splits = {name: [len(c.of(s)) for s in ("train", "test")] for name, c in scan.classes.items()}
+    assert all(min(counts) >= 1 for counts in splits.values())
+    assert [sum(counts) for counts in splits.values()] == [6, 7, 6]
+    told = [problem for problem in scan.problems if not problem.class_name]
+    assert [problem.severity for problem in told] == ["warning"]
+    assert "has no test split; 40% of each class" in told[0].what
+    # Equal images are on one side, and an image more moves no other.
+    of = {image.relative_path: image.split for image in scan.classes["dog"].images}
+    assert of["dog/copy.png"] == of["dog/0.png"]
+    (root / "cat/new.png").write_bytes(png(777))
+    again = ImageFolder(root, validation_fraction=0, settings=ImageSettings(test_fraction=0.4)).scan()
+    before = {image.relative_path: image.split for image in scan.classes["cat"].images}
+    assert {i.relative_path: i.split for i in again.classes["cat"].images if i.relative_path in before} == before
+
+
+def test_a_validation_folder_is_used_for_choices_or_as_test(make_folder):
+    root = make_folder("a", "b")
+    for name in "ab":
+        (root / "val" / name).mkdir(parents=True)
+        (root / "test" / name / "0.png").rename(root / "val" / name / "0.png")
+    scan = ImageFolder(root, validation_fraction=0.5).scan()
+    assert [len(scan.classes["a"].of(s)) for s in ("train", "validation", "test")] == [6, 1, 1]
+    assert not scan.problems
+    for name in "ab":
+        (root / "test" / name / "1.png").unlink()
+        (root / "test" / name).rmdir()
+    (root / "test").rmdir()
+    scan = ImageFolder(root, validation_fraction=0).scan()
+    assert [len(scan.classes["a"].of(s)) for s in ("train", "validation", "test")] == [6, 0, 1]
+    assert "its validation split is used as test" in scan.problems[0].what
+
+
+def test_an_image_in_train_and_validation_is_an_error(make_folder):
+    root = make_folder("a", "b")
+    (root / "val/a").mkdir(parents=True)
+    (root / "val/a/x.png").write_bytes((root / "train/a/0.png").read_bytes())
+    scan = ImageFolder(root).scan()
+    assert "is the same image in train and validation" in scan.classes["a"].problem
+    assert not scan.classes["b"].errors
+
+
+def test_what_is_no_regular_file_is_not_opened(make_folder):
+    root = make_folder("a", "b")
+    os.mkfifo(root / "train/a/pipe.png")
+    (root / "train/a/zero.png").symlink_to("/dev/zero")
+    scan = ImageFolder(root).scan()
+    assert sorted(error.what for error in scan.classes["a"].errors) == ["is no regular file"] * 2
+    assert not scan.classes["b"].errors
+
+
+def test_formats_go_by_content_and_size_is_looked_at_before_pixels(make_folder):
+    root = make_folder("a", "b", "c", "sound")
+    Image.new("RGB", (40, 40)).save(root / "train/a/page.eps")
+    (root / "train/a/page.eps").rename(root / "train/a/page.png")
+    Image.new("L", (900, 900)).save(root / "train/b/large.png")
+    (root / "train/c/long.png").write_bytes(png(5) + bytes(70_000))
+    limits = ImageSettings(max_pixels=500_000, max_bytes=60_000)
+    scan = ImageFolder(root, settings=limits).scan()
+    assert "is not an image (PNG, JPEG" in scan.classes["a"].problem
+    assert "has 810,000 pixels; `images.max_pixels` allows 500,000" in scan.classes["b"].problem
+    assert "has 70," in scan.classes["c"].problem
+    assert "`images.max_bytes` allows 60,000" in scan.classes["c"].problem
+
+
+def test_an_image_that_changed_after_the_scan_is_not_taken(make_folder, tmp_path):
+    root, cache = make_folder("a", "b"), tmp_path / "cache"
+    source = ImageFolder(root, cache=cache)
+    image = source.scan().classes["a"].images[0]
+    path = root / image.relative_path
+    before = path.stat()
+    changed = bytearray(path.read_bytes())
+    changed[-20] ^= 1
+    path.write_bytes(changed)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(
+        DatasetError, match=f"{image.relative_path} has changed since the dataset was scanned; run again"
+    ):
+        source.read(image)
+    # The index, which knows the file by size and time, is not believed a second time.
+    assert "cannot be decoded" in source.scan().classes["a"].problem
+    path.unlink()
+    with pytest.raises(DatasetError, match="cannot be read"):
+        source.read(image)
+
+
+def test_a_table_names_its_columns_or_is_told_them(make_folder, tmp_path):
+    root = make_folder("a", "b")
+    images = [path.read_bytes() for path in files_of(root)]
+    kinds = [path.parent.name for path in files_of(root)]
+    pq.write_table(pa.table({"scan": images, "kind": kinds}), tmp_path / "t.parquet")
+    with pytest.raises(DatasetError, match="has no column that looks like labels; its columns are scan, kind") as error:
+        ImageTable(tmp_path / "t.parquet").scan()
+    assert "`images.label_column`" in str(error.value)
+    scan = ImageTable(tmp_path / "t.parquet", settings=ImageSettings(label_column="kind")).scan()
+    assert {name: len(images.images) for name, images in scan.classes.items()} == {"a": 8, "b": 8}
+    with pytest.raises(DatasetError, match="has no column 'nothing'"):
+        ImageTable(tmp_path / "t.parquet", settings=ImageSettings(label_column="kind", image_column="nothing")).scan()
+
+
+def test_rows_without_a_label_are_left_out_and_counted(make_folder, tmp_path):
+    root = make_folder(*NAMES)
+    table = table_of(files_of(root / "train"), root)
+    pq.write_table(table, tmp_path / "train.parquet")
+    unlabelled = table_of(files_of(root / "test"), root).to_pylist()
+    pq.write_table(
+        pa.Table.from_pylist([r | {"label": -1} for r in unlabelled], schema=table.schema), tmp_path / "test.parquet"
+    )
+    scan = ImageTable(tmp_path / "*.parquet").scan()
+    assert [p.what for p in scan.problems if p.place == "test.parquet"] == [
+        "has 12 images without a label, which are left out"
+    ]
+    assert any("has no test split" in p.what for p in scan.problems)
+    assert set(scan.classes) == set(NAMES)
+
+
+def test_a_table_reads_no_file_outside_of_its_folder(make_folder, tmp_path):
+    root = make_folder("a", "b")
+    (tmp_path / "t").mkdir()
+    schema = feature_schema(("a", "b"))
+    rows = [
+        {"image": {"bytes": path.read_bytes(), "path": None}, "label": int(path.parent.name == "b")}
+        for path in files_of(root)
+    ]
+    rows.append({"image": {"bytes": None, "path": str(root / "train/a/0.png")}, "label": 0})
+    rows.append({"image": {"bytes": None, "path": "../images/train/a/0.png"}, "label": 0})
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), tmp_path / "t/train.parquet")
+    scan = ImageTable(tmp_path / "t").scan()
+    outside = "lies outside of the dataset, which a table of images may not ask for"
+    assert [error.what for error in scan.classes["a"].errors] == [outside] * 2
+    assert not scan.classes["b"].errors
+
+
+def test_damaged_containers_are_refused_by_name(make_folder, tmp_path):
+    for name, message in (
+        ("x.zip", "cannot be read as a zip file"),
+        ("x.tar", "cannot be read as a plain tar file"),
+        ("x.parquet", "cannot be read"),
+        ("x.csv", "has no column of paths"),
+    ):
+        (tmp_path / name).write_bytes(b"neither this nor that")
+        with pytest.raises(DatasetError, match=message) as error:
+            open_dataset(str(tmp_path / name), home=tmp_path / "home", validation_fraction=0).scan()
+        assert str(tmp_path / name) in str(error.value)
+    with tarfile.open(tmp_path / "y.tar.gz", "w:gz") as shard:
+        _add(shard, "a.png", png(1))
+    with pytest.raises(DatasetError, match="must not be compressed"):
+        open_dataset(str(tmp_path / "y.tar.gz"), home=tmp_path / "home", validation_fraction=0).scan()
+
+
+def test_a_manifest_says_which_row_is_wrong(make_folder, tmp_path):
+    root = make_folder("a")
+    (root / "list.csv").write_text("path,label,split\ntrain/a/0.png,a,train\ntrain/a/1.png,,train\n")
+    with pytest.raises(DatasetError, match="row 2 of the table .* has no label"):
+        ImageManifest(root / "list.csv").scan()
+    (root / "list.csv").write_text("path,label,split\ntrain/a/0.png,a,rest\n")
+    with pytest.raises(DatasetError, match="row 1 of the table .* is of the split 'rest'"):
+        ImageManifest(root / "list.csv").scan()
+    rows = [f"train/a/{i}.png,NA,train" for i in range(6)] + [f"test/a/{i}.png,NA,test" for i in range(2)]
+    (root / "list.csv").write_text("path,label,split\n" + "\n".join([*rows, "train/a/9.png,NA,train"]))
+    with pytest.raises(DatasetError, match="train/a/9.png cannot be read"):
+        ImageManifest(root / "list.csv").scan()
+
+
+def test_copies_stay_within_their_bytes(tmp_path):
+    import hashlib
+
+    cache = ImageCache(tmp_path / "images", 10_000)
+    digests = []
+    for index in range(8):
+        data = bytes([index]) * 3000
+        digests.append(hashlib.sha256(data).hexdigest())
+        cache.put(digests[-1], data)
+        os.utime(tmp_path / "images" / digests[-1][:2] / digests[-1], (index, index))
+    cache.trim()
+    assert [cache.get(digest) is not None for digest in digests] == [False] * 5 + [True] * 3
+    kept = tmp_path / "images" / digests[-1][:2] / digests[-1]
+    kept.write_bytes(b"damaged")
+    assert cache.get(digests[-1]) is None
+    ImageCache(None, 10_000).put(digests[0], b"")
+
+
+def test_splits_and_patterns_are_read_off_names():
+    assert split_of("data/train-00000-of-00004.parquet") == "train"
+    assert split_of("latest/test_batch.parquet") == "test"
+    assert split_of("val/x.arrow") == split_of("dev.parquet") == "validation"
+    assert split_of("attestation/contest.tar") == ""
+    assert expand_braces("s-{08..11}.tar") == ["s-08.tar", "s-09.tar", "s-10.tar", "s-11.tar"]
+    assert expand_braces("{a,b}-{1..2}") == ["a-1", "a-2", "b-1", "b-2"]
+
+
+def test_sixteen_bit_images_are_read_in_little_memory():
+    import tracemalloc
+
+    from d3m_assets.datasets.images import decode_image
+
+    values = np.arange(2000 * 2000, dtype=np.uint32).reshape(2000, 2000) % 65536
+    buffer = io.BytesIO()
+    Image.fromarray(values.astype(np.uint16)).save(buffer, "PNG")
+    tracemalloc.start()
+    image, mode = decode_image(buffer.getvalue())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert mode.startswith("I")
+    assert np.array_equal(np.asarray(image), (values * 255 + 32767) // 65535)
+    assert peak < 40 * 2**20
