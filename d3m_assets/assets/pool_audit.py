@@ -14,7 +14,7 @@ from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.files import to_json, to_parquet
 from d3m_assets.assets.measuring import CODE_VERSION
 from d3m_assets.assets.raw_dataset import RawDataset, image_rows, labelled_images
-from d3m_assets.assets.sample_selection import SampleSelection, read_samples
+from d3m_assets.assets.sample_selection import SampleSelection, read_selected
 from d3m_assets.assets.student_metrics import synthetic_images
 from d3m_assets.assets.synthetic_pool import SyntheticPool
 from d3m_assets.compute.devices import one_thread
@@ -163,8 +163,8 @@ def _audited(context: Context, item: Item, real: _RealSide) -> Made:
     summary = found.summary | _scores(real.train, pool, len(catalog))
     by_class = zip(catalog["class_name"], summary.pop("class_scores"), summary["classes"], strict=True)
     summary["classes"] = [{"class_name": name, **c, **scored} for name, scored, c in by_class]
-    samples = [read_samples(context, c.key, item.budget.name) for c in context.dataset.classes]
-    indices = np.concatenate([s.loc[s["kept"], "index"].to_numpy() for s in samples])
+    selected = [read_selected(context, c.key, item.budget.name)["index"] for c in context.dataset.classes]
+    indices = np.concatenate([numbers.to_numpy() for numbers in selected])
     table = _with_names(found.images, indices, catalog, real.rows)
     files = {TABLE: to_parquet(table), SUMMARY: to_json(_without_nan(summary))}
     metrics = {name: summary[name] for name in ("images", "memorised", "near_duplicate", "off_class", *SCORES)}
