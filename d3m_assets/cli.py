@@ -33,7 +33,10 @@ app = typer.Typer(
 foundation_app = typer.Typer(no_args_is_help=True, help="The embedded text-to-image model.")
 app.add_typer(foundation_app, name="foundation")
 
-Dataset = Annotated[str | None, typer.Option(help="'digits', or path or URL of an image folder (train/ and test/).")]
+Dataset = Annotated[
+    str | None,
+    typer.Option(help="'digits', or path or URL of an image folder, zip, Hugging Face dataset, WebDataset or table."),
+]
 FoundationOption = Annotated[
     str | None, typer.Option(help="'embedded', or path of a diffusers text-to-image pipeline or checkpoint.")
 ]
@@ -120,8 +123,9 @@ def _show_problems(pipeline: Pipeline) -> None:
     if len(rows) == 1:
         (row,) = rows
         more = f" ({row['count']} of them)" if row["count"] != "1" else ""
+        place = f" in class {row['class_name']}" if row["class_name"] else ""
         console.print(
-            f"{row['severity']} in class {row['class_name']}: {row['where']} {row['what']}{more}; {row['remedy']}",
+            f"{row['severity']}{place}: {row['where']} {row['what']}{more}; {row['remedy']}",
             soft_wrap=True,
         )
     elif rows:
