@@ -245,3 +245,9 @@ def test_the_frontier_is_distilled_at_more_budgets_unless_they_are_given():
     assert load_settings(**{"evaluation.reference_budgets": []}).evaluation.reference_budgets == ()
     with pytest.raises(SettingsError, match="reference_budgets.*is not a budget"):
         load_settings(**{"evaluation.reference_budgets": "16 bytes of it"})
+
+
+def test_no_selection_is_asked_for_by_the_same_word_everywhere(monkeypatch):
+    assert load_settings(selection={"criterion": "none"}).selection.criterion == "none"
+    monkeypatch.setenv("D3M_SELECTION__CRITERION", "none")
+    assert load_settings().selection.criterion == "none"

@@ -140,6 +140,11 @@ def _planned(value: Any) -> Any:
     return value
 
 
+def _or_none(value: Any) -> Any:
+    # The word "none" in the environment stands for None everywhere else.
+    return "none" if value is None else value
+
+
 Planned = Annotated[Positive | None, BeforeValidator(_planned)]
 """A number of samples, or "auto" (None): the budget planner chooses it."""
 
@@ -147,7 +152,7 @@ Planned = Annotated[Positive | None, BeforeValidator(_planned)]
 class SelectionSettings(Section):
     """Which of the samples that are generated of a class its training set keeps."""
 
-    criterion: Literal["centres", "herding", "recognised", "none"] = Field(
+    criterion: Annotated[Literal["centres", "herding", "recognised", "none"], BeforeValidator(_or_none)] = Field(
         default="centres",
         description="centres (for each k-means centre of the class's real features the nearest sample), herding (a mean near "
         "the real one), recognised (the first that a network of the train split takes for their class); none: all are kept.",

@@ -18,6 +18,13 @@ from d3m_assets.settings import Settings, load_settings
 from d3m_assets.store import ArtefactKey
 
 
+FEW_ARTEFACTS: dict[str, dict[str, Any]] = {
+    "evaluation": {"baselines": ("random",), "distillations": 1},
+    "selection": {"criterion": "none"},
+}
+"""One distillation, no teacher, and nothing selected."""
+
+
 def write_image(path: Path, seed: int) -> None:
     """A small grey picture, different for every seed."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +54,8 @@ def make_settings(folder: Path, classes: Sequence[str] = ("a", "b", "c"), **chan
         "unet": {"sample_size": 16},
     }.items():
         (foundation / part / "config.json").write_text(json.dumps(config))
-    given = {"budgets": ("ipc-1", "ipc-5"), "device": "cpu"} | changes
+    given: dict[str, Any] = {"budgets": ("ipc-1", "ipc-5"), "device": "cpu"} | changes
+    given |= {section: values | given.get(section, {}) for section, values in FEW_ARTEFACTS.items()}
     return load_settings(dataset=str(folder / "dataset"), foundation=str(foundation), home=folder / "home", **given)
 
 
