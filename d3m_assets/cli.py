@@ -486,6 +486,12 @@ def foundation_train(
     processes: Annotated[int | None, typer.Option(min=1, help="Worker processes, one thread each.")] = None,
     seed: Annotated[int | None, typer.Option(help="Root of every random number.")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=0, help="Peak learning rate.")] = None,
+    fonts: Annotated[
+        Path | None, typer.Option(help="Folder of fonts to draw with, a folder for each package (scripts/fonts).")
+    ] = None,
+    autoencoder: Annotated[
+        Path | None, typer.Option(help="Pipeline directory whose autoencoder is kept instead of training one.")
+    ] = None,
     start: Annotated[Path | None, typer.Option(help="Pipeline directory of an embedded model to go on from.")] = None,
     compile_: Annotated[
         bool, typer.Option("--compile", help="Compile the U-Net: faster steps, needs a C++ compiler.")
@@ -502,6 +508,8 @@ def foundation_train(
         "processes": processes,
         "seed": seed,
         "learning_rate": learning_rate,
+        "fonts": str(fonts) if fonts else None,
+        "autoencoder": str(autoencoder) if autoencoder else None,
         "start": str(start) if start else None,
         "compile": compile_ or None,
     }
