@@ -30,9 +30,20 @@ if TYPE_CHECKING:
     from d3m_assets.datasets.labelled_images import LabelledImages
 
 NAMES = "0123456789abcdefghijklmnopqrstuvwxyz"
+FOLDED = {"o": "0", "i": "1", "l": "1"}
+"""Names that count as another: what nobody can tell apart when a character stands alone. Both cases of a letter share a
+name, so that S and s, C and c, O and o are one; O, o and 0 are one; I, i, L, l and 1 are one. Nothing else is folded."""
+
 GUIDANCE = (1.0, 2.0, 4.0)
 PER_CLASS = 20
+POOL_PER_CLASS = 50
+"""Samples of a class that students train on, at guidance 2; the recogniser is shown all of them."""
+
+UNSEEN_EXAMPLES = 10
+_UNSEEN_NOISE = 20.0
+_CLASSES = [n for n in NAMES if n not in FOLDED] + list(UNSEEN_SYMBOLS)
 _RECOGNISER = StudentSettings(width=32, steps=1500, batch_size=64, image_size=16, seeds=(0,))
+_STUDENTS = StudentSettings(image_size=16, seeds=(0, 1, 2))
 _CONTROLLED = (
     "7",
     "thin 7",
@@ -66,46 +77,152 @@ _SEED = 500_000_000
 """Far from the seeds that training draws with."""
 
 
-def _by_name(rendered: Rendered) -> LabelledImages:
+def _class_of(name: str) -> int:
+    """Position among the recogniser's classes."""
+    return _CLASSES.index(FOLDED.get(name, name))
+
+
+def _labelled(rendered: Rendered) -> LabelledImages:
     from d3m_assets.datasets.labelled_images import LabelledImages
 
-    names = np.array([NAMES.index(c.lower()) for c in CHARACTERS])
-    return LabelledImages(rendered.images[..., None], names[rendered.characters], "synthetic")
+    drawn = CHARACTERS + SYMBOLS + UNSEEN_SYMBOLS
+    labels = [_class_of(drawn[c].lower() if drawn[c] in CHARACTERS else drawn[c]) for c in rendered.characters]
+    return LabelledImages(rendered.images[..., None], np.array(labels), "synthetic")
 
 
-def recognition(foundation: Foundation, settings: Settings, progress: Progress = silent) -> dict[str, float]:
-    """How often a classifier trained on renders recognises what the model generates from a class name.
+@dataclass(frozen=True)
+class CardFonts:
+    """Fonts that the card measures with, drawn once: those of training, and families that were kept out of it."""
 
-    The classifier (ConvNet-3, 36 classes: letters of both cases are one) sees renders of seeds that the model's training
-    never used; its accuracy on renders of fonts that neither has seen is given beside.
+    trained: Outlines
+    held_out: Outlines
+
+    @classmethod
+    def of(cls, folder: Path, banks: Path, processes: int = 1) -> CardFonts:
+        """Draw the fonts that ``scripts/fonts`` brought to ``folder``; the banks are kept in ``banks``."""
+        return cls(*(build_outlines(folder / p, banks / p, processes=processes) for p in ("train", "heldout")))
+
+    def draw(self, count: int, seed: int, *, characters: str = CHARACTERS, held_out: bool = False) -> Rendered:
+        """Characters in turn, printed and by pen, in the proportions of training."""
+        return render(
+            count,
+            _SEED + seed,
+            characters=characters,
+            pen_share=0.3,
+            held_out=held_out,
+            outlines=self.held_out if held_out else self.trained,
+        )
+
+
+def recognition(
+    foundation: Foundation, fonts: CardFonts, settings: Settings, progress: Progress = silent
+) -> dict[str, float]:
+    """How much of what the model draws is what was asked for, and what it is worth to a student.
+
+    A classifier (ConvNet-3; names folded as ``FOLDED`` says, and the unseen symbols as classes of their own) sees renders of
+    seeds that training never used. Its accuracy on renders in held-out fonts is given beside. An unseen symbol is inverted
+    from ten noisy drawings in held-out fonts, to one vector, with neither its name nor a class name in the prompt. Students
+    of digits and of letters train on class-name samples, or on as many renders, and are tested on renders in held-out fonts.
 
     Returns:
-        Fractions by name: "renders", "renders, held-out fonts", and "guidance g, digits" and "guidance g, all".
+        Fractions: "renders", "renders, held-out fonts" and "guidance g", each ", digits" and ", letters"; "unseen" and
+        "unseen, worst"; "students on class names" and "students on renders", ", digits" and ", letters", and the half-widths
+        of their 95 % intervals, ", half-width".
     """
     from d3m_assets.datasets.labelled_images import LabelledImages
     from d3m_assets.evaluation.students import evaluate, train_student
 
-    train = _by_name(render(12_000, _SEED))
-    recogniser = train_student(train, _RECOGNISER, n_classes=len(NAMES), seed=0, progress=progress)
+    shown = fonts.draw(12_400, 0, characters=CHARACTERS)
+    unseen = fonts.draw(2_000, 1, characters=UNSEEN_SYMBOLS)
+    data = [_labelled(shown), _labelled(unseen)]
+    train = LabelledImages(
+        np.concatenate([d.images for d in data]), np.concatenate([d.labels for d in data]), "synthetic"
+    )
+    recogniser = train_student(train, _RECOGNISER, n_classes=len(_CLASSES), seed=0, progress=progress)
+
+    def recognised(images: np.ndarray, name: str) -> float:
+        labels = np.full(len(images), _class_of(name))
+        return float((evaluate(recogniser, LabelledImages(images, labels, "synthetic")) == labels).mean())
+
     out = {}
-    for name, drawn in (
-        ("renders", render(2000, _SEED + 1)),
-        ("renders, held-out fonts", render(2000, _SEED + 2, held_out=True)),
-    ):
-        data = _by_name(drawn)
-        right = evaluate(recogniser, data) == data.labels
-        out[f"{name}, digits"] = float(right[data.labels < 10].mean())
-        out[f"{name}, all"] = float(right.mean())
+    kinds = {"digits": CHARACTERS[:10], "letters": CHARACTERS[10:]}
+    for kind, characters in kinds.items():
+        for name, held_out in (("renders", False), ("renders, held-out fonts", True)):
+            drawn = _labelled(fonts.draw(2080, 2, characters=characters, held_out=held_out))
+            out[f"{name}, {kind}"] = float((evaluate(recogniser, drawn) == drawn.labels).mean())
+    pools: dict[str, np.ndarray] = {}
     for guidance in GUIDANCE:
-        drawing = settings.generation.model_copy(update={"guidance_scale": guidance, "batch_size": PER_CLASS})
+        count = POOL_PER_CLASS if guidance == 2 else PER_CLASS
+        drawing = settings.generation.model_copy(update={"guidance_scale": guidance, "batch_size": count})
         right = []
-        for label, name in enumerate(NAMES):
-            progress(ProgressEvent(f"guidance {guidance:g}", label, len(NAMES), f"class {name}"))
-            images, _ = generate(foundation, _named(name), drawing, 1, count=PER_CLASS, channels=1)
-            data = LabelledImages(images, np.full(PER_CLASS, label), "synthetic")
-            right.append(float((evaluate(recogniser, data) == label).mean()))
+        for position, name in enumerate(NAMES):
+            progress(ProgressEvent(f"guidance {guidance:g}", position, len(NAMES), f"class {name}"))
+            images, _ = generate(foundation, _named(name), drawing, 1, count=count, channels=1)
+            right.append(recognised(images, name))
+            if guidance == 2:
+                pools[name] = images
         out[f"guidance {guidance:g}, digits"] = float(np.mean(right[:10]))
-        out[f"guidance {guidance:g}, all"] = float(np.mean(right))
+        out[f"guidance {guidance:g}, letters"] = float(np.mean(right[10:]))
+    found = [recognised(inverted(foundation, fonts, s, settings, progress), s) for s in UNSEEN_SYMBOLS]
+    out |= {"unseen": float(np.mean(found)), "unseen, worst": min(found)}
+    return out | _students(pools, fonts, progress)
+
+
+def inverted(
+    foundation: Foundation, fonts: CardFonts, symbol: str, settings: Settings, progress: Progress = silent
+) -> np.ndarray:
+    """Samples at guidance 2, uint8 ``[20, 32, 32, 1]``, of a symbol that was inverted from ten noisy drawings."""
+    from d3m_assets.distillation.inversion import invert
+
+    rng = np.random.default_rng([_SEED, ord(symbol)])
+    drawn = fonts.draw(UNSEEN_EXAMPLES, ord(symbol), characters=symbol, held_out=True).images[..., None]
+    noisy = np.clip(drawn + rng.normal(0, _UNSEEN_NOISE, drawn.shape), 0, 255).astype(np.uint8)
+    prompts = ClassPrompts.of(
+        0, "class", "symbol", templates=("a photo of a {}",), initializer="character", keep_class_name=False
+    )
+    plan = EmbeddingPlan(prompts=1, vectors=1, storage_type="int8", width=foundation.layout.width)
+    ((_, learned),) = invert(
+        foundation, [InversionTask(prompts, noisy.repeat(3, -1), plan)], settings.inversion, 0, progress
+    )
+    if isinstance(learned, Exception):
+        raise learned
+    drawing = settings.generation.model_copy(update={"guidance_scale": 2.0, "batch_size": PER_CLASS})
+    rows = from_stored(learned.vectors, foundation.layout)
+    return generate(foundation, prompts, drawing, 1, count=PER_CLASS, channels=1, rows=rows)[0]
+
+
+def _students(pools: dict[str, np.ndarray], fonts: CardFonts, progress: Progress) -> dict[str, float]:
+    """Accuracy of students of digits and letters on renders in held-out fonts, and half-widths."""
+    from scipy.stats import t
+
+    from d3m_assets.datasets.labelled_images import LabelledImages
+    from d3m_assets.evaluation.students import evaluate, train_students
+
+    side = _STUDENTS.image_size
+    assert side is not None
+    out = {}
+    for kind, names, characters in (("digits", NAMES[:10], CHARACTERS[:10]), ("letters", NAMES[10:], CHARACTERS[10:])):
+
+        def of(rendered: Rendered, names: str = names) -> LabelledImages:
+            labels = np.array([names.index(CHARACTERS[c].lower()) for c in rendered.characters])
+            return LabelledImages(rendered.images[..., None], labels, "synthetic").resized(side)
+
+        test = of(fonts.draw(2080, 3, characters=characters, held_out=True))
+        labels = np.repeat(np.arange(len(names)), POOL_PER_CLASS)
+        sampled = LabelledImages(np.concatenate([pools[n] for n in names]), labels, "synthetic").resized(side)
+        for name, train in (
+            ("class names", sampled),
+            ("renders", of(fonts.draw(len(names) * POOL_PER_CLASS, 4, characters=characters))),
+        ):
+            modules = train_students(
+                [train] * len(_STUDENTS.seeds), _STUDENTS, n_classes=len(names), seeds=_STUDENTS.seeds, progress=progress
+            )
+            accuracies = [float((evaluate(m, test) == test.labels).mean()) for m in modules]
+            n = len(accuracies)
+            out[f"students on {name}, {kind}"] = float(np.mean(accuracies))
+            out[f"students on {name}, {kind}, half-width"] = float(
+                t.ppf(0.975, n - 1) * np.std(accuracies, ddof=1) / np.sqrt(n)
+            )
     return out
 
 
@@ -118,22 +235,6 @@ def samples(foundation: Foundation, settings: Settings, subjects: Sequence[str],
     drawing = settings.generation.model_copy(update={"batch_size": columns})
     rows = [generate(foundation, _named(s), drawing, 2, count=columns, channels=1)[0] for s in subjects]
     return contact_sheet(np.concatenate(rows), columns, 2, max_bytes=120_000)
-
-
-def student_accuracy(pipeline: Pipeline) -> dict[str, tuple[float, float]]:
-    """Mean and half-width of the 95 % interval, on the test digits, of students trained on class-name samples and renders."""
-    import pandas as pd
-
-    from d3m_assets.evaluation.statistics import summarize
-    from d3m_assets.store import ArtefactKey
-
-    for asset in ("raw_dataset", "class_prompts", "foundation_model", "foundation_metrics"):
-        for outcome in pipeline.materialize(asset, pipeline.keys(asset)):
-            if outcome.error is not None:
-                raise outcome.error
-    stored = pipeline.store.read(ArtefactKey("foundation_metrics"), "metrics.parquet")
-    summary = summarize(pd.read_parquet(BytesIO(stored)))
-    return {str(r["method"]): (float(r["mean"]), float(r["half_width"])) for r in summary.to_dict("records")}
 
 
 def _history(facts: dict[str, Any]) -> list[str]:
