@@ -522,6 +522,7 @@ def foundation_train(
 
 @foundation_app.command("card")
 def foundation_card(
+    fonts: Annotated[Path, typer.Option(help="Folder that scripts/fonts brought fonts to.")],
     path: Annotated[Path, typer.Argument(help="The pipeline directory.")] = Path("data/foundation"),
 ) -> None:
     """Measure a trained embedded model and write the model card beside its weights."""
@@ -529,7 +530,7 @@ def foundation_card(
     from d3m_assets.foundation_card import write_card
 
     with shown_progress() as progress:
-        write_card(path, load_settings(), progress)
+        write_card(path, fonts, load_settings(), progress)
     print(f"Written to {path / 'README.md'}")
 
 

@@ -111,7 +111,9 @@ class Muon:
         weight_decay: Decoupled, as AdamW's.
     """
 
-    def __init__(self, parameters: list[torch.nn.Parameter], momentum: float = 0.95, weight_decay: float = 1e-3) -> None:
+    def __init__(
+        self, parameters: list[torch.nn.Parameter], momentum: float = 0.95, weight_decay: float = 1e-3
+    ) -> None:
         import torch
 
         self.momentum, self.weight_decay = momentum, weight_decay
@@ -301,7 +303,9 @@ def load_trained_autoencoder(settings: TrainingSettings, folder: Path) -> Autoen
     trainer = _Trainer({"vae": vae}, settings, settings.vae_steps, folder / "autoencoder.safetensors")
     trainer.apply_average()
     vae.eval().requires_grad_(False)
-    latents = vae.encode(pixels_to_model(_draw(settings, folder, 1024, settings.seed + 7_000_000).images)).latent_dist.mean
+    latents = vae.encode(
+        pixels_to_model(_draw(settings, folder, 1024, settings.seed + 7_000_000).images)
+    ).latent_dist.mean
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     quant, post = vae.quant_conv, vae.post_quant_conv
     assert quant is not None
