@@ -348,8 +348,12 @@ def _random_geometry(count: int, generator: torch.Generator, law: _Law) -> tuple
 def _outlines(
     indices: np.ndarray, pen: torch.Tensor, held_out: bool, outlines: Outlines | None, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, list[str], torch.Tensor]:
-    """Skeletons ``[N, S, 2, 2]`` of what the pen writes, distance fields ``[N, 64, 64]`` of the rest, variants, and which
-    of the fonts imitate a hand, bool ``[N]``."""
+    """What to draw each character from.
+
+    Returns:
+        Skeletons ``[N, S, 2, 2]`` of what the pen writes, distance fields ``[N, 64, 64]`` of the rest, variants, and which
+        of the fonts imitate a hand, bool ``[N]``.
+    """
     import torch
 
     count = len(indices)

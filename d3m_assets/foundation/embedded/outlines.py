@@ -89,7 +89,7 @@ def _draw_font(file: Path) -> tuple[np.ndarray, np.ndarray, str] | None:
                 fields[i] = np.clip(np.round(field * _SCALE), -127, 127)
     if not present[: len(CHARACTERS)].all():
         return None
-    name = " ".join(font.getname()).lower() + " " + file.name.lower()
+    name = " ".join(part or "" for part in font.getname()).lower() + " " + file.name.lower()
     style = "mono" if any(w in name for w in ("mono", "courier", "cursor", "typewriter")) else ""
     style += " italic" if any(w in name for w in ("italic", "oblique")) else ""
     return fields, present, style.strip()
