@@ -214,7 +214,8 @@ class _Trainer:
         import torch.distributed as dist
 
         parameters = list(self.parameters.values())
-        self.optimizer.zero_grad(set_to_none=False)
+        for parameter in parameters:  # Muon's too, which the optimizer does not know
+            parameter.grad = None
         loss.backward()
         flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in parameters])
         if dist.is_initialized():
