@@ -29,10 +29,10 @@ from d3m_assets.foundation.embedded.characters import (
     Rendered,
     render,
 )
+from d3m_assets.foundation.embedded.distance_fields import Outlines
 from d3m_assets.foundation.embedded.outlines import (
     HELD_OUT_HAND_PACKAGES,
     HELD_OUT_PRINT_PACKAGES,
-    Outlines,
     build_outlines,
 )
 from d3m_assets.foundation.files import FoundationFiles

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from d3m_assets.foundation.embedded.distance_fields import FIELD, Outlines, distance_field
 from d3m_assets.foundation.embedded.skeletons import pen_skeletons
 
 if TYPE_CHECKING:
     import torch
-
-    from d3m_assets.foundation.embedded.outlines import Outlines
 
 CODE_VERSION = "3"
 """Raised whenever a change here, or of the skeletons, changes a drawing."""
@@ -62,8 +61,6 @@ FONTS = {
 HELD_OUT_FONTS = {"DejaVuSansMono-Oblique": "mono italic", "STIXGeneralBol": "serif", "cmti10": "serif italic",
                   "DejaVuSerif-Bold": "serif"}  # fmt: skip
 _SHARP, _BLURRY, _COARSE, _SCANNED = range(4)
-FIELD = 64
-"""Side of the stored distance fields of printed characters, in pixels."""
 
 
 def caption_words() -> list[str]:
@@ -101,32 +98,6 @@ def _printed(font_name: str, character: str) -> np.ndarray:
     field = distance_field(_font(font_name), character)
     assert field is not None
     return field
-
-
-def distance_field(font: Any, character: str) -> np.ndarray | None:
-    """Signed distance field of one character of a font.
-
-    Args:
-        font: A Pillow font, large enough to be measured in pixels.
-        character: Which.
-
-    Returns:
-        float32 ``[64, 64]``, in units of the character's height, inside positive; nothing where the font draws no ink.
-    """
-    from PIL import Image, ImageDraw
-    from scipy.ndimage import distance_transform_edt
-
-    left, top, right, bottom = font.getbbox(character)
-    side = round(1.25 * max(right - left, bottom - top))
-    if side < 2:
-        return None
-    canvas = Image.new("L", (side, side))
-    ImageDraw.Draw(canvas).text(((side - right - left) / 2, (side - bottom - top) / 2), character, fill=255, font=font)
-    ink = np.asarray(canvas) > 127
-    if not ink.any():
-        return None
-    distance = (distance_transform_edt(ink) - distance_transform_edt(~ink)) / (side / 1.25)
-    return np.asarray(Image.fromarray(distance.astype(np.float32)).resize((FIELD, FIELD)))
 
 
 @cache

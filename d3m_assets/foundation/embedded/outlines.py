@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from d3m_assets.foundation.embedded.characters import CHARACTERS, FIELD, SYMBOLS, UNSEEN_SYMBOLS, distance_field
+from d3m_assets.foundation.embedded.characters import CHARACTERS, SYMBOLS, UNSEEN_SYMBOLS
+from d3m_assets.foundation.embedded.distance_fields import FIELD, SCALE, Outlines, distance_field
 
 HAND_PACKAGES = (
     "fonts-bwht", "fonts-comic-neue", "fonts-dancingscript", "fonts-dkg-handwriting", "fonts-ecolier-court",
@@ -37,32 +37,6 @@ HELD_OUT_PRINT_PACKAGES = ("fonts-allerta", "fonts-b612", "fonts-goudybookletter
 
 _SKIPPED = ("dingbat", "symbol", "ornament", "initial", "math", "shadow", "outline", "keyboard", "libertine_k",
             "_dr", "smallcap", "-sc", "hairline", "chess", "variable", "[")  # fmt: skip
-_SCALE = 500.0
-"""Steps of the stored distances for one height of a character."""
-
-
-@dataclass(frozen=True)
-class Outlines:
-    """A bank of drawn fonts.
-
-    Attributes:
-        fields: int8 ``[F, C, 64, 64]``, signed distances to the edge of each character (inside positive), in 1/500 of its
-            height; C runs over ``CHARACTERS``, ``SYMBOLS`` and ``UNSEEN_SYMBOLS``.
-        present: bool ``[F, C]``: whether the font has that character.
-        styles: For each font the words of its style ("sans italic"), a string.
-        is_hand: bool ``[F]``: the font imitates a hand.
-        sources: For each font ``{"package", "file", "sha256"}``.
-    """
-
-    fields: np.ndarray
-    present: np.ndarray
-    styles: list[str]
-    is_hand: np.ndarray
-    sources: list[dict[str, str]]
-
-    def field(self, font: int, index: int) -> np.ndarray:
-        """Signed-distance field float32 ``[64, 64]`` of one character, in heights of the character."""
-        return self.fields[font, index].astype(np.float32) / _SCALE
 
 
 def _draw_font(file: Path) -> tuple[np.ndarray, np.ndarray, str] | None:
@@ -86,7 +60,7 @@ def _draw_font(file: Path) -> tuple[np.ndarray, np.ndarray, str] | None:
             if field is None:
                 present[i] = False
             else:
-                fields[i] = np.clip(np.round(field * _SCALE), -127, 127)
+                fields[i] = np.clip(np.round(field * SCALE), -127, 127)
     if not present[: len(CHARACTERS)].all():
         return None
     name = " ".join(part or "" for part in font.getname()).lower() + " " + file.name.lower()
