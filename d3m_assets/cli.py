@@ -506,6 +506,12 @@ def foundation_train(
     processes: Annotated[int | None, typer.Option(min=1, help="Worker processes, one thread each.")] = None,
     seed: Annotated[int | None, typer.Option(help="Root of every random number.")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=0, help="Peak learning rate.")] = None,
+    fonts: Annotated[
+        Path | None, typer.Option(help="Folder of fonts to draw with, a folder for each package (scripts/fonts).")
+    ] = None,
+    autoencoder: Annotated[
+        Path | None, typer.Option(help="Pipeline directory whose autoencoder is kept instead of training one.")
+    ] = None,
     start: Annotated[Path | None, typer.Option(help="Pipeline directory of an embedded model to go on from.")] = None,
     compile_: Annotated[
         bool, typer.Option("--compile", help="Compile the U-Net: faster steps, needs a C++ compiler.")
@@ -522,6 +528,8 @@ def foundation_train(
         "processes": processes,
         "seed": seed,
         "learning_rate": learning_rate,
+        "fonts": str(fonts) if fonts else None,
+        "autoencoder": str(autoencoder) if autoencoder else None,
         "start": str(start) if start else None,
         "compile": compile_ or None,
     }
@@ -534,6 +542,7 @@ def foundation_train(
 
 @foundation_app.command("card")
 def foundation_card(
+    fonts: Annotated[Path, typer.Option(help="Folder that scripts/fonts brought fonts to.")],
     path: Annotated[Path, typer.Argument(help="The pipeline directory.")] = Path("data/foundation"),
 ) -> None:
     """Measure a trained embedded model and write the model card beside its weights."""
@@ -541,7 +550,7 @@ def foundation_card(
     from d3m_assets.foundation_card import write_card
 
     with shown_progress() as progress:
-        write_card(path, load_settings(), progress)
+        write_card(path, fonts, load_settings(), progress)
     print(f"Written to {path / 'README.md'}")
 
 

@@ -6,21 +6,37 @@ import json
 import os
 import platform
 from collections.abc import Sequence
-from io import BytesIO
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from d3m_assets.datasets.images import contact_sheet
+from d3m_assets.distillation.budgets import EmbeddingPlan
 from d3m_assets.distillation.generation import generate
+from d3m_assets.distillation.inversion_state import InversionTask
 from d3m_assets.distillation.prompts import ClassPrompts
 from d3m_assets.errors import FoundationError
 from d3m_assets.evaluation.settings import StudentSettings
-from d3m_assets.foundation.embedded.characters import ATTRIBUTES, CHARACTERS, FONTS, HELD_OUT_FONTS, Rendered, render
+from d3m_assets.foundation.embedded.characters import (
+    ATTRIBUTES,
+    CHARACTERS,
+    FONTS,
+    HELD_OUT_FONTS,
+    SYMBOLS,
+    UNSEEN_SYMBOLS,
+    Rendered,
+    render,
+)
+from d3m_assets.foundation.embedded.distance_fields import Outlines
+from d3m_assets.foundation.embedded.outlines import (
+    HELD_OUT_HAND_PACKAGES,
+    HELD_OUT_PRINT_PACKAGES,
+    build_outlines,
+)
 from d3m_assets.foundation.files import FoundationFiles
 from d3m_assets.foundation.loading import Foundation, load_foundation
-from d3m_assets.pipeline import Pipeline
 from d3m_assets.progress import Progress, ProgressEvent, silent
 from d3m_assets.settings import Settings
 
@@ -30,9 +46,20 @@ if TYPE_CHECKING:
     from d3m_assets.datasets.labelled_images import LabelledImages
 
 NAMES = "0123456789abcdefghijklmnopqrstuvwxyz"
+FOLDED = {"o": "0", "i": "1", "l": "1"}
+"""Names that count as another: what nobody can tell apart when a character stands alone. Both cases of a letter share a
+name, so that S and s, C and c, O and o are one; O, o and 0 are one; I, i, L, l and 1 are one. Nothing else is folded."""
+
 GUIDANCE = (1.0, 2.0, 4.0)
 PER_CLASS = 20
-_RECOGNISER = StudentSettings(width=32, steps=1500, batch_size=64, image_size=16, seeds=(0,))
+POOL_PER_CLASS = 50
+"""Samples of a class that students train on, at guidance 2; the recogniser is shown all of them."""
+
+UNSEEN_EXAMPLES = 10
+_UNSEEN_NOISE = 20.0
+_CLASSES = [n for n in NAMES if n not in FOLDED] + list(UNSEEN_SYMBOLS)
+_RECOGNISER = StudentSettings(width=32, steps=1500, batch_size=64, image_size=32, seeds=(0,))
+_STUDENTS = StudentSettings(image_size=32, seeds=(0, 1, 2))
 _CONTROLLED = (
     "7",
     "thin 7",
@@ -52,7 +79,7 @@ _INTRODUCTION = [
     "A stock `StableDiffusionPipeline`, small enough to ship: it draws single characters from captions such as "
     "`a photo of a bold slanted 7`. Trained by `d3m foundation train`; this card is written by `d3m foundation card`.",
     "",
-    "![Class-name samples, a row a digit](samples.png)",
+    "![Class-name samples, a row a digit or letter](samples.png)",
     "",
 ]
 _LIMITS = [
@@ -66,46 +93,158 @@ _SEED = 500_000_000
 """Far from the seeds that training draws with."""
 
 
-def _by_name(rendered: Rendered) -> LabelledImages:
+def _class_of(name: str) -> int:
+    """Position among the recogniser's classes."""
+    return _CLASSES.index(FOLDED.get(name, name))
+
+
+def _labelled(rendered: Rendered) -> LabelledImages:
     from d3m_assets.datasets.labelled_images import LabelledImages
 
-    names = np.array([NAMES.index(c.lower()) for c in CHARACTERS])
-    return LabelledImages(rendered.images[..., None], names[rendered.characters], "synthetic")
+    drawn = CHARACTERS + SYMBOLS + UNSEEN_SYMBOLS
+    labels = [_class_of(drawn[c].lower() if drawn[c] in CHARACTERS else drawn[c]) for c in rendered.characters]
+    return LabelledImages(rendered.images[..., None], np.array(labels), "synthetic")
 
 
-def recognition(foundation: Foundation, settings: Settings, progress: Progress = silent) -> dict[str, float]:
-    """How often a classifier trained on renders recognises what the model generates from a class name.
+@dataclass(frozen=True)
+class CardFonts:
+    """Fonts that the card measures with, drawn once: those of training, and families that were kept out of it."""
 
-    The classifier (ConvNet-3, 36 classes: letters of both cases are one) sees renders of seeds that the model's training
-    never used; its accuracy on renders of fonts that neither has seen is given beside.
+    trained: Outlines
+    held_out: Outlines
+
+    @classmethod
+    def of(cls, folder: Path, banks: Path, processes: int = 1) -> CardFonts:
+        """Draw the fonts that ``scripts/fonts`` brought to ``folder``; the banks are kept in ``banks``."""
+        return cls(*(build_outlines(folder / p, banks / p, processes=processes) for p in ("train", "heldout")))
+
+    def draw(self, count: int, seed: int, *, characters: str = CHARACTERS, held_out: bool = False) -> Rendered:
+        """Characters in turn, printed and by pen, in the proportions of training."""
+        return render(
+            count,
+            _SEED + seed,
+            characters=characters,
+            pen_share=0.3,
+            held_out=held_out,
+            outlines=self.held_out if held_out else self.trained,
+        )
+
+
+def recognition(
+    foundation: Foundation, fonts: CardFonts, settings: Settings, progress: Progress = silent
+) -> dict[str, float]:
+    """How much of what the model draws is what was asked for, and what it is worth to a student.
+
+    A classifier (ConvNet-3; names folded as ``FOLDED`` says, and the unseen symbols as classes of their own) sees renders of
+    seeds that training never used. Its accuracy on renders in held-out fonts is given beside. An unseen symbol is inverted
+    from ten noisy drawings in held-out fonts, to one vector, with neither its name nor a class name in the prompt. Students
+    of digits and of letters train on class-name samples, or on as many renders, and are tested on renders in held-out fonts.
 
     Returns:
-        Fractions by name: "renders", "renders, held-out fonts", and "guidance g, digits" and "guidance g, all".
+        Fractions: "renders", "renders, held-out fonts" and "guidance g", each ", digits" and ", letters"; "unseen" and
+        "unseen, worst"; "students on class names" and "students on renders", ", digits" and ", letters", and the half-widths
+        of their 95 % intervals, ", half-width".
     """
     from d3m_assets.datasets.labelled_images import LabelledImages
     from d3m_assets.evaluation.students import evaluate, train_student
 
-    train = _by_name(render(12_000, _SEED))
-    recogniser = train_student(train, _RECOGNISER, n_classes=len(NAMES), seed=0, progress=progress)
+    shown = fonts.draw(12_400, 0, characters=CHARACTERS)
+    unseen = fonts.draw(2_000, 1, characters=UNSEEN_SYMBOLS)
+    data = [_labelled(shown), _labelled(unseen)]
+    side = _RECOGNISER.image_size
+    assert side is not None
+    train = LabelledImages(
+        np.concatenate([d.images for d in data]), np.concatenate([d.labels for d in data]), "synthetic"
+    ).resized(side, 1)
+    recogniser = train_student(train, _RECOGNISER, n_classes=len(_CLASSES), seed=0, progress=progress)
+
+    def recognised(images: np.ndarray, name: str) -> float:
+        labels = np.full(len(images), _class_of(name))
+        data = LabelledImages(images, labels, "synthetic").resized(side, 1)
+        return float((evaluate(recogniser, data) == labels).mean())
+
     out = {}
-    for name, drawn in (
-        ("renders", render(2000, _SEED + 1)),
-        ("renders, held-out fonts", render(2000, _SEED + 2, held_out=True)),
-    ):
-        data = _by_name(drawn)
-        right = evaluate(recogniser, data) == data.labels
-        out[f"{name}, digits"] = float(right[data.labels < 10].mean())
-        out[f"{name}, all"] = float(right.mean())
+    kinds = {"digits": CHARACTERS[:10], "letters": CHARACTERS[10:]}
+    for kind, characters in kinds.items():
+        for name, held_out in (("renders", False), ("renders, held-out fonts", True)):
+            drawn = _labelled(fonts.draw(2080, 2, characters=characters, held_out=held_out)).resized(side, 1)
+            out[f"{name}, {kind}"] = float((evaluate(recogniser, drawn) == drawn.labels).mean())
+    pools: dict[str, np.ndarray] = {}
     for guidance in GUIDANCE:
-        drawing = settings.generation.model_copy(update={"guidance_scale": guidance, "batch_size": PER_CLASS})
+        count = POOL_PER_CLASS if guidance == 2 else PER_CLASS
+        drawing = settings.generation.model_copy(update={"guidance_scale": guidance, "batch_size": count})
         right = []
-        for label, name in enumerate(NAMES):
-            progress(ProgressEvent(f"guidance {guidance:g}", label, len(NAMES), f"class {name}"))
-            images, _ = generate(foundation, _named(name), drawing, 1, count=PER_CLASS, channels=1)
-            data = LabelledImages(images, np.full(PER_CLASS, label), "synthetic")
-            right.append(float((evaluate(recogniser, data) == label).mean()))
+        for position, name in enumerate(NAMES):
+            progress(ProgressEvent(f"guidance {guidance:g}", position, len(NAMES), f"class {name}"))
+            images, _ = generate(foundation, _named(name), drawing, 1, count=count, channels=1)
+            right.append(recognised(images, name))
+            if guidance == 2:
+                pools[name] = images
         out[f"guidance {guidance:g}, digits"] = float(np.mean(right[:10]))
-        out[f"guidance {guidance:g}, all"] = float(np.mean(right))
+        out[f"guidance {guidance:g}, letters"] = float(np.mean(right[10:]))
+    found = [recognised(inverted(foundation, fonts, s, settings, progress), s) for s in UNSEEN_SYMBOLS]
+    out |= {"unseen": float(np.mean(found)), "unseen, worst": min(found)}
+    return out | _students(pools, fonts, progress)
+
+
+def inverted(
+    foundation: Foundation, fonts: CardFonts, symbol: str, settings: Settings, progress: Progress = silent
+) -> np.ndarray:
+    """Samples at guidance 2, uint8 ``[20, 32, 32, 1]``, of a symbol that was inverted from ten noisy drawings."""
+    from d3m_assets.distillation.inversion import invert
+
+    rng = np.random.default_rng([_SEED, ord(symbol)])
+    drawn = fonts.draw(UNSEEN_EXAMPLES, ord(symbol), characters=symbol, held_out=True).images[..., None]
+    noisy = np.clip(drawn + rng.normal(0, _UNSEEN_NOISE, drawn.shape), 0, 255).astype(np.uint8)
+    prompts = ClassPrompts.of(
+        0, "class", "symbol", templates=("a photo of a {}",), initializer="character", keep_class_name=False
+    )
+    plan = EmbeddingPlan(prompts=1, vectors=1, storage_type="int8", width=foundation.layout.width)
+    ((_, learned),) = invert(
+        foundation, [InversionTask(prompts, noisy.repeat(3, -1), plan)], settings.inversion, 0, progress
+    )
+    if isinstance(learned, Exception):
+        raise learned
+    drawing = settings.generation.model_copy(update={"guidance_scale": 2.0, "batch_size": PER_CLASS})
+    return generate(foundation, prompts, drawing, 1, count=PER_CLASS, channels=1, vectors=learned.vectors, plan=plan)[0]
+
+
+def _students(pools: dict[str, np.ndarray], fonts: CardFonts, progress: Progress) -> dict[str, float]:
+    """Accuracy of students of digits and letters on renders in held-out fonts, and half-widths."""
+    from scipy.stats import t
+
+    from d3m_assets.datasets.labelled_images import LabelledImages
+    from d3m_assets.evaluation.students import evaluate, train_students
+
+    side = _STUDENTS.image_size
+    assert side is not None
+    out = {}
+    for kind, names, characters in (("digits", NAMES[:10], CHARACTERS[:10]), ("letters", NAMES[10:], CHARACTERS[10:])):
+
+        def of(rendered: Rendered, names: str = names) -> LabelledImages:
+            labels = np.array([names.index(CHARACTERS[c].lower()) for c in rendered.characters])
+            return LabelledImages(rendered.images[..., None], labels, "synthetic").resized(side, 1)
+
+        test = of(fonts.draw(2080, 3, characters=characters, held_out=True))
+        labels = np.repeat(np.arange(len(names)), POOL_PER_CLASS)
+        sampled = LabelledImages(np.concatenate([pools[n] for n in names]), labels, "synthetic").resized(side, 1)
+        for name, train in (
+            ("class names", sampled),
+            ("renders", of(fonts.draw(len(names) * POOL_PER_CLASS, 4, characters=characters))),
+        ):
+            modules = train_students(
+                [train] * len(_STUDENTS.seeds),
+                _STUDENTS,
+                n_classes=len(names),
+                seeds=_STUDENTS.seeds,
+                progress=progress,
+            )
+            accuracies = [float((evaluate(m, test) == test.labels).mean()) for m in modules]
+            n = len(accuracies)
+            out[f"students on {name}, {kind}"] = float(np.mean(accuracies))
+            out[f"students on {name}, {kind}, half-width"] = float(
+                t.ppf(0.975, n - 1) * np.std(accuracies, ddof=1) / np.sqrt(n)
+            )
     return out
 
 
@@ -120,61 +259,47 @@ def samples(foundation: Foundation, settings: Settings, subjects: Sequence[str],
     return contact_sheet(np.concatenate(rows), columns, 2, max_bytes=120_000)
 
 
-def student_accuracy(pipeline: Pipeline) -> dict[str, tuple[float, float]]:
-    """Mean and half-width of the 95 % interval, on the test digits, of students trained on class-name samples and renders."""
-    import pandas as pd
-
-    from d3m_assets.evaluation.statistics import summarize
-    from d3m_assets.store import ArtefactKey
-
-    for asset in ("raw_dataset", "class_prompts", "foundation_model", "foundation_metrics"):
-        for outcome in pipeline.materialize(asset, pipeline.keys(asset)):
-            if outcome.error is not None:
-                raise outcome.error
-    stored = pipeline.store.read(ArtefactKey("foundation_metrics"), "metrics.parquet")
-    summary = summarize(pd.read_parquet(BytesIO(stored)))
-    return {str(r["method"]): (float(r["mean"]), float(r["half_width"])) for r in summary.to_dict("records")}
-
-
 def _history(facts: dict[str, Any]) -> list[str]:
     """What was trained, a paragraph for each training; the first one first."""
     s, before = facts["settings"], facts.get("begun_from")
     earlier = [*_history(before), *([before["notes"], ""] if before.get("notes") else [])] if before else []
-    encoder = "The autoencoder was kept." if before else f"Autoencoder: {s['vae_steps']:,} steps of {s['vae_batch']}."
+    kept = before or s.get("autoencoder")
+    encoder = "The autoencoder was kept." if kept else f"Autoencoder: {s['vae_steps']:,} steps of {s['vae_batch']}."
+    optimizer = "AdamW" if "digit_share" in s else "Muon for weight matrices and AdamW for the rest,"
     line = (
         f"{'Then, from these weights: ' if before else ''}{encoder} Text encoder and U-Net: {s['steps']:,} steps of "
         f"{s['batch']} on {s['images']:,} drawings ({facts['seconds'] / 60:.0f} minutes, {s['processes']} processor cores, no "
-        f"GPU), AdamW {s['learning_rate']:g} to 0, moving average {s['ema']:g}, seed {s['seed']}; {100 * s['digit_share']:.0f} % "
-        f"digits. Loss {facts['losses'][0]:.3f} to {facts['losses'][-1]:.3f}."
+        f"GPU), {optimizer} {s['learning_rate']:g} to 0, moving average {s['ema']:g}, seed {s['seed']}. "
+        f"Loss {facts['losses'][0]:.3f} to {facts['losses'][-1]:.3f}."
     )
     return [*earlier, line, ""]
 
 
-def write_card(path: Path, settings: Settings, progress: Progress = silent) -> None:
+def write_card(path: Path, fonts: Path, settings: Settings, progress: Progress = silent) -> None:
     """Measure a trained embedded model and write ``README.md`` and pictures beside its weights.
 
     Args:
         path: The pipeline directory, with the ``training.json`` that ``d3m foundation train`` left there.
+        fonts: The folder that ``scripts/fonts`` brought fonts to.
         settings: Where to keep intermediate results, and how to sample.
         progress: Told what is being measured.
 
     Raises:
-        FoundationError: ``path`` was not written by ``d3m foundation train``.
+        FoundationError: ``fonts`` holds none to measure with, or ``path`` was not written by ``d3m foundation train``.
     """
     try:
         facts = json.loads((path / "training.json").read_text())
     except (OSError, ValueError) as error:
         raise FoundationError(f"{path} has no readable training.json ({error}); train it first") from error
+    if not (fonts / "heldout").is_dir():
+        raise FoundationError(f"{fonts} holds no folder heldout; bring the fonts with scripts/fonts {fonts}")
     foundation = load_foundation(FoundationFiles(str(path), path), settings.device)
-    recognized = recognition(foundation, settings, progress)
-    measured_settings = settings.model_copy(update={"foundation": str(path.resolve()), "dataset": "digits"})
-    if path.resolve() == (Path.cwd() / "data" / "foundation").resolve():
-        measured_settings = measured_settings.model_copy(update={"foundation": "embedded"})
-    accuracy = student_accuracy(Pipeline(measured_settings, progress=progress))
-    (path / "samples.png").write_bytes(samples(foundation, settings, list("0123456789"), 12))
+    banks = settings.home / "foundation-training" / "banks"
+    recognized = recognition(foundation, CardFonts.of(fonts, banks), settings, progress)
+    (path / "samples.png").write_bytes(samples(foundation, settings, list(NAMES), 12))
     (path / "control.png").write_bytes(samples(foundation, settings, _CONTROLLED))
     weights = sum(file.stat().st_size for file in path.glob("*/*") if file.is_file()) / 1e6
-    model_card(facts, _parameters(foundation), weights, recognized, accuracy).save(path / "README.md")
+    model_card(facts, _parameters(foundation), weights, recognized).save(path / "README.md")
 
 
 def model_card(
@@ -182,7 +307,6 @@ def model_card(
     parameters: dict[str, float],
     weights: float,
     recognized: dict[str, float],
-    accuracy: dict[str, tuple[float, float]],
 ) -> ModelCard:
     """The model card, front matter and text, of measured figures.
 
@@ -191,16 +315,15 @@ def model_card(
         parameters: Millions of parameters of "vae", "text_encoder" and "unet".
         weights: Size of the files in MB.
         recognized: From :func:`recognition`.
-        accuracy: From :func:`student_accuracy`.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
     data = ModelCardData(license="apache-2.0", library_name="diffusers", pipeline_tag="text-to-image")
     sections = [
         *_INTRODUCTION,
-        *_data_section(facts["settings"]),
+        *_data_section(facts),
         *_training_section(facts, parameters, weights),
-        *_measured_section(recognized, accuracy),
+        *_measured_section(recognized),
         *_LIMITS,
     ]
     text = "\n".join(sections)
@@ -213,19 +336,28 @@ def _parameters(foundation: Foundation) -> dict[str, float]:
     return {name: sum(p.numel() for p in module.parameters()) / 1e6 for name, module in modules.items()}
 
 
-def _data_section(s: dict[str, Any]) -> list[str]:
+def _data_section(facts: dict[str, Any]) -> list[str]:
+    s, fonts = facts["settings"], facts.get("fonts", [])
+    packages = sorted({f["package"] for f in fonts})
+    held_out = ", ".join([*HELD_OUT_HAND_PACKAGES, *HELD_OUT_PRINT_PACKAGES])
+    drawn = (
+        f"{len(fonts)} fonts of the Debian packages {', '.join(packages)} (licences: the copyright file of each; hashes of "
+        f"the files: `training.json`)"
+        if fonts
+        else f"{len(FONTS)} fonts that matplotlib ships"
+    )
     return [
         "## Data",
         "",
-        f"{s['images']:,} characters drawn by procedure (0-9, A-Z, a-z; {10 * s['digit_share']:.0f} in ten of those trained on "
-        "are digits): three in four by a pen "
-        f"following hand-written or single-line (Hershey) skeletons, the rest in {len(FONTS)} fonts that matplotlib "
-        f"ships. Captions name a random part of: {', '.join(ATTRIBUTES)}, and the shape's variant. No image of any "
-        "dataset was trained on, and none of scikit-learn's digits. Two things were chosen with an eye on them: some shapes "
-        "of 1, 7, 8 and 9 were added after seeing which digits of their train split students trained on drawings confuse, "
-        "and a third of the drawings is `scanned` as the published description of that set tells (as tall as the "
-        "field, thresholded, ink counted in 8x8 blocks). Kept out of training: the fonts "
-        f"{', '.join(HELD_OUT_FONTS)} and the single-line font rowmans.",
+        f"{s['images']:,} characters drawn by procedure. {100 * s.get('symbol_share', 0) * bool(fonts):.0f} % are symbols "
+        "that no caption names; of the others (0-9, A-Z, a-z, "
+        + (f"{10 * s['digit_share']:.0f} in ten digits" if "digit_share" in s else "all 62 alike")
+        + f") {100 * s.get('pen_share', 0.75):.0f} % are drawn by a pen that follows hand-written or single-line (Hershey) "
+        f"skeletons, the rest in {drawn}. Captions name a random part of: {', '.join(ATTRIBUTES)}, and the shape's "
+        "variant. No image of any dataset was trained on.",
+        "",
+        f"Kept out of training, whole families: {held_out}; the fonts {', '.join(HELD_OUT_FONTS)}, the single-line font "
+        f"rowmans, and the symbols {' '.join(UNSEEN_SYMBOLS)}.",
         "",
     ]
 
@@ -252,24 +384,54 @@ def _training_section(facts: dict[str, Any], parts: dict[str, float], weights: f
     ]
 
 
-def _measured_section(found: dict[str, float], accuracy: dict[str, tuple[float, float]]) -> list[str]:
+TARGETS = {"guidance 2, digits": 0.98, "guidance 2, letters": 0.90, "unseen": 0.90}
+"""What the model should reach at least."""
+
+
+def _measured_section(found: dict[str, float]) -> list[str]:
+    def percent(name: str) -> str:
+        return f"{100 * found[name]:.1f} %"
+
+    folded = "; ".join(f"{a} counts as {b}" for a, b in FOLDED.items())
+    misses = [f"{name} ({percent(name)}, at least {100 * t:.0f} %)" for name, t in TARGETS.items() if found[name] < t]
+    for kind in ("digits", "letters"):
+        gap = found[f"students on renders, {kind}"] - found[f"students on class names, {kind}"]
+        if gap > 0.02:
+            misses.append(f"students on class names, {kind} ({100 * gap:.1f} points below renders, at most 2)")
     return [
         "## Measured",
         "",
-        f"A classifier (ConvNet-3, 36 classes) trained on renders recognises of {PER_CLASS} class-name samples a class:",
+        f"A classifier (ConvNet-3, {len(_CLASSES)} classes) trained on renders, of which no seed was trained on, recognises "
+        f"(both cases of a letter are one class, and {folded}; {POOL_PER_CLASS} samples a class at guidance 2, {PER_CLASS} "
+        "at the others):",
         "",
-        "| | digits | digits and letters |",
+        "| | digits | letters |",
         "|---|---|---|",
         *(
-            f"| {name} | {100 * found[name + ', digits']:.1f} % | {100 * found[name + ', all']:.1f} % |"
+            f"| {name} | {percent(name + ', digits')} | {percent(name + ', letters')} |"
             for name in ("renders", "renders, held-out fonts", *(f"guidance {g:g}" for g in GUIDANCE))
         ),
         "",
-        "Students (ConvNet-3, hard labels, mean over seeds and 95 % interval) on the 500 real test digits:",
+        f"A symbol that was never drawn in training, inverted from {UNSEEN_EXAMPLES} noisy drawings in held-out fonts to one "
+        f"vector of 64 bytes, is recognised as itself in {percent('unseen')} of {PER_CLASS} samples a symbol (worst symbol: "
+        f"{percent('unseen, worst')}).",
         "",
-        "| trained on | accuracy |",
-        "|---|---|",
-        *(f"| {name} | {100 * mean:.1f} ± {100 * half:.1f} % |" for name, (mean, half) in accuracy.items()),
+        f"Students (ConvNet-3, hard labels, {POOL_PER_CLASS} images a class, mean over {len(_STUDENTS.seeds)} seeds and 95 % "
+        "interval) on renders in held-out fonts:",
+        "",
+        "| trained on | digits | letters |",
+        "|---|---|---|",
+        *(
+            f"| {name} | "
+            + " | ".join(
+                f"{100 * found[f'students on {name}, {k}']:.1f} ± {100 * found[f'students on {name}, {k}, half-width']:.1f} %"
+                for k in ("digits", "letters")
+            )
+            + " |"
+            for name in ("class names", "renders")
+        ),
+        "",
+        f"Targets missed: {'; '.join(misses)}." if misses else "All targets are met.",
         "",
         "![Control by words: 7 with the words plain, thin, bold, heavy, backslanted, slanted, narrow, wide, black, "
         "barred, a row each, the same noise](control.png)",

@@ -15,15 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from d3m_assets.foundation.embedded.distance_fields import FIELD, Outlines, distance_field
 from d3m_assets.foundation.embedded.skeletons import pen_skeletons
 
 if TYPE_CHECKING:
     import torch
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 """Raised whenever a change here, or of the skeletons, changes a drawing."""
 
 CHARACTERS = string.digits + string.ascii_uppercase + string.ascii_lowercase
+SYMBOLS = "!#$%+=<>@*ΓΔΘΛΞΣΦαβγδεζηθμξστφψБГЗИЛФЦЧШЩЫЭЯйц"
+"""Drawn in training without a name, so that the model can draw shapes that no caption names."""
+
+UNSEEN_SYMBOLS = "ΨΩπλЖДЮ&?€"
+"""Never drawn in training: what the model card inverts."""
+
 IMAGE_SIZE = 32
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -54,8 +61,6 @@ FONTS = {
 HELD_OUT_FONTS = {"DejaVuSansMono-Oblique": "mono italic", "STIXGeneralBol": "serif", "cmti10": "serif italic",
                   "DejaVuSerif-Bold": "serif"}  # fmt: skip
 _SHARP, _BLURRY, _COARSE, _SCANNED = range(4)
-_FIELD = 64
-"""Side of the stored distance fields of printed characters, in pixels."""
 
 
 def caption_words() -> list[str]:
@@ -90,17 +95,9 @@ def _pen_bank(held_out: bool) -> dict[str, list[tuple[str, np.ndarray]]]:
 @cache
 def _printed(font_name: str, character: str) -> np.ndarray:
     """Signed distance field ``[64, 64]`` of a printed character, in units of the height, inside positive."""
-    from PIL import Image, ImageDraw
-    from scipy.ndimage import distance_transform_edt
-
-    font = _font(font_name)
-    left, top, right, bottom = font.getbbox(character)
-    side = round(1.25 * max(right - left, bottom - top))
-    canvas = Image.new("L", (side, side))
-    ImageDraw.Draw(canvas).text(((side - right - left) / 2, (side - bottom - top) / 2), character, fill=255, font=font)
-    ink = np.asarray(canvas) > 127
-    distance = (distance_transform_edt(ink) - distance_transform_edt(~ink)) / (side / 1.25)
-    return np.asarray(Image.fromarray(distance.astype(np.float32)).resize((_FIELD, _FIELD)))
+    field = distance_field(_font(font_name), character)
+    assert field is not None
+    return field
 
 
 @cache
@@ -184,7 +181,7 @@ def _draw_print(fields: torch.Tensor, geometry: dict[str, torch.Tensor], generat
     x, y = c * x + q * y, -q * x + c * y
     x = (x + y * geometry["slant"].view(n, 1)) / geometry["stretch"].view(n, 1)
     grid = torch.stack([x, y], -1) / (1.25 * geometry["height"].view(n, 1, 1))
-    grid = _bend(grid, 0.01 + 0.02 * torch.rand(n, generator=generator), generator)
+    grid = _bend(grid, 0.01 + geometry["bend"] * torch.rand(n, generator=generator), generator)
     field = F.grid_sample(
         fields.unsqueeze(1), grid.view(n, IMAGE_SIZE, IMAGE_SIZE, 2), padding_mode="border", align_corners=False
     ).squeeze(1)
@@ -200,6 +197,8 @@ def render(
     digit_share: float = 0.6,
     pen_share: float = 0.75,
     held_out: bool = False,
+    outlines: Outlines | None = None,
+    symbol_share: float = 0.0,
 ) -> Rendered:
     """Draw characters with random attributes.
 
@@ -210,6 +209,9 @@ def render(
         digit_share: Share of digits among random characters.
         pen_share: Share drawn by the pen; the rest is printed.
         held_out: Use the fonts and skeletons that training never sees.
+        outlines: Print with these fonts in place of those that matplotlib ships, and vary what a camera does more widely:
+            what the embedded model is trained on.
+        symbol_share: Share of ``SYMBOLS`` (indices behind those of ``CHARACTERS``), printed; needs ``outlines``.
 
     Returns:
         The images with what they were drawn with.
@@ -222,17 +224,22 @@ def render(
         digit = rng.random(count) < digit_share
         indices = np.where(digit, rng.integers(0, 10, count), rng.integers(10, len(CHARACTERS), count))
     else:
-        indices = np.resize([CHARACTERS.index(c) for c in characters], count)
+        indices = np.resize([(CHARACTERS + SYMBOLS + UNSEEN_SYMBOLS).index(c) for c in characters], count)
     pen = torch.rand(count, generator=generator) < pen_share
-    geometry, resolution = _random_geometry(count, generator)
-    skeletons, fields, variants = _outlines(indices, pen, held_out, rng)
+    if symbol_share:
+        symbol = rng.random(count) < symbol_share
+        indices = np.where(symbol, len(CHARACTERS) + rng.integers(0, len(SYMBOLS), count), indices)
+    pen &= torch.from_numpy(indices < len(CHARACTERS))
+    law = _SHIPPED_FONTS if outlines is None else _MANY_FONTS
+    geometry, resolution = _random_geometry(count, generator, law)
+    skeletons, fields, variants, by_hand = _outlines(indices, pen, held_out, outlines, rng)
     ink = torch.zeros(count, IMAGE_SIZE, IMAGE_SIZE)
     for mask, source, draw in ((pen, skeletons, _draw_pen), (~pen, fields, _draw_print)):
         if mask.any():
             index = mask.nonzero().squeeze(1)
             part = {k: v[index] for k, v in geometry.items()}
             ink[index] = draw(torch.from_numpy(source[index.numpy()]), part, generator)
-    image, noisy, black = _photograph(ink.unsqueeze(1), resolution, generator)
+    image, noisy, black = _photograph(ink.unsqueeze(1), resolution, generator, law)
     weight = torch.where(
         pen,
         torch.bucketize(geometry["pen"], torch.tensor([0.12, 0.18, 0.24])),
@@ -243,7 +250,7 @@ def render(
         torch.bucketize(geometry["slant"], torch.tensor([-0.12, 0.12])),
         torch.bucketize(geometry["stretch"], torch.tensor([0.65, 1.0])),
         (geometry["height"] > 0.93).long(),
-        (~pen).long(),
+        (~pen & ~by_hand).long(),
         resolution,
         noisy.long(),
         black.long(),
@@ -253,7 +260,21 @@ def render(
     return Rendered(pixels, indices.astype(np.int64), codes, variants)
 
 
-# The shipped model was trained on what the functions below give for its seeds: the order of their random numbers is kept.
+@dataclass(frozen=True)
+class _Law:
+    """Shares of images that are so (the rest of them sharp), and how much printed characters are bent."""
+
+    scanned: float
+    coarse: float
+    blurry: float
+    black: float
+    noisy: float
+    bend: float
+    plain: float
+
+
+_SHIPPED_FONTS = _Law(scanned=0.32, coarse=0.18, blurry=0.15, black=0.12, noisy=0.12, bend=0.02, plain=0.75)
+_MANY_FONTS = _Law(scanned=0.06, coarse=0.24, blurry=0.15, black=0.25, noisy=0.12, bend=0.05, plain=0.6)
 
 
 def _uniform(low: float, high: float, count: int, generator: torch.Generator) -> torch.Tensor:
@@ -262,7 +283,7 @@ def _uniform(low: float, high: float, count: int, generator: torch.Generator) ->
     return low + (high - low) * torch.rand(count, generator=generator)
 
 
-def _random_geometry(count: int, generator: torch.Generator) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+def _random_geometry(count: int, generator: torch.Generator, law: _Law) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """How each character is written, by name float ``[N]`` (``shift``: ``[N, 2]``), and its resolution, int64 ``[N]``."""
     import torch
 
@@ -281,11 +302,13 @@ def _random_geometry(count: int, generator: torch.Generator) -> tuple[dict[str, 
         "edge": _uniform(0.9, 2.2, count, generator),
         "shift": (torch.rand(count, 2, generator=generator) - 0.5) * (0.03 + (1 - height)).unsqueeze(1) * 0.9,
         "balance": torch.randn(count, generator=generator) * 0.22,
+        "bend": torch.full((count,), law.bend),
     }
     # "scanned" is how sets of digits were made, scikit-learn's among them (Alpaydin and Kaynak 1998): the character is cut
     # out to fill the field, thresholded, and its ink counted in 8 x 8 blocks.
     resolution = torch.full((count,), _SHARP)
-    for code, below in ((_BLURRY, 0.65), (_COARSE, 0.50), (_SCANNED, 0.32)):
+    coarser = law.scanned + law.coarse
+    for code, below in ((_BLURRY, coarser + law.blurry), (_COARSE, coarser), (_SCANNED, law.scanned)):
         resolution[coarse < below] = code
     scanned = resolution == _SCANNED
     geometry["height"] = torch.where(scanned, 1.0, height)
@@ -294,15 +317,23 @@ def _random_geometry(count: int, generator: torch.Generator) -> tuple[dict[str, 
 
 
 def _outlines(
-    indices: np.ndarray, pen: torch.Tensor, held_out: bool, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Skeletons ``[N, S, 2, 2]`` of what the pen writes, distance fields ``[N, 64, 64]`` of the rest, and variants."""
+    indices: np.ndarray, pen: torch.Tensor, held_out: bool, outlines: Outlines | None, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, list[str], torch.Tensor]:
+    """What to draw each character from.
+
+    Returns:
+        Skeletons ``[N, S, 2, 2]`` of what the pen writes, distance fields ``[N, 64, 64]`` of the rest, variants, and which
+        of the fonts imitate a hand, bool ``[N]``.
+    """
+    import torch
+
     count = len(indices)
     bank = _pen_bank(held_out)
     styles = HELD_OUT_FONTS if held_out else FONTS
     names = list(styles)
-    fields = np.zeros((count, _FIELD, _FIELD), np.float32)
+    fields = np.zeros((count, FIELD, FIELD), np.float32)
     variants = [""] * count
+    by_hand = torch.zeros(count, dtype=torch.bool)
     skeletons = np.zeros((count, *next(iter(bank.values()))[0][1].shape), np.float32)
     fonts = rng.integers(0, len(names), count)
     choice = rng.random(count)
@@ -310,14 +341,22 @@ def _outlines(
         if pen[i]:
             options = bank[CHARACTERS[c]]
             variants[i], skeletons[i] = options[int(choice[i] * len(options))]
+        elif outlines is not None:
+            having = np.flatnonzero(outlines.present[:, c])
+            font = having[int(choice[i] * len(having))]
+            variants[i], fields[i], by_hand[i] = (
+                outlines.styles[font],
+                outlines.field(font, c),
+                bool(outlines.is_hand[font]),
+            )
         else:
             variants[i] = styles[names[fonts[i]]]
             fields[i] = _printed(names[fonts[i]], CHARACTERS[c])
-    return skeletons, fields, variants
+    return skeletons, fields, variants, by_hand
 
 
 def _photograph(
-    image: torch.Tensor, resolution: torch.Tensor, generator: torch.Generator
+    image: torch.Tensor, resolution: torch.Tensor, generator: torch.Generator, law: _Law
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What a camera does to ink: resolution, blur, contrast, polarity, noise.
 
@@ -325,6 +364,7 @@ def _photograph(
         image: Ink in 0..1, ``[N, 1, 32, 32]``; written over.
         resolution: Codes, int64 ``[N]``.
         generator: Source of randomness.
+        law: Shares of what happens.
 
     Returns:
         The images, and which of them are noisy and which are black on white, bool ``[N]``.
@@ -335,14 +375,14 @@ def _photograph(
     scanned = resolution == _SCANNED
     _coarsen(image, resolution, generator)
     _blur(image, resolution, generator)
-    plain = torch.rand(count, generator=generator) < 0.75
+    plain = torch.rand(count, generator=generator) < law.plain
     background = torch.where(plain, 0.0, _uniform(0, 0.25, count, generator)).view(-1, 1, 1, 1)
     ink_level = torch.where(scanned, 1.0, _uniform(0.7, 1.0, count, generator)).view(-1, 1, 1, 1)
     background[scanned] = 0
     image = background + image * (ink_level - background)
-    black = torch.rand(count, generator=generator) < 0.12
+    black = torch.rand(count, generator=generator) < law.black
     image = torch.where(black.view(-1, 1, 1, 1), 1 - image, image)
-    noisy = (torch.rand(count, generator=generator) < 0.12) & ~scanned
+    noisy = (torch.rand(count, generator=generator) < law.noisy) & ~scanned
     image = image + noisy.view(-1, 1, 1, 1) * 0.09 * torch.randn(image.shape, generator=generator)
     return image, noisy, black
 
@@ -389,8 +429,10 @@ def caption(rendered: Rendered, index: int, rng: np.random.Generator) -> tuple[s
     Returns:
         The opening (one of ``TEMPLATES``) and the describing words, the character's name last.
     """
-    character = CHARACTERS[rendered.characters[index]]
-    if character.isdigit():
+    character = (CHARACTERS + SYMBOLS + UNSEEN_SYMBOLS)[rendered.characters[index]]
+    if character not in CHARACTERS:
+        words = ["character"]
+    elif character.isdigit():
         name = character if rng.random() < 0.85 else DIGIT_NAMES[int(character)]
         words = [name] if rng.random() < 0.85 else ["digit", name]
     else:

@@ -26,7 +26,7 @@ import numpy as np
 
 from d3m_assets.compute.workers import end_with_parent
 from d3m_assets.foundation.embedded.captions import CaptionBatch, ImageSets
-from d3m_assets.foundation.embedded.characters import Rendered, render
+from d3m_assets.foundation.embedded.characters import CHARACTERS, Rendered, render
 from d3m_assets.foundation.embedded.models import (
     NOISE,
     TEXT_WIDTH,
@@ -37,6 +37,7 @@ from d3m_assets.foundation.embedded.models import (
     build_unet,
     pixels_to_model,
 )
+from d3m_assets.foundation.embedded.outlines import build_outlines, load_outlines
 from d3m_assets.foundation.tokens import TokenTable
 from d3m_assets.progress import Progress, ProgressEvent, silent
 
@@ -60,7 +61,11 @@ class TrainingSettings:
         images: Characters whose latents are trained on.
         steps: Steps of text encoder and U-Net.
         batch: Latents a step, over all processes.
-        digit_share: Share of digits among the latents of a step; the rest are letters.
+        symbol_share: Share of symbols without a name among the images; the rest are the 62 characters alike.
+        pen_share: Share of the characters that a pen writes (hand-written and single-line skeletons); the rest is printed.
+        fonts: Folder of training fonts, a folder for each Debian package in it (``scripts/fonts``); empty: the fonts that
+            matplotlib ships, without symbols.
+        autoencoder: Pipeline directory whose autoencoder is kept instead of training one; empty: train one.
         image_share: Share of the captions (of those that are not empty) that hold an image embedding.
         learning_rate: Peak rate of both stages; warm-up, then cosine to zero.
         ema: Decay of the moving average of the weights that is kept.
@@ -76,8 +81,11 @@ class TrainingSettings:
     vae_batch: int = 32
     images: int = 160_000
     steps: int = 14_000
-    batch: int = 64
-    digit_share: float = 0.7
+    batch: int = 128
+    symbol_share: float = 0.12
+    pen_share: float = 0.3
+    fonts: str = ""
+    autoencoder: str = ""
     image_share: float = 0.5
     learning_rate: float = 2e-3
     ema: float = 0.999
@@ -90,14 +98,74 @@ def _rate(step: int, steps: int, peak: float) -> float:
     return peak * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
+class Muon:
+    """Muon (Jordan et al. 2024): momentum whose matrices are made orthogonal by a Newton-Schulz iteration.
+
+    An update is scaled to the size that AdamW's has (Liu et al. 2025, arXiv 2502.16982), so that both share a learning
+    rate. Convolutions count as matrices of their output channels. Matrices of equal shape go through the iteration as one
+    batch: many small products would cost more than the step.
+
+    Args:
+        parameters: Weights of two dimensions or more.
+        momentum: Decay of the momentum, which is Nesterov's.
+        weight_decay: Decoupled, as AdamW's.
+    """
+
+    def __init__(
+        self, parameters: list[torch.nn.Parameter], momentum: float = 0.95, weight_decay: float = 1e-3
+    ) -> None:
+        import torch
+
+        self.momentum, self.weight_decay = momentum, weight_decay
+        self.state = {p: torch.zeros_like(p) for p in parameters}
+        self.groups: dict[tuple[int, int], list[torch.nn.Parameter]] = {}
+        for p in parameters:
+            self.groups.setdefault((p.shape[0], p[0].numel()), []).append(p)
+
+    def step(self, learning_rate: float) -> None:
+        """Update every parameter from its gradient."""
+        import torch
+
+        with torch.no_grad():
+            for (rows, columns), parameters in self.groups.items():
+                gradients = [p.grad for p in parameters if p.grad is not None]
+                buffers = [self.state[p] for p in parameters]
+                torch._foreach_lerp_(buffers, gradients, 1 - self.momentum)
+                ahead = torch._foreach_lerp(gradients, buffers, self.momentum)
+                matrices = torch.stack([a.reshape(rows, columns) for a in ahead])
+                update = _orthogonal(matrices) * (0.2 * math.sqrt(max(rows, columns)) * learning_rate)
+                for parameter, change in zip(parameters, update, strict=True):
+                    parameter.mul_(1 - learning_rate * self.weight_decay).sub_(change.view_as(parameter))
+
+
+def _orthogonal(matrices: torch.Tensor) -> torch.Tensor:
+    """Nearest matrices ``[N, R, C]`` with singular values of about 1: five steps of a quintic Newton-Schulz iteration."""
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(5):
+        square = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x.mT if tall else x
+
+
+def _is_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
+    """Whether Muon updates it: weights of hidden layers, neither embeddings nor what reads and writes the latents."""
+    outer = ("embedding", "position", "conv_in", "conv_out", "table", "quant_conv")
+    return parameter.ndim > 1 and not any(part in name for part in outer)
+
+
 class _Trainer:
-    """One model's parameters, AdamW, moving average and checkpoint, in step with the other processes."""
+    """One model's parameters, Muon and AdamW, moving average and checkpoint, in step with the other processes."""
 
     def __init__(self, modules: dict[str, torch.nn.Module], settings: TrainingSettings, steps: int, file: Path) -> None:
         import torch
 
         self.parameters = {f"{m}.{n}": p for m, mod in modules.items() for n, p in mod.named_parameters()}
-        self.optimizer = torch.optim.AdamW(self.parameters.values(), betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
+        self.matrices = {n: p for n, p in self.parameters.items() if _is_matrix(n, p)}
+        self.others = {n: p for n, p in self.parameters.items() if n not in self.matrices}
+        self.muon = Muon(list(self.matrices.values()))
+        self.optimizer = torch.optim.AdamW(self.others.values(), betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
         self.average = {n: p.detach().clone() for n, p in self.parameters.items()}
         self.settings, self.steps, self.file, self.step = settings, steps, file, 0
         self.seconds = 0.0
@@ -118,7 +186,9 @@ class _Trainer:
                 for name, parameter in self.parameters.items():
                     parameter.copy_(stored.get_tensor(f"weight.{name}"))
                     self.average[name].copy_(stored.get_tensor(f"average.{name}"))
-                    if self.step:
+                    if self.step and name in self.matrices:
+                        self.muon.state[parameter].copy_(stored.get_tensor(f"momentum.{name}"))
+                    elif self.step:
                         self.optimizer.state[parameter] = {
                             "step": torch.tensor(float(self.step)),
                             "exp_avg": stored.get_tensor(f"first.{name}"),
@@ -130,7 +200,8 @@ class _Trainer:
 
         tensors = {f"weight.{n}": p.detach() for n, p in self.parameters.items()}
         tensors |= {f"average.{n}": a for n, a in self.average.items()}
-        for name, parameter in self.parameters.items():
+        tensors |= {f"momentum.{n}": self.muon.state[p] for n, p in self.matrices.items()}
+        for name, parameter in self.others.items():
             state = self.optimizer.state[parameter]
             tensors |= {f"first.{name}": state["exp_avg"], f"second.{name}": state["exp_avg_sq"]}
         meta = {"step": str(self.step), "seconds": str(self.seconds), "losses": json.dumps(self.losses)}
@@ -143,7 +214,8 @@ class _Trainer:
         import torch.distributed as dist
 
         parameters = list(self.parameters.values())
-        self.optimizer.zero_grad(set_to_none=False)
+        for parameter in parameters:  # Muon's too, which the optimizer does not know
+            parameter.grad = None
         loss.backward()
         flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in parameters])
         if dist.is_initialized():
@@ -152,9 +224,11 @@ class _Trainer:
         flat *= (1.0 / flat.norm().clamp(min=1.0)).item()
         for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
             parameter.grad = gradient.view_as(parameter)
+        rate = _rate(self.step, self.steps, self.settings.learning_rate)
         for group in self.optimizer.param_groups:
-            group["lr"] = _rate(self.step, self.steps, self.settings.learning_rate)
+            group["lr"] = rate
         self.optimizer.step()
+        self.muon.step(rate)
         self.step += 1
         # The average starts short, or it would remember the random initial weights.
         decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))
@@ -207,7 +281,7 @@ def _train_autoencoder(rank: int, settings: TrainingSettings, folder: Path, prog
 
     def loss(step: int) -> torch.Tensor:
         seed = int(np.random.SeedSequence([settings.seed, 1, step, rank]).generate_state(1)[0])
-        pixels = pixels_to_model(render(share, seed).images)
+        pixels = pixels_to_model(_draw(settings, folder, share, seed).images)
         posterior = vae.encode(pixels).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=_generator(settings.seed, 2, step, rank))
         decoded = vae.decode(posterior.mean + posterior.std * noise).sample
@@ -222,15 +296,17 @@ def load_trained_autoencoder(settings: TrainingSettings, folder: Path) -> Autoen
     import torch
     from safetensors.torch import load_file
 
-    if settings.start:
+    if kept := settings.start or settings.autoencoder:
         vae = build_autoencoder()
-        vae.load_state_dict(load_file(Path(settings.start) / "vae" / "diffusion_pytorch_model.safetensors"))
+        vae.load_state_dict(load_file(Path(kept) / "vae" / "diffusion_pytorch_model.safetensors"))
         return vae.eval().requires_grad_(False)
     vae = build_autoencoder()
     trainer = _Trainer({"vae": vae}, settings, settings.vae_steps, folder / "autoencoder.safetensors")
     trainer.apply_average()
     vae.eval().requires_grad_(False)
-    latents = vae.encode(pixels_to_model(render(1024, settings.seed + 7_000_000).images)).latent_dist.mean
+    latents = vae.encode(
+        pixels_to_model(_draw(settings, folder, 1024, settings.seed + 7_000_000).images)
+    ).latent_dist.mean
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     quant, post = vae.quant_conv, vae.post_quant_conv
     assert quant is not None
@@ -244,11 +320,22 @@ def load_trained_autoencoder(settings: TrainingSettings, folder: Path) -> Autoen
     return vae
 
 
-_SHARD = 10_000
+_SHARD = 5_000
 
 
-def _draw_shard(settings: TrainingSettings, shard: int, count: int) -> Rendered:
-    return render(count, settings.seed + 1_000_000 + shard)
+def _draw(settings: TrainingSettings, folder: Path, count: int, seed: int) -> Rendered:
+    """What is trained on: all 62 characters alike, and symbols where fonts are given."""
+    even = sum(c.isdigit() for c in CHARACTERS) / len(CHARACTERS)
+    if not settings.fonts:
+        return render(count, seed, digit_share=even, pen_share=settings.pen_share)
+    return render(
+        count,
+        seed,
+        digit_share=even,
+        pen_share=settings.pen_share,
+        outlines=load_outlines(folder / "outlines"),
+        symbol_share=settings.symbol_share,
+    )
 
 
 def _encode_shard(settings: TrainingSettings, folder: Path, shard: int, count: int) -> None:
@@ -259,7 +346,16 @@ def _encode_shard(settings: TrainingSettings, folder: Path, shard: int, count: i
         return
     torch.set_num_threads(1)
     vae = load_trained_autoencoder(settings, folder)
-    rendered = _draw_shard(settings, shard, count)
+    parts = [
+        _draw(settings, folder, min(1000, count - i), settings.seed + 1_000_000 + shard * 1000 + i // 1000)
+        for i in range(0, count, 1000)
+    ]
+    rendered = Rendered(
+        np.concatenate([r.images for r in parts]),
+        np.concatenate([r.characters for r in parts]),
+        np.concatenate([r.attributes for r in parts]),
+        [v for r in parts for v in r.variants],
+    )
     with torch.inference_mode():
         latents = [
             vae.encode(pixels_to_model(rendered.images[i : i + 100])).latent_dist.mean.half()
@@ -327,7 +423,6 @@ def _train_diffusion(rank: int, settings: TrainingSettings, folder: Path, progre
     modules = {"text": text, "unet": unet, "encoder": encoder}
     trainer = _Trainer(modules, settings, settings.steps, folder / "diffusion.safetensors")
     latents, rendered = _load_shards(folder)
-    kinds = [k for k in (np.flatnonzero(rendered.characters < 10), np.flatnonzero(rendered.characters >= 10)) if len(k)]
     captions, sets = CaptionBatch(build_tokenizer(), settings.image_share), ImageSets(rendered)
     schedule = DDPMScheduler(**NOISE)
     share = settings.batch // settings.processes
@@ -336,8 +431,7 @@ def _train_diffusion(rank: int, settings: TrainingSettings, folder: Path, progre
     def loss(step: int) -> torch.Tensor:
         rng = np.random.default_rng(np.random.SeedSequence([settings.seed, 3, step, rank]))
         generator = _generator(settings.seed, 4, step, rank)
-        is_digit = rng.random(share) < settings.digit_share
-        chosen = np.where(is_digit, rng.choice(kinds[0], share), rng.choice(kinds[-1], share))
+        chosen = rng.integers(0, len(latents), share)
         clean = torch.from_numpy(latents[chosen]).float()
         drawn = captions(rendered, chosen, rng)
         # Always one image, so that every parameter has a gradient in every process.
@@ -430,6 +524,8 @@ def export(settings: TrainingSettings, folder: Path, output: Path) -> None:
     config = part / "text_encoder" / "config.json"
     config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
     facts = {"settings": asdict(settings), "seconds": round(trainer.seconds), "losses": trainer.losses}
+    if settings.fonts:
+        facts["fonts"] = load_outlines(folder / "outlines").sources
     if settings.start and (before := Path(settings.start) / "training.json").is_file():
         facts["begun_from"] = json.loads(before.read_text())
     (part / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
@@ -474,7 +570,9 @@ def train(settings: TrainingSettings, folder: Path, output: Path, progress: Prog
             "Repeat these, or name another folder with --work."
         )
     record.write_text(wanted)
-    if not settings.start:
+    if settings.fonts:
+        build_outlines(Path(settings.fonts), folder / "outlines", processes=settings.processes)
+    if not (settings.start or settings.autoencoder):
         _parallel(_train_autoencoder, settings, folder, progress)
     shards = [(i, min(_SHARD, settings.images - i * _SHARD)) for i in range(math.ceil(settings.images / _SHARD))]
     with mp.get_context("spawn").Pool(settings.processes) as pool:

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from d3m_assets.errors import SettingsError
-from d3m_assets.foundation.embedded.training import TrainingSettings, train
+from d3m_assets.foundation.embedded import training
+from d3m_assets.foundation.embedded.training import Muon, TrainingSettings, train
 from d3m_assets.foundation.embedded.training import _build as build
 from d3m_assets_tests.processes import alive
 
@@ -47,6 +48,46 @@ def test_a_stopped_training_goes_on_and_writes_a_pipeline(copy):
     assert pipeline("a bold 7", num_inference_steps=2).images[0].size == (32, 32)
     norms = pipeline.text_encoder.get_input_embeddings().weight.norm(dim=-1)
     assert torch.allclose(norms, torch.ones_like(norms), atol=2e-3)
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_training_stopped_between_two_steps_ends_in_the_same_bits(tmp_path, monkeypatch):
+    """Weights, average, AdamW's moments and Muon's momentum all come back from the checkpoint."""
+
+    def run(folder, stop_at=None):
+        torch.manual_seed(0)
+        modules = {"net": torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(8 * 36, 5))}
+        folder.mkdir(exist_ok=True)
+        trainer = training._Trainer(modules, TINY, 6, folder / "state.safetensors")
+        assert set(trainer.matrices) == {"net.0.weight", "net.2.weight"}
+        while trainer.step < 6:
+            if trainer.step == stop_at:
+                trainer.save()
+                raise Stopped
+            generator = torch.Generator().manual_seed(trainer.step)
+            images = torch.randn(4, 3, 8, 8, generator=generator)
+            trainer.update((modules["net"](images) - images.mean()).square().mean())
+        return {**{n: p.detach() for n, p in trainer.parameters.items()}, "average": trainer.average["net.2.weight"]}
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(Stopped):
+        run(tmp_path / "stopped", stop_at=3)
+    resumed = run(tmp_path / "stopped")
+    assert all(torch.equal(whole[n], resumed[n]) for n in whole)
+
+
+def test_muon_makes_updates_whose_singular_values_are_about_equal():
+    torch.manual_seed(0)
+    parameter = torch.nn.Parameter(torch.zeros(6, 3, 2, 2))
+    parameter.grad = torch.randn(6, 3, 2, 2) * torch.logspace(0, -1.5, 6).view(6, 1, 1, 1)
+    raw = torch.linalg.svdvals(parameter.grad.view(6, 12))
+    Muon([parameter]).step(1.0)
+    values = torch.linalg.svdvals(parameter.detach().view(6, 12)) / (0.2 * 12**0.5)
+    assert raw.max() / raw.min() > 10
+    assert 0.6 < values.min() <= values.max() < 1.3
 
 
 def test_checkpoints_of_other_settings_are_refused(copy):
