@@ -17,7 +17,6 @@ from d3m_assets.planning.asset import Asset, Finding, Graph, Made
 from d3m_assets.settings import Settings, load_settings
 from d3m_assets.store import ArtefactKey
 
-
 FEW_ARTEFACTS: dict[str, dict[str, Any]] = {
     "evaluation": {"baselines": ("random",), "distillations": 1},
     "selection": {"criterion": "none"},
