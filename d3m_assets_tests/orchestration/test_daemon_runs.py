@@ -80,7 +80,13 @@ def test_a_run_that_is_terminated_takes_its_workers_along(serve, executor):
 def test_a_run_that_waits_for_the_device_is_terminated_and_the_other_goes_on(serve):
     servers, partitions = serve(**{"inversion.steps": 100_000})
     first = servers.launch(ASSETS[:1], partitions[0], partitions[1])
-    assert wait_until(lambda: len(servers.working()) >= 3, 300), (servers.working(), servers.logs())
+
+    def all_of_first_are_there():
+        """The run, what captures its output, and two workers, which come last and compute."""
+        processes = sorted(servers.working())
+        return len(processes) >= 3 and all(processor_seconds(pid) > 10 for pid in processes[-2:])
+
+    assert wait_until(all_of_first_are_there, 400), (servers.working(), servers.logs())
     of_first = set(servers.working())
     second = servers.launch(ASSETS[:1], partitions[2], partitions[3])
     waiting = "waiting for device"
