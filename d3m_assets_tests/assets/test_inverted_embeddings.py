@@ -105,7 +105,7 @@ def test_mirrored_images_are_learned_from_when_asked_for(finished, monkeypatch):
     )
     pipeline = open_pipeline(finished, finished / "images", **{"inversion.flip": True})
     list(pipeline.materialize("inverted_embeddings", pipeline.keys("inverted_embeddings")))
-    assert {len(t.images.load(32)) - 2 * len(t.images.uris) for t in seen} == {0}
+    assert {len(t.images.load(32)) - 2 * len(t.images.images) for t in seen} == {0}
 
 
 def test_what_the_store_refused_need_not_be_learned_again(copy, monkeypatch):

@@ -292,7 +292,7 @@ def test_a_replicate_that_fails_names_its_class_and_leaves_the_others(full, tmp_
     assert len(outcomes) == 6
     failed = {key for key, outcome in outcomes.items() if outcome.error is not None}
     assert failed == {"inverted_embeddings [7, ipc-1, replicate 1]", "inverted_embeddings [7, ipc-3, replicate 1]"}
-    assert all(image.uri in str(outcomes[key].error) for key in failed)
+    assert all(image.relative_path in str(outcomes[key].error) for key in failed)
 
 
 def test_recipes_of_networks_say_what_is_their_own(full):
