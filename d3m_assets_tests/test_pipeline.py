@@ -17,7 +17,9 @@ from d3m_assets_tests.small_runs import QUICK, open_pipeline, run
 
 REPORT, WHOLE = ArtefactKey("distillation_report"), ArtefactKey("whole_dataset_metrics")
 
-MADE_BY_DEFAULT = [asset for asset in GRAPH.names if asset not in ("teacher_model", "pool_labels", "frontier_metrics")]
+NOT_MADE = {"teacher_model", "pool_labels", "frontier_metrics", "selection_model"}
+"""What settings without a teacher and a selection do without."""
+MADE_BY_DEFAULT = [asset for asset in GRAPH.names if asset not in NOT_MADE]
 
 
 def contents(tmp_path):
@@ -30,7 +32,7 @@ def test_everything_is_made_once_and_then_nothing(finished):
     before = contents(finished)
     assert run(pipeline) == []
     assert contents(finished) == before
-    assert len(pipeline.plan().entries) == 1 + 3 + 1 + 3 + 6 + 6 + 2 + 2 + 1 + 1 + 2 + 2 + 1
+    assert len(pipeline.plan().entries) == 1 + 3 + 1 + 3 + 6 + 6 + 6 + 2 + 2 + 1 + 1 + 2 + 2 + 1
 
 
 def test_one_changed_image_redoes_its_class_and_what_depends_on_it(copy):
@@ -41,7 +43,7 @@ def test_one_changed_image_redoes_its_class_and_what_depends_on_it(copy):
     redone = {(e.key.asset, e.key.class_key) for e in pipeline.plan().pending()}
     assert redone == {
         ("class_catalog", None), ("raw_dataset", "7"), ("inverted_embeddings", "7"), ("synthetic_pool", "7"),
-        ("distilled_bundle", None), ("reference_metrics", None), ("whole_dataset_metrics", None),
+        ("sample_selection", "7"), ("distilled_bundle", None), ("reference_metrics", None), ("whole_dataset_metrics", None),
         ("foundation_metrics", None), ("student_metrics", None), ("pool_audit", None),
         ("distillation_report", None),
     }  # fmt: skip
@@ -58,7 +60,7 @@ def test_a_changed_setting_names_itself_and_redoes_only_what_it_matters_to(finis
     pipeline = open_pipeline(finished, finished / "images", **{"generation.steps": 3})
     pending = pipeline.plan().pending()
     assert {e.key.asset for e in pending} == {
-        "synthetic_pool", "distilled_bundle", "foundation_metrics", "student_metrics", "pool_audit",
+        "synthetic_pool", "sample_selection", "distilled_bundle", "foundation_metrics", "student_metrics", "pool_audit",
         "distillation_report",
     }  # fmt: skip
     assert "setting generation.steps 2 -> 3" in pending[0].reasons
@@ -213,7 +215,10 @@ def test_a_moved_dataset_needs_no_work(finished, tmp_path):
     assert pipeline.plan().pending() == []
     from d3m_assets.assets.raw_dataset import image_rows
 
-    assert all(str(tmp_path) in uri for uri in image_rows(pipeline.reading(WHOLE), "train")["uri"])
+    dataset = pipeline.context.dataset
+    images = dataset.records(image_rows(pipeline.reading(WHOLE), "train"))
+    assert all(str(tmp_path) in image.uri for image in images)
+    assert dataset.source.read(images[0])
 
 
 def test_another_dataset_of_the_same_name_does_not_retire_the_first(copy, image_folder):
