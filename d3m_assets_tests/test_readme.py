@@ -31,7 +31,7 @@ def test_the_table_has_every_row_and_says_how_verdicts_were_reached(readme, fini
     assert "mean of 2 students" in text
 
 
-def test_the_verdict_names_its_picture_and_says_where_seeds_are_too_few(readme, finished):
+def test_the_verdict_begins_and_names_its_picture(readme, finished):
     text = readme.verdict_text(open_pipeline(finished, finished / "images"))
     assert text.startswith("**D3M, which this package distills, on ")
     assert "random real images" in text.partition("**")[2].partition("**")[0]
