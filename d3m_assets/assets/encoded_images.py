@@ -10,7 +10,7 @@ import numpy as np
 
 from d3m_assets.assets.context import Context
 from d3m_assets.assets.raw_dataset import image_rows, labelled_images
-from d3m_assets.assets.rows import Row, label_bytes, rows_of
+from d3m_assets.assets.rows import Row, kept_images, label_bytes, rows_of
 from d3m_assets.compute.devices import own_device
 from d3m_assets.compute.shared import Shared
 from d3m_assets.datasets.labelled_images import LabelledImages, Split
@@ -120,7 +120,7 @@ def _job(
 ) -> EncodingJob:
     each, allowed = label_bytes(context, kind), budget.bytes(context.dataset.shape)
     if each:  # the pool's stored labels are charged beyond the budget; real images may take as many bytes
-        allowed += context.settings.generation.images_per_class * each
+        allowed += kept_images(context) * each
     return EncodingJob(
         baseline.name, allowed, each, images.classes, images.validation, context.settings.students, context.device
     )

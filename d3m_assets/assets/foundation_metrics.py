@@ -13,7 +13,15 @@ from d3m_assets.assets.files import from_parquet, to_parquet
 from d3m_assets.assets.foundation_model import FoundationModel
 from d3m_assets.assets.measuring import TABLE_CODE_VERSION, MeasuredAsset
 from d3m_assets.assets.raw_dataset import RawDataset
-from d3m_assets.assets.rows import Row, at_equal_ipc, images_allowed_fingerprint, of_replicates, rows_of, training_set
+from d3m_assets.assets.rows import (
+    Row,
+    at_equal_ipc,
+    images_allowed_fingerprint,
+    kept_images,
+    of_replicates,
+    rows_of,
+    training_set,
+)
 from d3m_assets.assets.synthetic_pool import class_name_job, generate_images, generation_fingerprint, pool_table
 from d3m_assets.assets.teacher_model import TeacherModel
 from d3m_assets.datasets.labelled_images import LabelledImages
@@ -41,6 +49,8 @@ class FoundationMetrics(MeasuredAsset):
     def settings(self, context: Context, item: Item) -> dict[str, Any]:
         """How images are generated, beside how students are trained."""
         described = super().settings(context, item) | generation_fingerprint(context, context.settings.seed)
+        if context.settings.selection.kept:
+            described["images"] = kept_images(context)
         if context.settings.distillations > 1:
             described["distillations"] = context.settings.distillations
         if "equal-ipc" in self.chosen_variants(context, item):
@@ -52,7 +62,9 @@ class FoundationMetrics(MeasuredAsset):
         prompts = [read_prompts(context, c.key) for c in context.dataset.classes]
         replicates = range(context.settings.distillations)
         jobs = [
-            class_name_job(context, p, replicate_seed(context.settings.seed, r)) for r in replicates for p in prompts
+            class_name_job(context, p, replicate_seed(context.settings.seed, r), kept_images(context))
+            for r in replicates
+            for p in prompts
         ]
         generated: list[Any] = [None] * len(jobs)
         labels = [job.prompts.by_name() for job in jobs]
@@ -81,8 +93,8 @@ def renderable(name: str) -> bool:
 
 
 def rendered_characters(context: Context, names: Sequence[str], seed: int) -> LabelledImages:
-    """As many rendered characters of each class as a pool has images, without the diffusion model."""
-    count = context.settings.generation.images_per_class
+    """As many rendered characters of each class as a distilled training set has images, without the diffusion model."""
+    count = kept_images(context)
     rendered = characters.render(count * len(names), 9_000_000 + seed, characters="".join(names)).images[..., None]
     if context.dataset.scan.channels == 3:
         rendered = rendered.repeat(3, axis=-1)

@@ -87,6 +87,7 @@ class ReferenceMetrics(MeasuredAsset):
             described |= {"baselines": names, "latents_code_version": latents.CODE_VERSION}
         if encoded_baselines(context):
             described["codecs"] = {"codecs": codecs.CODE_VERSION, "choice": codec_choice.CODE_VERSION}
+            described["codecs"]["formats"] = codecs.pictures.available_formats()
         return described
 
     def rows(self, context: Context, item: Item) -> tuple[list[Row], Mapping[str, bytes]]:

@@ -154,22 +154,21 @@ def generation_job(context: Context, source: ArtefactKey, count: int | None = No
     return _job(context, prompts, item.seed, count, read_vectors(context, source), plan)
 
 
-def class_name_job(context: Context, prompts: Prompts, seed: int) -> GenerationJob:
-    """The job that generates a pool from the name of a class alone."""
-    return _job(context, prompts, seed)
+def class_name_job(context: Context, prompts: Prompts, seed: int, count: int) -> GenerationJob:
+    """The job that generates ``count`` images from the name of a class alone."""
+    return _job(context, prompts, seed, count)
 
 
 def _job(
     context: Context,
     prompts: Prompts,
     seed: int,
-    count: int | None = None,
+    count: int,
     vectors: np.ndarray | None = None,
     plan: EmbeddingPlan | None = None,
 ) -> GenerationJob:
     settings, channels = context.settings.generation, context.dataset.scan.channels
-    images = settings.images_per_class if count is None else count
-    return GenerationJob(context.model.reference, prompts, settings, seed, images, channels, vectors, plan)
+    return GenerationJob(context.model.reference, prompts, settings, seed, count, channels, vectors, plan)
 
 
 def generate_images(job: GenerationJob, progress: Progress) -> tuple[np.ndarray, list[Sample]]:

@@ -56,7 +56,8 @@ class ImageCache:
                 part.replace(path)
             finally:
                 part.unlink(missing_ok=True)
-        if secrets.randbelow(_LOOK_EVERY) == 0:
+        # Large images fill it in a few steps.
+        if secrets.randbelow(_LOOK_EVERY) == 0 or len(data) * _LOOK_EVERY > self.max_bytes:
             self.trim()
 
     def trim(self) -> None:

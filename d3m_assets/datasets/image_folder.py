@@ -10,7 +10,7 @@ import stat
 import threading
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,6 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from d3m_assets.datasets.images import read_bytes, too_large
 from d3m_assets.datasets.listed_source import SUFFIXES, ListedFolder, ListedImage, ListedSource, ListedSplit, Listing
+from d3m_assets.datasets.problems import DatasetProblem, listed_names
 from d3m_assets.errors import DatasetError
 
 LAYOUT = "Expected train/<class>/<image> and test/<class>/<image> (val/<class>/<image> may be there too), or <class>/<image> alone."
@@ -67,7 +68,10 @@ class ImageFolder(ListedSource):
                 files, folders = _remote_files(fs, root)
         except Exception as error:  # each service raises its own
             raise DatasetError(f"cannot list {self.url}: {error}. Make it readable.") from error
-        return arranged(files, folders)
+        for index, file in enumerate(files):
+            if file.bytes > self.settings.max_bytes and not file.problem:
+                files[index] = replace(file, problem=too_large(file.bytes, self.settings.max_bytes))
+        return arranged(files, folders, self.url)
 
     def _fetch(self, uri: str) -> bytes:
         return read_bytes(uri, self._options, self.settings.max_bytes)
@@ -76,7 +80,8 @@ class ImageFolder(ListedSource):
         try:
             fs, root = fsspec.url_to_fs(self.url, **self._options)
             fs.invalidate_cache(root)
-            kind = fs.info(root)["type"] if fs.exists(root) else ""
+            # Over http everything is a file to info(), also a page that lists a folder.
+            kind = "" if not fs.exists(root) else "directory" if fs.isdir(root) else "file"
         except Exception as error:  # each service raises its own
             raise DatasetError(f"cannot open the dataset {self.url}: {error}. Check `dataset`.") from error
         if not kind:
@@ -96,11 +101,14 @@ class ZippedImageFolder(ListedSource):
     def _list(self) -> Listing:
         _ARCHIVES.clear()  # the file may be another one by now
         try:
-            with self._archive() as archive:
-                members = archive.infolist()
+            with self._opened() as file, zipfile.ZipFile(file) as archive:
+                # A name that stands twice is the last one, as for every program that unpacks it.
+                members = list({member.filename: member for member in archive.infolist()}.values())
         except Exception as error:  # each service raises its own
             raise DatasetError(f"the dataset {self.url} cannot be read as a zip file: {error}") from error
-        paths = [PurePosixPath(member.filename) for member in members]
+        # Some programs of Windows write its own separator.
+        foreign = not any("/" in member.filename for member in members)
+        paths = [PurePosixPath(m.filename.replace("\\", "/") if foreign else m.filename) for m in members]
         skip = 0
         while _only_folder(paths, skip):
             skip += 1
@@ -117,7 +125,7 @@ class ZippedImageFolder(ListedSource):
                 stamp = f"crc={member.CRC:08x}"
                 uri = f"{self.url}#{member.filename}"
                 files.append(FoundFile("/".join(parts), uri, member.file_size, stamp, problem))
-        return arranged(files, folders)
+        return arranged(files, folders, self.url)
 
     def _fetch(self, uri: str) -> bytes:
         name = uri[len(self.url) + 1 :] if uri.startswith(f"{self.url}#") else uri.rpartition("#")[2]
@@ -126,12 +134,13 @@ class ZippedImageFolder(ListedSource):
             key = (self.url, os.getpid())
             if (archive := _ARCHIVES.get(key)) is None:
                 _ARCHIVES.clear()
-                archive = _ARCHIVES[key] = self._archive()
+                archive = _ARCHIVES[key] = zipfile.ZipFile(self._opened())
         return archive.read(name)
 
-    def _archive(self) -> zipfile.ZipFile:
+    def _opened(self) -> Any:
         fs, path = fsspec.url_to_fs(self.url, **self._options)
-        return zipfile.ZipFile(fs.open(path, "rb"))
+        fs.invalidate_cache()
+        return fs.open(path, "rb")
 
 
 _ARCHIVES: dict[tuple[str, int], zipfile.ZipFile] = {}
@@ -146,35 +155,50 @@ def _only_folder(paths: Sequence[PurePosixPath], skip: int) -> bool:
     return len(tops) == 1 and tops.isdisjoint(SPLIT_FOLDERS) and any(len(p) > 2 for p in seen)
 
 
-def arranged(files: Sequence[FoundFile], folders: set[tuple[str, ...]]) -> Listing:
+def arranged(files: Sequence[FoundFile], folders: set[tuple[str, ...]], url: str) -> Listing:
     """Which class and split files belong to, by the folders that they lie in.
 
-    ``train``, ``test``, ``val`` and the like are splits where there is a train folder with folders of classes in it;
-    otherwise every folder is a class.
+    ``train``, ``Test``, ``val`` and the like are splits where they hold folders of classes; otherwise every folder is a class.
 
     Args:
-        files: Images; those that lie in no folder are passed over.
+        files: Images; those that lie in no folder of a class are passed over, which is told.
         folders: All folders as tuples of names, empty ones too.
+        url: Where they are, for messages.
+
+    Raises:
+        DatasetError: All folders are named after splits, and none holds folders of classes.
     """
     listing = Listing(expected=LAYOUT)
-    tops = {folder[0] for folder in folders}
+    split_of = {folder[0]: SPLIT_FOLDERS[name] for folder in folders if (name := folder[0].lower()) in SPLIT_FOLDERS}
     nested = {folder[0] for folder in folders if len(folder) > 1}
     direct = {parts[0] for file in files if len(parts := file.path.split("/")) == 2}
-    splits = {top for top in tops & SPLIT_FOLDERS.keys() if top in nested or top not in direct}
-    with_train = any(SPLIT_FOLDERS[top] == "train" for top in splits)
-    classes_alone = not splits or bool(tops - splits and not with_train)
+    others = {folder[0] for folder in folders} - split_of.keys()
+    if direct and not others and not nested:
+        raise DatasetError(
+            f"{url} has images directly in {listed_names(sorted(direct))}, and no folders of classes. {LAYOUT}"
+        )
+    splits = {top for top in split_of if top in nested or top not in direct}
+    classes_alone = not splits or bool(others and not any(split_of[top] == "train" for top in splits))
     depth = 0 if classes_alone else 1
     for folder in sorted(folders):
         if len(folder) == depth + 1 and (classes_alone or folder[0] in splits):
-            split = "" if classes_alone else SPLIT_FOLDERS[folder[0]]
-            listing.folders.append(ListedFolder(split, folder[depth], "/".join(folder)))
+            listing.folders.append(
+                ListedFolder("" if classes_alone else split_of[folder[0]], folder[depth], "/".join(folder))
+            )
+    outside = []
     for file in sorted(files, key=lambda file: file.path):
         parts = file.path.split("/")
-        if len(parts) > depth + 1 and (classes_alone or parts[0] in splits):
-            split = "" if classes_alone else SPLIT_FOLDERS[parts[0]]
-            listing.images.append(
-                ListedImage(file.path, file.uri, parts[depth], split, file.bytes, file.stamp, file.problem)
-            )
+        if len(parts) <= depth + 1 or not (classes_alone or parts[0] in splits):
+            outside.append(file.path)
+            continue
+        split = "" if classes_alone else split_of[parts[0]]
+        listing.images.append(
+            ListedImage(file.path, file.uri, parts[depth], split, file.bytes, file.stamp, file.problem)
+        )
+    if outside:
+        where = f"{', '.join(sorted(splits))} and their folders of classes" if splits else "the folders of classes"
+        what = f"has {len(outside)} images outside of {where}, which are passed over ({listed_names(outside[:3])})"
+        listing.problems.append(DatasetProblem("", url, what, "move them if they are meant to be used", "warning"))
     return listing
 
 

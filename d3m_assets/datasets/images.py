@@ -122,18 +122,21 @@ def read_bytes(uri: str, storage_options: Mapping[str, Any] | None = None, max_b
     Args:
         uri: Local path or fsspec URL.
         storage_options: Arguments of the fsspec file system.
-        max_bytes: A local file with more is not read.
+        max_bytes: A local file with more is not read, one from a network not used.
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It is a local path that is no regular file, or too large.
+        ValueError: It is too large, or a local path that is no regular file.
     """
     protocol, separator, _ = uri.partition("://")
     if not separator:
         return _read_regular(uri, max_bytes)
     # Not url_to_fs, which would take a "::" in a class name for a chain of file systems.
     fs = fsspec.filesystem(protocol, **(storage_options or {}))
-    return fs.cat_file(fs._strip_protocol(uri))
+    data: bytes = fs.cat_file(fs._strip_protocol(uri))
+    if len(data) > max_bytes:
+        raise ValueError(too_large(len(data), max_bytes))
+    return data
 
 
 def _read_regular(path: str, max_bytes: int) -> bytes:

@@ -47,6 +47,9 @@ from d3m_assets.progress import Progress, ProgressEvent, silent
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
 """Of files that are taken for images."""
 
+INDEX_VERSION = "1"
+"""Raised whenever images are examined in another way, so that what was learnt before is not used."""
+
 ListedSplit = Split | Literal[""]
 
 
@@ -125,13 +128,13 @@ class ListedSource(ABC):
             cache: Folder for the index and for copies of images from a network; None to keep none.
             storage_options: Arguments of the fsspec file system.
         """
-        self.url = str(url)
+        # Worker processes may run in another folder.
+        self.url = str(url) if "://" in str(url) else str(Path(url).expanduser().absolute())
         self.validation_fraction = validation_fraction
         self.settings = settings or ImageSettings()
         self._exclude = exclude or Exclusion()
         self._options = dict(storage_options or {})
-        place = self.url if "://" in self.url else str(Path(self.url).absolute())
-        name = f"images-{hashlib.sha256(os.fsencode(place)).hexdigest()[:16]}.parquet"
+        name = f"images-{INDEX_VERSION}-{hashlib.sha256(os.fsencode(self.url)).hexdigest()[:16]}.parquet"
         self._index = ImageIndex(None if cache is None else cache / name)
         self._copies = ImageCache(None if cache is None else cache / "images", int(self.settings.cache_gib * 2**30))
 
@@ -197,6 +200,8 @@ class ListedSource(ABC):
             name: ClassImages(name, tuple(records.get(name, ())), tuple(errors[name]))
             for name in sorted(names, key=natural)
         }
+        if self._remote():
+            self._copies.trim()
         refuse_without_sound_class(self.url, classes.values(), problems)
         # Readable images of broken classes count too: one truncated file must not give all other classes another shape,
         # as leaving out its class might. Where the one file does decide (it alone is coloured), the shape changes.
@@ -283,7 +288,9 @@ class ListedSource(ABC):
             known = index.get(image.relative_path)
             if image.problem:
                 problems.append(self._unusable(image, image.problem))
-            elif image.stamp and known is not None and known[0] == (image.bytes, image.stamp):
+            elif (
+                image.stamp and known is not None and known[0] == (image.bytes, image.stamp) and self._allows(known[1])
+            ):
                 facts[image.relative_path] = known[1]
             else:
                 unread.append(image)
@@ -309,6 +316,11 @@ class ListedSource(ABC):
                 self._index.save((place, facts[place[0]]) for place in stamped if place[0] in facts)
         refuse_many_unusable(self.url, problems)
         return facts, problems
+
+    def _allows(self, facts: Facts) -> bool:
+        """Whether an image that was examined before is within the limits of today."""
+        within = facts.width * facts.height <= self.settings.max_pixels
+        return within and facts.bytes <= self.settings.max_bytes
 
     @staticmethod
     def _unusable(image: ListedImage, what: str) -> DatasetProblem:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import fsspec
 
+from d3m_assets.datasets.data_files import without_query
 from d3m_assets.datasets.digits import ensure_digits
 from d3m_assets.datasets.exclusion import read_exclusion
-from d3m_assets.datasets.image_folder import ImageFolder, ZippedImageFolder
-from d3m_assets.datasets.image_table import TEXT_SUFFIXES, ImageManifest, ImageTable, holds_images
-from d3m_assets.datasets.listed_source import ListedSource
+from d3m_assets.datasets.image_folder import SPLIT_FOLDERS, ImageFolder, ZippedImageFolder
+from d3m_assets.datasets.image_manifest import TEXT_SUFFIXES, ImageManifest
+from d3m_assets.datasets.image_table import ImageTable, holds_images
+from d3m_assets.datasets.listed_source import SUFFIXES, ListedSource
 from d3m_assets.datasets.settings import ImageSettings
 from d3m_assets.datasets.source import DatasetSource
 from d3m_assets.datasets.web_dataset import WebDataset
 
 _SAVED = ("dataset_dict.json", "state.json")
 """What `datasets` writes beside what `save_to_disk` saves."""
+_LOOKED_INTO = {"data", *SPLIT_FOLDERS}
+"""Folders whose content says what a dataset is."""
 
 
 def open_dataset(
@@ -57,32 +60,50 @@ def open_dataset(
 
 def _kind(url: str) -> type[ListedSource]:
     """The class of source that a path or URL stands for, by its suffix, or by what lies in the folder."""
-    lower = url.lower().rstrip("/")
-    if (found := _of_suffix(url, lower)) is not None:
+    if (found := _of_suffix(url)) is not None:
         return found
     try:
         fs, root = fsspec.url_to_fs(url)
-        entries: list[dict[str, Any]] = fs.ls(root, detail=True) if fs.isdir(root) else []
-        names = {entry["name"].rstrip("/").rpartition("/")[2]: entry["type"] for entry in entries}
-        inside = {"data": fs.ls(f"{root.rstrip('/')}/data", detail=False)} if names.get("data") == "directory" else {}
+        return _of_content(fs, root, url)
     except Exception:  # scanning it says what is wrong
         return ImageFolder
-    if any(name in names for name in _SAVED):
+
+
+def _of_content(fs: fsspec.AbstractFileSystem, root: str, url: str) -> type[ListedSource]:
+    if not fs.isdir(root):
+        return ImageFolder
+    entries = _entries(fs, root)
+    if any(name in entries for name in _SAVED):
         return ImageTable
-    if url.startswith("hf://") and not any(name.lower().endswith(".tar") for name in names):
-        return ImageTable  # its tables may lie in a folder of any name
-    files = [name for name, kind in names.items() if kind == "file"]
-    files += [path.rpartition("/")[2] for paths in inside.values() for path in paths]
-    if any(name.lower().endswith(".parquet") for name in files):
+    folders = [name for name, is_folder in entries.items() if is_folder and not name.startswith(".")]
+    inside = {name: _entries(fs, f"{root.rstrip('/')}/{name}") for name in folders if name.lower() in _LOOKED_INTO}
+    if any(any(inside[name].values()) for name in inside if name.lower() != "data"):
+        return ImageFolder  # folders of classes in a folder of a split, whatever lies beside them
+    files = [
+        name.lower() for place in (entries, *inside.values()) for name, is_folder in place.items() if not is_folder
+    ]
+    # A folder of another name, with an image in it, is a class.
+    for name in [name for name in folders if name not in inside][:1]:
+        if any(path.lower().endswith(tuple(SUFFIXES)) for path in _entries(fs, f"{root.rstrip('/')}/{name}")):
+            return ImageFolder
+    if any(name.endswith(".parquet") for name in files):
         return ImageTable
-    if any(name.lower().endswith(".tar") for name in files):
+    if any(name.endswith(".tar") for name in files):
         return WebDataset
-    return ImageFolder
+    # On the hub tables may lie in a folder of any name.
+    return ImageTable if url.startswith("hf://") else ImageFolder
 
 
-def _of_suffix(url: str, lower: str) -> type[ListedSource] | None:
-    pattern = re.search(r"[*?{]", url) is not None
-    if not pattern and "://" not in url and Path(url).is_dir():  # a folder may be called anything
+def _entries(fs: fsspec.AbstractFileSystem, folder: str) -> dict[str, bool]:
+    """Names in a folder, and which of them are folders."""
+    return {e["name"].rstrip("/").rpartition("/")[2]: e["type"] == "directory" for e in fs.ls(folder, detail=True)}
+
+
+def _of_suffix(url: str) -> type[ListedSource] | None:
+    plain = without_query(url)
+    lower = plain.lower().rstrip("/")
+    pattern = re.search(r"[*?{]", plain) is not None
+    if not pattern and "://" not in url and Path(url).expanduser().is_dir():  # a folder may be called anything
         return None
     if lower.endswith(".zip"):
         return ZippedImageFolder

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import tarfile
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 import fsspec
 
-from d3m_assets.datasets.files import DataFile, data_files
+from d3m_assets.datasets.data_files import DataFile, data_files
 from d3m_assets.datasets.image_folder import SPLIT_FOLDERS, FoundFile, arranged
 from d3m_assets.datasets.images import too_large
 from d3m_assets.datasets.listed_source import SUFFIXES, ListedImage, ListedSource, Listing
-from d3m_assets.datasets.problems import unlabelled
+from d3m_assets.datasets.problems import DatasetProblem, unlabelled
 from d3m_assets.errors import DatasetError
 
 _LABEL_KEYS = ("class_name", "label", "class", "cls", "category")
@@ -51,28 +52,36 @@ class WebDataset(ListedSource):
         return fs.cat_file(path, start=begin, end=begin + size)
 
     def _list_shard(self, file: DataFile, shard: tarfile.TarFile, listing: Listing) -> None:
-        images: dict[str, tarfile.TarInfo] = {}
+        images: dict[str, list[tarfile.TarInfo]] = {}
         labels: dict[str, str] = {}
+        links = 0
         for member in shard:
             path = PurePosixPath(member.name)
-            if not member.isfile() or any(part.startswith(".") and part != "." for part in path.parts):
+            if any(part.startswith(".") and part != "." for part in path.parts):
+                continue
+            if not member.isfile() or member.islnk():
+                links += (member.islnk() or member.issym()) and path.suffix.lower() in SUFFIXES
                 continue
             # WebDataset's rule: all files of a sample have the same name up to its first dot.
             stem, _, extension = path.name.partition(".")
             sample, extension = str(path.parent / stem), extension.lower()
             if f".{extension.rpartition('.')[2]}" in SUFFIXES:
-                images[sample] = member
+                images.setdefault(sample, []).append(member)
             elif extension in ("cls", "json"):
                 label = self._label(shard, member, extension)
                 if label is not None and (extension == "json" or sample not in labels):
                     labels[sample] = label
+        if links:
+            what = f"has {links} images that are links to others in it, which are left out"
+            listing.problems.append(DatasetProblem("", file.name, what, "store them as files", "warning"))
         if not labels:
-            self._list_folder(file, images, listing)
+            self._list_folder(file, [member for members in images.values() for member in members], listing)
             return
         listing.problems += unlabelled(file.name, len(images.keys() - labels.keys()))
-        for sample, member in images.items():
+        for sample, members in images.items():
             if sample not in labels:
                 continue
+            member, problem = _image_of_sample(members)
             listing.images.append(
                 ListedImage(
                     relative_path=f"{file.name}/{member.name}",
@@ -81,13 +90,13 @@ class WebDataset(ListedSource):
                     split=file.split,
                     bytes=member.size,
                     stamp=_stamp(file, member),
-                    problem=self._problem(member),
+                    problem=problem or self._problem(member),
                 )
             )
 
-    def _list_folder(self, file: DataFile, images: dict[str, tarfile.TarInfo], listing: Listing) -> None:
+    def _list_folder(self, file: DataFile, images: Sequence[tarfile.TarInfo], listing: Listing) -> None:
         """A shard that holds an image folder."""
-        parts = {str(PurePosixPath(member.name)): member for member in images.values()}
+        parts = {str(PurePosixPath(member.name)): member for member in images}
         folders = {
             PurePosixPath(name).parts[:depth] for name in parts for depth in range(1, len(PurePosixPath(name).parts))
         }
@@ -95,7 +104,8 @@ class WebDataset(ListedSource):
             FoundFile(name, _uri(file, member), member.size, _stamp(file, member), self._problem(member))
             for name, member in parts.items()
         ]
-        inside = arranged(found, folders)
+        inside = arranged(found, folders, f"{self.url}: the shard {file.name}")
+        listing.problems += inside.problems
         for image in inside.images:
             listing.images.append(
                 ListedImage(
@@ -133,6 +143,15 @@ class WebDataset(ListedSource):
 
     def _problem(self, member: tarfile.TarInfo) -> str:
         return too_large(member.size, self.settings.max_bytes) if member.size > self.settings.max_bytes else ""
+
+
+def _image_of_sample(members: Sequence[tarfile.TarInfo]) -> tuple[tarfile.TarInfo, str]:
+    """The image of a sample, and what is wrong where that is not clear: ``0001.png`` and not ``0001.mask.png``."""
+    plain = [member for member in members if PurePosixPath(member.name).name.count(".") == 1] or members
+    if len(plain) == 1:
+        return plain[0], ""
+    names = ", ".join(PurePosixPath(member.name).name for member in plain)
+    return plain[0], f"is one of {len(plain)} images of its sample ({names}), and which is meant is not said"
 
 
 def _stamp(file: DataFile, member: tarfile.TarInfo) -> str:

@@ -31,3 +31,16 @@ def test_a_pool_from_class_names_alone_is_told_to_be_no_better_than_them(finishe
     assert [(c.difference, c.outcome) for c in found] == [(0.0, "too few seeds")] * 2  # two students
     page = pipeline.store.read(report, "report.html").decode()
     assert "Too few seeds to compare with class-name prompts at every budget" in page
+
+
+def test_controls_have_as_many_images_as_are_kept_of_the_distilled_ones(finished, tmp_path):
+    shutil.copytree(finished / "images", tmp_path / "images")
+    kept = {"selection.kept": 4, "selection.criterion": "centres"}
+    pipeline = open_pipeline(tmp_path, tmp_path / "images", **kept)
+    key = ArtefactKey("foundation_metrics")
+    for asset in ("class_catalog", "raw_dataset", "foundation_model", "class_prompts", "foundation_metrics"):
+        assert all(o.error is None for o in pipeline.materialize(asset, pipeline.keys(asset)))
+    metrics = pd.read_parquet(BytesIO(pipeline.store.read(key, "metrics.parquet")))
+    assert set(metrics["n_train_images"]) == {3 * 4}
+    more = open_pipeline(tmp_path, tmp_path / "images", **kept | {"selection.kept": 5})
+    assert "foundation_metrics" in {entry.key.asset for entry in more.plan().pending()}

@@ -92,6 +92,20 @@ def test_packed_and_coded_images_are_charged_what_their_bytes_are_also_below_one
     assert "chosen on validation images among" in lossy
 
 
+def test_encoded_images_may_take_the_bytes_of_the_labels_of_what_is_kept(finished):
+    from d3m_assets.assets.encoded_images import EncodableImages, _job
+    from d3m_assets.evaluation.baselines import ENCODED as BASELINES
+
+    changes = ENCODED | {"selection.kept": 4, "selection.criterion": "centres", "evaluation.labels": "hard,soft stored"}
+    context = open_pipeline(finished, finished / "images", **changes).context
+    hard, soft = (
+        _job(context, EncodableImages([], None), BASELINES["coded"], context.budgets[1], kind)
+        for kind in ("hard", "soft stored")
+    )
+    assert (hard.allowed, hard.label_bytes) == (64, 0)
+    assert soft.allowed == 64 + 4 * soft.label_bytes > 64
+
+
 def test_the_choice_of_a_codec_never_sees_a_test_image(finished, tmp_path, monkeypatch):
     from d3m_assets.evaluation import codec_choice
 

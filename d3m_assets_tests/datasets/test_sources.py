@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import csv
+import functools
+import http.server
 import io
 import json
 import os
 import pickle
+import re
 import tarfile
+import threading
 import zipfile
 from pathlib import Path
 
@@ -18,10 +22,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from d3m_assets.datasets.files import expand_braces, split_of
+from d3m_assets.datasets.data_files import expand_braces, split_of
 from d3m_assets.datasets.image_cache import ImageCache
 from d3m_assets.datasets.image_folder import ImageFolder, ZippedImageFolder
-from d3m_assets.datasets.image_table import ImageManifest, ImageTable
+from d3m_assets.datasets.image_manifest import ImageManifest
+from d3m_assets.datasets.image_table import ImageTable
 from d3m_assets.datasets.opening import open_dataset
 from d3m_assets.datasets.settings import ImageSettings
 from d3m_assets.datasets.source import Scan
@@ -406,3 +411,277 @@ def test_sixteen_bit_images_are_read_in_little_memory():
     assert mode.startswith("I")
     assert np.array_equal(np.asarray(image), (values * 255 + 32767) // 65535)
     assert peak < 40 * 2**20
+
+
+def shard_of(path: Path, members: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as shard:
+        for name, data in members.items():
+            _add(shard, name, data)
+    return path
+
+
+def numbers(count: int, first: int = 0) -> dict[str, bytes]:
+    return {f"photo.{i:03d}.png": png(first + i) for i in range(count)}
+
+
+def test_names_with_dots_are_images_of_their_own_in_a_shard_of_folders(tmp_path):
+    members = {f"{c}/{name}": data for k, c in enumerate("ab") for name, data in numbers(5, 10 * k).items()}
+    scan = WebDataset(shard_of(tmp_path / "x.tar", members)).scan()
+    assert {name: len(images.images) for name, images in scan.classes.items()} == {"a": 5, "b": 5}
+
+
+def test_a_sample_of_a_shard_has_one_image_and_its_mask_is_none(tmp_path):
+    members: dict[str, bytes] = {}
+    for i in range(6):
+        members |= {f"{i}.png": png(i), f"{i}.mask.png": png(100 + i), f"{i}.cls": b"a"}
+        members |= {f"b{i}.png": png(200 + i), f"b{i}.cls": b"b"}
+    source = WebDataset(shard_of(tmp_path / "x.tar", members))
+    scan = source.scan()
+    assert {source.read(image) for image in scan.classes["a"].images} == {png(i) for i in range(6)}
+    scan = WebDataset(shard_of(tmp_path / "y.tar", members | {"3.bmp": png(300)})).scan()
+    assert [error.what for error in scan.classes["a"].errors] == [
+        "is one of 2 images of its sample (3.png, 3.bmp), and which is meant is not said"
+    ]
+    assert not scan.classes["b"].errors
+
+
+def test_links_in_a_shard_are_counted(tmp_path):
+    path = shard_of(tmp_path / "x.tar", {f"{c}/{i}.png": png(10 * k + i) for k, c in enumerate("ab") for i in range(5)})
+    with tarfile.open(path, "a") as shard:
+        for kind, name in ((tarfile.LNKTYPE, "a/hard.png"), (tarfile.SYMTYPE, "a/soft.png")):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, "a/0.png"
+            shard.addfile(link)
+    scan = WebDataset(path).scan()
+    assert len(scan.classes["a"].images) == 5
+    assert any(p.what == "has 2 images that are links to others in it, which are left out" for p in scan.problems)
+
+
+def test_split_folders_are_known_in_any_case(make_folder):
+    root = make_folder("cat", "dog")
+    before = content(ImageFolder(root).scan())
+    (root / "train").rename(root / "Train")
+    (root / "test").rename(root / "TESTING")
+    assert content(ImageFolder(root).scan()) == before
+
+
+def test_splits_without_folders_of_classes_are_refused(tmp_path):
+    for split in ("train", "Test"):
+        (tmp_path / split).mkdir()
+        for i in range(4):
+            (tmp_path / split / f"{i}.png").write_bytes(png(i))
+    with pytest.raises(DatasetError, match="has images directly in 'Test', 'train', and no folders of classes"):
+        ImageFolder(tmp_path).scan()
+
+
+def test_images_that_are_passed_over_are_told(make_folder):
+    root = make_folder("a", "b")
+    assert not ImageFolder(root).scan().problems
+    (root / "bus").mkdir()
+    (root / "bus/0.png").write_bytes(png(900))
+    (root / "train/stray.png").write_bytes(png(901))
+    (told,) = ImageFolder(root).scan().problems
+    assert told.severity == "warning"
+    assert told.what.startswith(
+        "has 2 images outside of test, train and their folders of classes, which are passed over"
+    )
+    assert "bus/0.png" in told.what
+
+
+def test_splits_are_read_off_the_folders_of_a_pattern(make_folder, tmp_path):
+    root = make_folder(*NAMES)
+    for number, split in enumerate(("train", "test")):
+        (tmp_path / "test data" / split).mkdir(parents=True)
+        pq.write_table(
+            table_of(files_of(root / split), root), tmp_path / "test data" / split / f"part-{number}.parquet"
+        )
+        pq.write_table(table_of([], root), tmp_path / "test data" / split / "empty.parquet")
+    scan = ImageTable(tmp_path / "test data/*/*.parquet").scan()
+    assert content(scan) == content(ImageFolder(root).scan())
+    assert {image.relative_path.rpartition("/")[0] for c in scan.classes.values() for image in c.images} == {
+        "train/part-0.parquet",
+        "test/part-1.parquet",
+    }
+
+
+def test_a_table_that_was_written_anew_is_read_anew(make_folder, tmp_path):
+    root = make_folder("a", "b")
+    paths = files_of(root)
+    rows = [{"image": {"bytes": p.read_bytes(), "path": None}, "label": int(p.parent.name == "b")} for p in paths]
+    target, schema = tmp_path / "t.parquet", feature_schema(("a", "b"))
+
+    def write(groups: list[int]) -> None:
+        with pq.ParquetWriter(target, schema) as writer:
+            start = 0
+            for size in groups:
+                writer.write_table(pa.Table.from_pylist(rows[start : start + size], schema=schema))
+                start += size
+
+    source = ImageTable(target)
+    write([4, 8, 4])
+    before = content(source.scan())
+    write([7, 2, 7])
+    assert content(source.scan()) == before == content(ImageTable(target).scan())
+    assert not source.scan().classes["a"].errors
+
+
+@pytest.mark.parametrize("stray", ["backup.tar", "notes.parquet"])
+def test_a_stray_file_does_not_hide_the_folders(make_folder, tmp_path, stray):
+    root = make_folder("cat", "dog")
+    for folder in (root, root / "train"):  # in a folder of splits, and in one of classes
+        (folder / stray).write_bytes(b"whatever")
+        assert type(open_dataset(str(folder), home=tmp_path / "home", validation_fraction=0)) is ImageFolder
+
+
+def test_a_limit_that_is_lowered_counts_for_images_that_were_scanned_before(make_folder, tmp_path):
+    root, cache = make_folder("a", "b"), tmp_path / "cache"
+    (root / "train/a/large.png").write_bytes(png(1, 40, 40))
+    assert not ImageFolder(root, cache=cache).scan().classes["a"].errors
+    low = ImageFolder(root, cache=cache, settings=ImageSettings(max_pixels=1000)).scan()
+    assert "has 1,600 pixels" in low.classes["a"].problem
+    assert not low.classes["b"].errors
+
+
+def test_a_remote_image_that_is_too_large_is_not_fetched(make_folder, monkeypatch):
+    root = make_folder("a", "b")
+    (root / "train/a/0.png").write_bytes(png(3) + bytes(9_000))
+    fs = fsspec.filesystem("memory")
+    if fs.exists("/large"):
+        fs.rm("/large", recursive=True)
+    fs.put(str(root), "/large", recursive=True)
+    fetched = []
+    real = ImageFolder._fetch
+    monkeypatch.setattr(ImageFolder, "_fetch", lambda self, uri: fetched.append(uri) or real(self, uri))
+    scan = ImageFolder("memory://large", settings=ImageSettings(max_bytes=5_000)).scan()
+    assert "`images.max_bytes` allows 5,000" in scan.classes["a"].problem
+    assert len(fetched) == 15
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.jsonl", "t.csv"])
+def test_an_empty_cell_is_no_class(make_folder, tmp_path, name):
+    import pandas as pd
+
+    root = make_folder("a", "b")
+    rows = pd.DataFrame({"path": [str(p) for p in files_of(root)], "label": [1, 2] * 7 + [1, None]})
+    if name.endswith("parquet"):
+        rows.to_parquet(tmp_path / name)
+    elif name.endswith("jsonl"):
+        rows.to_json(tmp_path / name, orient="records", lines=True)
+    else:
+        rows.astype({"label": "Int64"}).to_csv(tmp_path / name, index=False)
+    with pytest.raises(DatasetError, match="row 16 of the table .* has no label"):
+        ImageManifest(tmp_path / name).scan()
+    rows = rows.assign(label=rows["label"].fillna(2))
+    rows.to_parquet(tmp_path / "whole.parquet")
+    assert set(ImageManifest(tmp_path / "whole.parquet").scan().classes) == {"1", "2"}
+
+
+def test_a_relative_path_is_found_from_another_folder(make_folder, tmp_path, monkeypatch):
+    root = make_folder(*NAMES)
+    place = Path(as_zip(root, tmp_path))
+    monkeypatch.chdir(tmp_path)
+    source = open_dataset(place.name, home=tmp_path / "home", validation_fraction=0)
+    listed = open_dataset(os.path.relpath(as_csv(root, tmp_path)), home=tmp_path / "home", validation_fraction=0)
+    images = [s.scan().classes["cat"].images[0] for s in (source, listed)]
+    travelled = [pickle.dumps(s) for s in (source, listed)]
+    monkeypatch.chdir("/")
+    for data, image in zip(travelled, images, strict=True):
+        assert len(pickle.loads(data).read(image)) == image.bytes
+
+
+def test_a_table_from_a_network_names_no_file_of_this_machine(make_folder, tmp_path):
+    root = make_folder("a", "b")
+    fs = fsspec.filesystem("memory")
+    if fs.exists("/listed"):
+        fs.rm("/listed", recursive=True)
+    fs.put(str(root), "/listed", recursive=True)
+    lines = [f"{path.relative_to(root)},{path.parent.name}" for path in files_of(root)]
+    lines += [f"{root}/train/a/0.png,a", "../images/train/a/1.png,a", f"file://{root}/train/a/2.png,a"]
+    fs.pipe("/listed/list.csv", ("path,label\n" + "\n".join(lines)).encode())
+    source = ImageManifest("memory://listed/list.csv")
+    scan = source.scan()
+    outside = "lies outside of the folder of the table, which one from a network may not name"
+    assert sorted(error.what for error in scan.classes["a"].errors if "same image" not in error.what) == sorted(
+        [outside, outside, "is on file://, which a table on memory:// may not name"]
+    )
+    assert not scan.classes["b"].errors
+
+
+def test_names_of_windows_and_names_that_stand_twice_in_a_zip(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        for k, c in enumerate("ab"):
+            for i in range(5):
+                archive.writestr(f"{c}\\{i}.png", png(10 * k + i))
+        archive.writestr("a\\0.png", png(99))
+    source = ZippedImageFolder(tmp_path / "x.zip")
+    scan = source.scan()
+    assert {name: len(images.images) for name, images in scan.classes.items()} == {"a": 5, "b": 5}
+    assert {source.read(image) for image in scan.classes["a"].images} == {png(i) for i in (99, 1, 2, 3, 4)}
+
+
+class _WithRanges(http.server.SimpleHTTPRequestHandler):
+    """Answers a request for a part of a file, as web servers do and Python's own does not."""
+
+    def do_GET(self) -> None:
+        path = Path(self.translate_path(self.path))
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if not wanted or not path.is_file():
+            super().do_GET()
+            return
+        data = path.read_bytes()
+        first, last = int(wanted[1]), min(int(wanted[2] or len(data) - 1), len(data) - 1)
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
+        self.send_header("Content-Length", str(last + 1 - first))
+        self.end_headers()
+        self.wfile.write(data[first : last + 1])
+
+    def log_message(self, *args: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def web(tmp_path):
+    """A web server that lists its folders; gives its folder and address."""
+    folder = tmp_path / "www"
+    folder.mkdir()
+    handler = functools.partial(_WithRanges, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_sources_over_http(make_folder, tmp_path, web):
+    folder, address = web
+    root = make_folder("cat", "dog", root=folder / "images")
+    as_csv(root, tmp_path)
+    names = ("cat", "dog")
+    pq.write_table(
+        pa.table(
+            {
+                "image": [{"bytes": p.read_bytes(), "path": None} for p in files_of(root)],
+                "label": [names.index(p.parent.name) for p in files_of(root)],
+            },
+            schema=feature_schema(names),
+        ),
+        folder / "all.parquet",
+    )
+    Path(as_zip(root, tmp_path)).rename(folder / "images.zip")
+    Path(as_tar_of_folders(root, tmp_path)).rename(folder / "folders.tar")
+    expected = content(ImageFolder(root).scan())
+    for form, same in (
+        ("images", True),
+        ("images/list.csv", True),
+        ("images.zip?download=1", True),
+        ("folders.tar", True),
+        ("all.parquet", False),  # says nothing of splits
+    ):
+        source = open_dataset(f"{address}/{form}", home=tmp_path / "home", validation_fraction=0.1)
+        scan = source.scan()
+        if same:
+            assert content(scan) == expected, form
+        assert {n: len(c.images) for n, c in scan.classes.items()} == {"cat": 8, "dog": 8}, form
+        image = scan.classes["cat"].images[0]
+        assert len(source.read(image)) == image.bytes

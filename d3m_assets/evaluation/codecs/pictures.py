@@ -34,6 +34,11 @@ def available(name: str) -> bool:
     return feature is None or bool(features.check(feature))
 
 
+def available_formats() -> list[str]:
+    """The file formats that this Pillow writes, with loss or without: what can be chosen depends on it."""
+    return [name for name in (*LOSSLESS, *LOSSY) if available(name)]
+
+
 def fits_on_sheet(count: int, height: int, width: int) -> bool:
     """Whether so many images of a size fit on one sheet."""
     columns = math.ceil(math.sqrt(count))

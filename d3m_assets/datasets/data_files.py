@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 import fsspec
@@ -14,6 +13,7 @@ from d3m_assets.datasets.image_folder import SPLIT_FOLDERS, stamp_of
 from d3m_assets.datasets.listed_source import ListedSplit
 from d3m_assets.errors import DatasetError
 
+_WILDCARDS = re.compile(r"[*?{]")
 _SPLIT = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_FOLDERS)})(?![a-z])", re.IGNORECASE)
 
 
@@ -48,7 +48,9 @@ def data_files(url: str, options: Mapping[str, Any], suffixes: Sequence[str]) ->
     """
     try:
         fs, root = fsspec.url_to_fs(url, **options)
-        if re.search(r"[*?{]", root):
+        fs.invalidate_cache()  # listings are kept for the life of a process
+        wild = _WILDCARDS.search(without_query(root))
+        if wild:
             found = {path: fs.info(path) for pattern in expand_braces(root) for path in sorted(fs.glob(pattern))}
         elif fs.isdir(root):
             listed = fs.find(root, detail=True)
@@ -59,14 +61,19 @@ def data_files(url: str, options: Mapping[str, Any], suffixes: Sequence[str]) ->
         raise DatasetError(f"cannot open the dataset {url}: {error}. Check `dataset`.") from error
     if not found:
         raise DatasetError(f"the dataset {url} has no {' or '.join(suffixes)} file. Check `dataset`.")
-    base = root.rstrip("/") + "/" if len(found) > 1 or fs.isdir(root) else str(PurePosixPath(root).parent) + "/"
+    # Names are what follows the last folder that is spelled out, so that they stay when the dataset moves.
+    spelled_out = root[: wild.start()] if wild else root if root in found else f"{root.rstrip('/')}/"
+    base = spelled_out.rpartition("/")[0]
     files = []
     for path, entry in found.items():
-        name = path.removeprefix(base) if path.startswith(base) else PurePosixPath(path).name
+        name = without_query(path.removeprefix(f"{base}/"))
         files.append(DataFile(name, path, split_of(name), _stamp(entry)))
-    if len({file.name for file in files}) < len(files):  # a pattern over folders with files of the same names
-        files = [DataFile(file.path, file.path, split_of(file.path), file.stamp) for file in files]
     return files
+
+
+def without_query(url: str) -> str:
+    """A web address up to its ``?``; other paths as they are."""
+    return url.partition("?")[0] if url.lower().startswith(("http://", "https://")) else url
 
 
 def split_of(name: str) -> ListedSplit:

@@ -1,0 +1,110 @@
+"""Files of tables, read a group of rows at a time: parquet, and arrow as `datasets` writes it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_MOST_BYTES = 512 * 2**20
+"""Of rows that a process keeps in memory, beside the group that is being read."""
+
+_Key = tuple[int, str, str]  # process, dataset, file
+_groups: OrderedDict[tuple[_Key, str, int], pa.ChunkedArray] = OrderedDict()
+_starts: dict[_Key, list[int]] = {}
+_reading = threading.Lock()
+
+
+def forget(dataset: str) -> None:
+    """Drop what is kept of a dataset's files, which may be other ones by now."""
+    with _reading:
+        for kept in [kept for kept in _groups if kept[0][1] == dataset]:
+            del _groups[kept]
+        for key in [key for key in _starts if key[1] == dataset]:
+            del _starts[key]
+
+
+class TableFile:
+    """A parquet or arrow file.
+
+    Args:
+        dataset: URL of the dataset that it belongs to.
+        open_file: Opens a path for reading.
+        path: Of the file, in the dataset's file system.
+    """
+
+    def __init__(self, dataset: str, open_file: Callable[[str], Any], path: str) -> None:
+        self._open_file, self._path = open_file, path
+        self._key = (os.getpid(), dataset, path)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Names, types and metadata of the columns."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        with self._open_file(self._path) as file:
+            return pq.read_schema(file) if self._is_parquet else pa.ipc.open_stream(file).schema
+
+    def column(self, name: str) -> list[Any]:
+        """All values of a column."""
+        import pyarrow.parquet as pq
+
+        if not self._is_parquet:
+            return self._arrow_column(name).to_pylist()
+        with self._open_file(self._path) as file:
+            return pq.read_table(file, columns=[name]).column(0).to_pylist()
+
+    def value(self, column: str, row: int) -> Any:
+        """One value. Called by several threads at once, which mostly want neighbours of it."""
+        with _reading:
+            if not self._is_parquet:
+                return self._kept(column, 0, lambda: self._arrow_column(column))[row].as_py()
+            starts = self._group_starts()
+            group = max(i for i, start in enumerate(starts) if start <= row)
+            return self._kept(column, group, lambda: self._group(column, group))[row - starts[group]].as_py()
+
+    @property
+    def _is_parquet(self) -> bool:
+        return self._path.lower().endswith(".parquet")
+
+    def _group(self, column: str, group: int) -> pa.ChunkedArray:
+        import pyarrow.parquet as pq
+
+        with self._open_file(self._path) as file:
+            return pq.ParquetFile(file).read_row_group(group, columns=[column]).column(0)
+
+    def _arrow_column(self, column: str) -> pa.ChunkedArray:
+        import pyarrow as pa
+
+        if os.path.exists(self._path):  # noqa: PTH110 - mapped, a column takes no memory before it is looked at
+            return pa.ipc.open_stream(pa.memory_map(self._path)).read_all().column(column)
+        with self._open_file(self._path) as file:
+            return pa.ipc.open_stream(file).read_all().column(column)
+
+    def _group_starts(self) -> list[int]:
+        """Number of the first row of each row group."""
+        import pyarrow.parquet as pq
+
+        if self._key not in _starts:
+            with self._open_file(self._path) as file:
+                meta = pq.ParquetFile(file).metadata
+            starts = [0]
+            for i in range(meta.num_row_groups - 1):
+                starts.append(starts[-1] + meta.row_group(i).num_rows)
+            _starts[self._key] = starts
+        return _starts[self._key]
+
+    def _kept(self, column: str, group: int, read: Callable[[], pa.ChunkedArray]) -> pa.ChunkedArray:
+        key = (self._key, column, group)
+        if key not in _groups:
+            _groups[key] = read()
+            while len(_groups) > 1 and sum(rows.nbytes for rows in _groups.values()) > _MOST_BYTES:
+                _groups.popitem(last=False)
+        _groups.move_to_end(key)
+        return _groups[key]
