@@ -89,3 +89,33 @@ def soft(tmp_path_factory, finished):
     shutil.copytree(finished, root, dirs_exist_ok=True)
     small_runs.run(small_runs.open_pipeline(root, root / "images", **small_runs.SOFT))
     return root
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """Address of a local S3."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_options(s3_server):
+    """What opens its one empty bucket, ``d3m``."""
+    import s3fs
+
+    options = {
+        "key": "k",
+        "secret": "s",
+        "endpoint_url": s3_server,
+        "client_kwargs": {"region_name": "eu-west-1"},
+    }
+    fs = s3fs.S3FileSystem(**options)
+    if fs.exists("d3m"):
+        fs.rm("d3m", recursive=True)
+    fs.mkdir("d3m")
+    return options

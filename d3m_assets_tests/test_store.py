@@ -46,34 +46,6 @@ def local(tmp_path):
     return Store.open(tmp_path / "store")
 
 
-@pytest.fixture(scope="module")
-def s3_server():
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def s3_options(s3_server):
-    import s3fs
-
-    options = {
-        "key": "k",
-        "secret": "s",
-        "endpoint_url": s3_server,
-        "client_kwargs": {"region_name": "eu-west-1"},
-    }
-    fs = s3fs.S3FileSystem(**options)
-    if fs.exists("d3m"):
-        fs.rm("d3m", recursive=True)
-    fs.mkdir("d3m")
-    return options
-
-
 def folder_of(store: Store, key: ArtefactKey = KEY) -> Path:
     return Path(store.uri(key))
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -155,3 +156,14 @@ def test_contact_sheet_stays_small(channels):
 def test_contact_sheet_refuses_what_are_no_images(images):
     with pytest.raises(ValueError, match="want uint8"):
         contact_sheet(images, columns=2)
+
+
+def test_what_is_no_regular_file_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name in ("pipe", "zero"):
+        with pytest.raises(ValueError, match="is no regular file"):
+            read_bytes(str(tmp_path / name))
+    (tmp_path / "large").write_bytes(bytes(101))
+    with pytest.raises(ValueError, match="has 101 bytes; `images.max_bytes` allows 100"):
+        read_bytes(str(tmp_path / "large"), max_bytes=100)

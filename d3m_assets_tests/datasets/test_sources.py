@@ -10,9 +10,12 @@ import json
 import os
 import pickle
 import re
+import subprocess
+import sys
 import tarfile
 import threading
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import fsspec
@@ -33,6 +36,7 @@ from d3m_assets.datasets.source import Scan
 from d3m_assets.datasets.web_dataset import WebDataset
 from d3m_assets.errors import DatasetError
 from d3m_assets_tests.datasets.conftest import png
+from d3m_assets_tests.requirements import need
 
 NAMES = ("cat", "train", "100%_{x}", "café", "A", "a")
 """Classes of all tests here; names that splits, patterns and file systems trip over."""
@@ -203,18 +207,19 @@ def test_a_form_in_a_remote_place_is_fetched_once(make_folder, tmp_path, form, m
 
 def test_classes_alone_get_a_test_split_that_is_told(make_folder):
     root = make_folder("cat", "train", "dog") / "train"
-    (root / "dog/copy.png").write_bytes((root / "dog/0.png").read_bytes())
+    for i in range(6):
+        Image.open(root / f"dog/{i}.png").save(root / f"dog/copy{i}.bmp")
     scan = ImageFolder(root, validation_fraction=0, settings=ImageSettings(test_fraction=0.4)).scan()
     assert list(scan.classes) == ["cat", "dog", "train"]
     splits = {name: [len(c.of(s)) for s in ("train", "test")] for name, c in scan.classes.items()}
     assert all(min(counts) >= 1 for counts in splits.values())
-    assert [sum(counts) for counts in splits.values()] == [6, 7, 6]
+    assert [sum(counts) for counts in splits.values()] == [6, 12, 6]
     told = [problem for problem in scan.problems if not problem.class_name]
     assert [problem.severity for problem in told] == ["warning"]
     assert "has no test split; 40% of each class" in told[0].what
     # Equal images are on one side, and an image more moves no other.
     of = {image.relative_path: image.split for image in scan.classes["dog"].images}
-    assert of["dog/copy.png"] == of["dog/0.png"]
+    assert [of[f"dog/copy{i}.bmp"] for i in range(6)] == [of[f"dog/{i}.png"] for i in range(6)]
     (root / "cat/new.png").write_bytes(png(777))
     again = ImageFolder(root, validation_fraction=0, settings=ImageSettings(test_fraction=0.4)).scan()
     before = {image.relative_path: image.split for image in scan.classes["cat"].images}
@@ -685,3 +690,33 @@ def test_sources_over_http(make_folder, tmp_path, web):
         assert {n: len(c.images) for n, c in scan.classes.items()} == {"cat": 8, "dog": 8}, form
         image = scan.classes["cat"].images[0]
         assert len(source.read(image)) == image.bytes
+
+
+@need("s3", find_spec("s3fs") and find_spec("moto"), "s3fs or moto not installed; they are in the extra `test`")
+def test_sources_on_s3(make_folder, tmp_path, s3_options, monkeypatch):
+    root = make_folder("cat", "dog")
+    fs = fsspec.filesystem("s3", **s3_options)
+    fs.put(str(root), "d3m/images", recursive=True)
+    fs.put(as_zip(root, tmp_path), "d3m/images.zip")
+    fs.put(as_web_dataset(root, tmp_path), "d3m/shards", recursive=True)
+    expected = content(ImageFolder(root).scan())
+    for kind, place in ((ImageFolder, "images"), (ZippedImageFolder, "images.zip"), (WebDataset, "shards")):
+        source = kind(f"s3://d3m/{place}", storage_options=s3_options, cache=tmp_path / "cache")
+        scan = source.scan()
+        assert content(scan) == expected, place
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, "_fetch", lambda self, uri: pytest.fail("fetched again"))
+            assert source.scan() == scan, place
+            assert len(source.read(scan.classes["cat"].images[0])) > 0
+    # What another process adds is seen, though listings are kept for the life of a process.
+    new = shard_of(tmp_path / "new.tar", {"n.png": png(5000), "n.cls": b"cat"})
+    subprocess.run(
+        [sys.executable, "-c", PUT, json.dumps(s3_options), str(new), "d3m/shards/train-0009.tar"], check=True
+    )
+    assert len(source.scan().classes["cat"].images) == len(scan.classes["cat"].images) + 1
+
+
+PUT = """
+import json, sys, fsspec
+fsspec.filesystem("s3", **json.loads(sys.argv[1])).put(sys.argv[2], sys.argv[3])
+"""
