@@ -17,6 +17,7 @@ from d3m_assets.datasets.labelled_images import LabelledImages
 from d3m_assets.errors import D3MError
 from d3m_assets.evaluation import students, teacher
 from d3m_assets.evaluation.settings import TeacherSettings
+from d3m_assets.evaluation.teacher_checkpoint import Checkpoint
 from d3m_assets.planning.asset import Asset, Made
 from d3m_assets.progress import Progress
 from d3m_assets.settings import Settings
@@ -27,10 +28,10 @@ RECIPE = TeacherSettings(width=32, steps=400)
 
 
 class SelectionModel(Asset):
-    """A small classifier of the training images, by whose features and answers samples are selected; never charged.
+    """A classifier of the training images, by whose features and answers samples are selected; never charged.
 
-    Trained on the part of the train split that is used for training, and on nothing else. Made only where samples are
-    selected.
+    A small network, or a linear layer on the frozen features of a vision model that the settings name. Trained on the part
+    of the train split that is used for training, and on nothing else. Made only where samples are selected.
     """
 
     group = "distillation"
@@ -51,7 +52,9 @@ class SelectionModel(Asset):
         return "" if selects else "no budget has room for a selection beside its vectors"
 
     def settings(self, context: Context, item: Item) -> dict[str, Any]:
-        """Its recipe, which is fixed, and what it sees."""
+        """Its recipe, which is fixed, and what it sees; or the content of the vision model."""
+        if context.settings.selection.features is not None:
+            return {"features": _checkpoint(context).fingerprint, "device": context.device_kind}
         return {
             "recipe": RECIPE.model_dump(mode="json", exclude={"checkpoint"}),
             "seed": context.settings.seed,
@@ -62,17 +65,33 @@ class SelectionModel(Asset):
     def make_one(self, context: Context, item: Item) -> Made:
         """Train it; its weights, and a record as a teacher's, without accuracies: it is not tested on anything."""
         train = labelled_images(context, image_rows(context, "train"), "train")
+        if context.settings.selection.features is not None:
+            from d3m_assets.evaluation.teacher import probe_features
+
+            weights, record = probe_features(
+                _checkpoint(context), train, context.dataset.class_names, device=context.device
+            )
+            return _as_made(item, weights, record, len(train))
         job = SelectionModelJob(train, context.dataset.class_names, context.settings.seed, context.device)
         ((_, result),) = context.map_in_workers(self.name, _train, [job], ["network"])
         if isinstance(result, D3MError):
             raise result
-        weights, record = result
-        facts = {name: record[name] for name in ("bytes", "image_size", "channels")}
-        return Made(item.key, {WEIGHTS: weights, RECORD: to_json(record)}, facts | {"images": len(train)})
+        return _as_made(item, *result, len(train))
 
     def preview(self, context: Context, item: Item) -> dict[str, Any]:
         """How it was trained."""
         return {"recipe": json.loads(context.inputs.read(item.key, RECORD))["recipe"]}
+
+
+def _as_made(item: Item, weights: bytes, record: dict[str, Any], images: int) -> Made:
+    facts = {name: record[name] for name in ("kind", "bytes", "image_size", "channels")}
+    return Made(item.key, {WEIGHTS: weights, RECORD: to_json(record)}, facts | {"images": images})
+
+
+def _checkpoint(context: Context) -> Checkpoint:
+    path = context.settings.selection.features
+    assert path is not None
+    return context.once("selection features", lambda: Checkpoint(path.expanduser().absolute(), "selection.features"))
 
 
 @dataclass(frozen=True)
@@ -101,5 +120,7 @@ def read_selection_model(context: Context) -> TeacherFiles:
     (key,) = context.inputs.keys(SelectionModel)
     manifest = context.inputs.manifest(key)
     record, weights = context.inputs.read(key, RECORD), context.inputs.read(key, WEIGHTS)
+    if context.settings.selection.features is not None:  # the folder may have been moved; its content is what counts
+        record = to_json(json.loads(record) | {"path": str(_checkpoint(context).path)})
     fingerprint = manifest.fingerprint if manifest else ""
     return TeacherFiles(record, weights, context.dataset.class_names, fingerprint)

@@ -162,13 +162,18 @@ class SelectionSettings(Section):
         description="Samples to choose from; auto: three for each that is kept, or what the budget's bytes can address.",
     )
     kept: Planned = Field(default=None, description="Samples that are kept; auto: generation.images_per_class.")
+    features: Path | None = Field(
+        default=None,
+        description="Folder of a frozen transformers vision model (config.json, *.safetensors), such as DINO or CLIP, by whose "
+        "features samples are selected and with a linear classifier recognised; none: a ConvNet-3 is trained.",
+    )
 
     @model_validator(mode="after")
     def _something_to_choose(self) -> SelectionSettings:
-        if self.criterion == "none" and (self.candidates or self.kept):
+        if self.criterion == "none" and (self.candidates or self.kept or self.features):
             raise ValueError(
-                "with criterion none all samples are kept, so candidates and kept say nothing; leave them out, name a "
-                "criterion, or set generation.images_per_class"
+                "with criterion none all samples are kept, so candidates, kept and features say nothing; leave them out, "
+                "name a criterion, or set generation.images_per_class"
             )
         if self.candidates and self.kept and self.candidates < self.kept:
             raise ValueError(

@@ -27,6 +27,7 @@ from d3m_assets.evaluation.students import (
     train_student,
 )
 from d3m_assets.evaluation.teacher_checkpoint import Checkpoint, check_order, listed, load_classifier, match_outputs
+from d3m_assets.evaluation.vision_features import LinearProbe, load_features
 from d3m_assets.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -289,10 +290,47 @@ def use_checkpoint(
     return record | _check_and_calibrate(_teacher_of_checkpoint(checkpoint, record, device), validation, outputs)
 
 
+def probe_features(
+    checkpoint: Checkpoint, train: LabelledImages, class_names: Sequence[str], *, device: str = "cpu"
+) -> tuple[bytes, dict[str, Any]]:
+    """A linear classifier on the frozen features of a ``transformers`` vision model, of training images alone.
+
+    Args:
+        checkpoint: The vision model.
+        train: Real training images at their stored size.
+        class_names: Names of the K classes by position.
+        device: Torch device to run on.
+
+    Returns:
+        The classifier's weights as a safetensors file, and the record that :func:`load_teacher` reads beside them, at
+        temperature 1. Its :func:`features` are those of the vision model, each brought to zero mean and unit deviation.
+
+    Raises:
+        TeacherError: The checkpoint cannot be loaded.
+    """
+    from safetensors.numpy import save
+
+    config = checkpoint.config.get("vision_config") or checkpoint.config
+    record: dict[str, Any] = {
+        "kind": "frozen features",
+        "class_names": list(class_names),
+        "image_size": checkpoint.image_size,
+        "channels": int(config.get("num_channels", 3)),
+        "temperature": 1.0,
+        "path": str(checkpoint.path),
+        "fingerprint": checkpoint.fingerprint,
+        "recipe": {"features": checkpoint.path.name, "model": checkpoint.config.get("model_type", "unknown")},
+    }
+    seen = _prepared(checkpoint, load_features(checkpoint, device), device)
+    found = _in_batches(train.images, record["image_size"], record["channels"], lambda batch: seen(batch.to(device)))
+    stored = save(vars(LinearProbe.fit(found, train.labels, len(class_names))).copy())
+    return stored, record | {"bytes": len(stored)}
+
+
 def load_teacher(
     record: Mapping[str, Any], weights: bytes | None, class_names: Sequence[str], *, device: str = "cpu"
 ) -> Teacher:
-    """Load a teacher that :func:`train_teacher` or :func:`use_checkpoint` described.
+    """Load a teacher that :func:`train_teacher`, :func:`use_checkpoint` or :func:`probe_features` described.
 
     Args:
         record: Its record.
@@ -312,12 +350,11 @@ def load_teacher(
             "Make the teacher anew with `d3m distill`."
         )
     if record["kind"] == "checkpoint":
-        checkpoint = Checkpoint(Path(record["path"]))
-        if checkpoint.fingerprint != record["fingerprint"]:
-            raise TeacherError(f"{checkpoint.path} is not what it was when it was checked; run `d3m distill` again.")
-        return _teacher_of_checkpoint(checkpoint, record, device)
+        return _teacher_of_checkpoint(_unchanged_checkpoint(record, "teacher.checkpoint"), record, device)
     if weights is None:
         raise TeacherError("a trained teacher needs its weights; give the file teacher.safetensors.")
+    if record["kind"] == "frozen features":
+        return _teacher_of_features(_unchanged_checkpoint(record, "selection.features"), record, weights, device)
     settings = StudentSettings(width=record["recipe"]["width"])
     with torch.random.fork_rng(devices=[]):
         network = build_student(settings, len(class_names), record["channels"], record["image_size"])
@@ -389,16 +426,45 @@ def _described_teacher(
     )
 
 
+def _unchanged_checkpoint(record: Mapping[str, Any], setting: str) -> Checkpoint:
+    checkpoint = Checkpoint(Path(record["path"]), setting)
+    if checkpoint.fingerprint != record["fingerprint"]:
+        raise TeacherError(f"{checkpoint.path} is not what it was when it was checked; run `d3m distill` again.")
+    return checkpoint
+
+
 def _teacher_of_checkpoint(checkpoint: Checkpoint, record: Mapping[str, Any], device: str) -> Teacher:
     model = load_classifier(checkpoint).to(device)
-    scale, mean, deviation = checkpoint.pixel_normalization()
-    means, deviations = (_channel_values(values, device) for values in (mean, deviation))
     outputs = list(record["outputs"])
+    forward = _prepared(checkpoint, lambda pixels: model(pixel_values=pixels).logits[:, outputs], device)
+    return _described_teacher(forward, _last_linear(model, len(checkpoint.output_names)), record, device)
+
+
+def _teacher_of_features(checkpoint: Checkpoint, record: Mapping[str, Any], weights: bytes, device: str) -> Teacher:
+    import torch
+    from safetensors.torch import load
+
+    probe = {name: tensor.to(device) for name, tensor in load(weights).items()}
+    outputs, width = probe["weight"].shape
+    with torch.random.fork_rng(devices=[]):
+        head = torch.nn.Linear(width, outputs)
+    head.load_state_dict({name: probe[name] for name in ("weight", "bias")})
+    head = head.to(device).eval().requires_grad_(False)
+    seen = _prepared(checkpoint, load_features(checkpoint, device), device)
 
     def forward(images: torch.Tensor) -> torch.Tensor:
-        return model(pixel_values=(images * scale - means) / deviations).logits[:, outputs]
+        return head((seen(images) - probe["mean"]) / probe["deviation"])
 
-    return _described_teacher(forward, _last_linear(model, len(checkpoint.output_names)), record, device)
+    return _described_teacher(forward, head, record, device)
+
+
+def _prepared(
+    checkpoint: Checkpoint, network: Callable[[torch.Tensor], torch.Tensor], device: str
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A network of a checkpoint, from images in 0..1."""
+    scale, mean, deviation = checkpoint.pixel_normalization()
+    means, deviations = (_channel_values(values, device) for values in (mean, deviation))
+    return lambda images: network((images * scale - means) / deviations)
 
 
 def _channel_values(values: float | Sequence[float], device: str) -> torch.Tensor:
@@ -409,13 +475,24 @@ def _channel_values(values: float | Sequence[float], device: str) -> torch.Tenso
 
 
 def _batched_logits(teacher: Teacher, images: np.ndarray) -> np.ndarray:
-    """float32 ``[N, K]`` of uint8 images, in batches of fixed size on one thread."""
+    """float32 ``[N, K]`` of uint8 images."""
+    if not len(images):
+        return np.empty((0, len(teacher.class_names)), np.float32)
+    return _in_batches(images, teacher.image_size, teacher.channels, teacher.logits)
+
+
+def _in_batches(
+    images: np.ndarray, side: int, channels: int, network: Callable[[torch.Tensor], torch.Tensor]
+) -> np.ndarray:
+    """What a network gives for uint8 images, float32 ``[N, ...]``, in batches of fixed size on one thread."""
+    import torch
+
     batches = []
-    with one_thread():
+    with one_thread(), torch.no_grad():
         for start in range(0, len(images), BATCH):
-            batch = resize_to_square(images[start : start + BATCH], teacher.image_size, teacher.channels)
-            batches.append(teacher.logits(as_tensor(batch)).float().cpu().numpy())
-    return np.concatenate(batches) if batches else np.empty((0, len(teacher.class_names)), np.float32)
+            batch = resize_to_square(images[start : start + BATCH], side, channels)
+            batches.append(network(as_tensor(batch)).float().cpu().numpy())
+    return np.concatenate(batches)
 
 
 def _last_linear(network: torch.nn.Module, n_outputs: int) -> torch.nn.Linear:

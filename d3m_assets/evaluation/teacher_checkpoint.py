@@ -1,4 +1,4 @@
-"""A ``transformers`` image classifier on local disk as teacher: what its files say, and which output stands for which class.
+"""A ``transformers`` model on local disk: what its files say, and which output of a classifier stands for which class.
 
 No code that lies in a checkpoint is ever run: weights are safetensors, and networks are those of the installed transformers.
 """
@@ -25,23 +25,25 @@ _MOST_LISTED = 20
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A ``transformers`` image classifier on local disk, not loaded.
+    """A ``transformers`` model on local disk, not loaded.
 
     Attributes:
         path: The folder that ``save_pretrained`` wrote.
+        setting: The setting that names it, for messages.
 
     Raises:
         TeacherError: It is no such folder, or its weights are pickled.
     """
 
     path: Path
+    setting: str = "teacher.checkpoint"
 
     def __post_init__(self) -> None:
         """Refuse what could only fail later."""
         if not (self.path / "config.json").is_file():
             raise TeacherError(
-                f"the teacher {self.path} is no checkpoint of transformers: it holds no config.json. Set "
-                "teacher.checkpoint to the folder that `save_pretrained` wrote, or to none to train a teacher."
+                f"{self.setting}={self.path} is no checkpoint of transformers: it holds no config.json. Set "
+                f"{self.setting} to the folder that `save_pretrained` wrote, or to none to train a network."
             )
         if not any(self.path.glob("*.safetensors")):
             raise TeacherError(
@@ -104,7 +106,8 @@ class Checkpoint:
             TeacherError: Neither of the configurations says, or it is no square.
         """
         cropped = self.preparation.get("crop_size") if self.preparation.get("do_center_crop") else None
-        size = cropped or self.preparation.get("size") or self.config.get("image_size")
+        config = self.config.get("vision_config") or self.config
+        size = cropped or self.preparation.get("size") or config.get("image_size")
         if size is None:
             return _missing(self.path, "image_size")
         if isinstance(size, Mapping):
@@ -112,7 +115,7 @@ class Checkpoint:
         else:
             sides = {size} if isinstance(size, int) else set(size)
         if len(sides) != 1:
-            raise TeacherError(f"the teacher {self.path} wants images of {size}; only squares are supported.")
+            raise TeacherError(f"{self.setting}={self.path} wants images of {size}; only squares are supported.")
         return int(sides.pop())
 
     def pixel_normalization(self) -> tuple[float, float | Sequence[float], float | Sequence[float]]:
