@@ -105,18 +105,20 @@ def distill(
 
 
 def _show_problems(pipeline: Pipeline) -> None:
-    """What is wrong with the images: a line, or a table where there is more than one kind."""
+    """What is wrong with the images, or the model for them: a line, or a table where there is more than one kind."""
     from dataclasses import asdict
 
     from rich.console import Console
     from rich.table import Table
 
+    from d3m_assets.assets.foundation_model import model_problems
     from d3m_assets.datasets.problems import problem_rows
 
+    problems = [*pipeline.context.dataset.scan.problems, *model_problems(pipeline.context)]
     rows = [
         # Names of classes and files stand in every part of a problem.
         {field: printable(value) for field, value in asdict(row).items()}
-        for row in problem_rows(pipeline.context.dataset.scan.problems)
+        for row in problem_rows(problems)
     ]
     # Wide enough to keep file names in one piece in a log.
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 160, markup=False, highlight=False)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.files import to_json
-from d3m_assets.planning.asset import Asset, Made
+from d3m_assets.datasets.problems import DatasetProblem
+from d3m_assets.foundation.files import EMBEDDED
+from d3m_assets.planning.asset import Asset, Check, Finding, Made
+
+LARGEST_CHARACTER = 64
+"""Side in pixels up to which grey images may well be single characters, which is all that the embedded model draws."""
 
 
 class FoundationModel(Asset):
@@ -14,6 +20,7 @@ class FoundationModel(Asset):
 
     group = "distillation"
     kinds = frozenset({"pytorch", "huggingface"})
+    checks = (Check("draws_such_images", "The model is not the embedded one where images are no single characters."),)
 
     def settings(self, context: Context, item: Item) -> dict[str, Any]:
         """Its weights and configurations, by content."""
@@ -32,3 +39,22 @@ class FoundationModel(Asset):
             "bytes": files.weight_bytes,
         }
         return Made(item.key, {"foundation.json": to_json(facts)}, facts)
+
+    def verify(self, context: Context, item: Item) -> Iterable[Finding]:
+        """Whether it can be expected to draw images such as the dataset's."""
+        for problem in model_problems(context):
+            yield Finding(str(problem), "warning")
+
+
+def model_problems(context: Context) -> list[DatasetProblem]:
+    """What is told of the model beside the problems in the data: that the embedded one is used for other than characters."""
+    shape = context.dataset.shape
+    colour, large = shape.channels == 3, max(shape.height, shape.width) > LARGEST_CHARACTER
+    if context.model.name != EMBEDDED or not (colour or large):
+        return []
+    what = (
+        "draws single characters in grey at 32x32 pixels and knows nothing else, but the images are "
+        f"{'in colour' if colour else 'grey'} at {shape.height}x{shape.width} pixels"
+    )
+    remedy = "name a text-to-image model for photographs with --foundation, unless they do show characters"
+    return [DatasetProblem("", "the embedded model", what, remedy, "warning")]
