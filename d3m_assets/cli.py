@@ -14,7 +14,7 @@ import typer
 from d3m_assets.errors import D3MError, SettingsError
 from d3m_assets.progress import ProgressEvent
 from d3m_assets.settings import Settings, load_settings
-from d3m_assets.terminal import printable, shown_progress
+from d3m_assets.terminal import INTERRUPTED, answer_interrupts, printable, shown_progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -580,6 +580,7 @@ def main() -> None:
 
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", message=r".*is currently in (beta|preview).*")
+    answer_interrupts()
     try:
         app()
     except D3MError as error:
@@ -587,9 +588,12 @@ def main() -> None:
         lines = [printable(line, 10_000) for line in str(error).splitlines()]
         print("d3m: " + "\n".join(lines), file=sys.stderr)
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        print("d3m: stopped; what was finished is kept, and `d3m distill` goes on from there", file=sys.stderr)
-        raise SystemExit(130) from None
+    except (KeyboardInterrupt, SystemExit) as end:
+        # Typer makes an exit status of Ctrl-C, without a word.
+        if isinstance(end, SystemExit) and end.code != INTERRUPTED:
+            raise
+        print("d3m: stopped; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
 
 
 if __name__ == "__main__":

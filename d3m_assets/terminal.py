@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 import time
 import unicodedata
 from collections.abc import Iterator
@@ -10,6 +13,33 @@ from contextlib import contextmanager
 from typing import Any
 
 from d3m_assets.progress import Progress, ProgressEvent
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, by convention 128 and the signal's number."""
+
+
+def answer_interrupts() -> None:
+    """Say at once that Ctrl-C was heard, however long what runs then takes to end; a second one ends the process.
+
+    Python runs its own handlers between two of its instructions only, and libraries put theirs in the place of each other's:
+    a thread that reads the numbers of signals from a pipe depends on neither.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+    def listen() -> None:
+        heard = 0
+        while number := os.read(reading, 1):
+            if number[0] != signal.SIGINT:
+                continue
+            heard += 1
+            if heard == 2:
+                print("d3m: ended at once; what was finished is kept", file=sys.stderr, flush=True)
+                os._exit(INTERRUPTED)
+            print("\nd3m: stopping … (once more ends it at once)", file=sys.stderr, flush=True)
+
+    threading.Thread(target=listen, name="interrupts", daemon=True).start()
 
 
 def printable(value: Any, limit: int = 500) -> str:

@@ -162,6 +162,37 @@ def test_killed_at_many_moments_it_ends_with_the_same_bytes(tmp_path, image_fold
     assert bundles(home) == wanted
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_is_answered_at_once_and_loses_nothing(tmp_path, image_folder, times):
+    folder, home, log = image_folder(), tmp_path / "home", tmp_path / "log"
+    long = {"D3M_INVERSION__STEPS": "100000"}
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "d3m_assets.cli", "distill", "--dataset", str(folder)],
+            env=environment(home, **long), stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
+        )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while "step " not in log.read_text() and time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.1)
+    began = time.monotonic()
+    for wanted in ("stopping …", "ended at once")[:times]:
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of its foreground
+        while wanted not in log.read_text() and time.monotonic() < began + 30:
+            time.sleep(0.02)
+    # Two seconds, and as many again where other tests run beside.
+    assert time.monotonic() - began < 4, log.read_text()
+    assert process.wait(60) == 130
+    told = log.read_text()
+    assert "Traceback" not in told
+    assert ("d3m: stopped; what was finished is kept" in told) == (times == 1)
+    made = sorted(home.rglob("manifest.json"))
+    assert made
+    d3m(home, "distill", "--dataset", folder)
+    assert bundles(home)
+    d3m(home, "status", "--dataset", folder)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
