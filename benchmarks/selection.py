@@ -88,7 +88,10 @@ def open_pipeline(folder: Path, dataset: str, budget: str, seed: int, students: 
             budgets=(budget,),
             seed=seed,
             validation_fraction=0.3,
-            **{"students.seeds": tuple(range(seed * students, (seed + 1) * students))},
+            **{
+                "students.seeds": tuple(range(seed * students, (seed + 1) * students)),
+                "evaluation.distillations": 1,
+            },
             **changes,
         )
     )

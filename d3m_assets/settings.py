@@ -30,6 +30,7 @@ from d3m_assets.evaluation.settings import (
     StudentSettings,
     TeacherSettings,
 )
+from d3m_assets.foundation.files import EMBEDDED
 from d3m_assets.ledger import Budget
 from d3m_assets.setting_types import Positive, Section, as_list, as_list_of_texts, distinct
 
@@ -38,6 +39,9 @@ FILE_VARIABLE = "D3M_SETTINGS"
 FILE_NAME = "d3m.toml"
 FRONTIER_BUDGETS = ("ipc-1", "ipc-2", "ipc-5", "ipc-10", "ipc-20")
 """Budgets of ``evaluation.table=frontier`` unless given."""
+EMBEDDED_GUIDANCE = 1.0
+"""Guidance of the embedded model unless given. It knows characters well enough to be asked without guidance, and its samples
+then vary more; what is not recognised is not selected (``benchmarks/results/selection-2026-11-28.md``)."""
 SECRETS = frozenset({"automation.failure_webhook"})
 """Settings whose value no message shows."""
 
@@ -263,6 +267,13 @@ class Settings(BaseSettings):
         """The frontier is distilled at more budgets, unless they are given."""
         if self.evaluation.table == "frontier" and "budgets" not in self.model_fields_set:
             self.__dict__["budgets"] = FRONTIER_BUDGETS
+        return self
+
+    @model_validator(mode="after")
+    def _guidance_of_the_model(self) -> Settings:
+        """The embedded model is guided less than others, unless it is said how much."""
+        if self.foundation == EMBEDDED and "guidance_scale" not in self.generation.model_fields_set:
+            self.__dict__["generation"] = self.generation.model_copy(update={"guidance_scale": EMBEDDED_GUIDANCE})
         return self
 
     @property

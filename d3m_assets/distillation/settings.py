@@ -109,7 +109,11 @@ class GenerationSettings(Section):
         default=100, description="Images of each class and budget that the training set has."
     )
     steps: Positive = Field(default=10, description="Denoising steps of one image.")
-    guidance_scale: float = Field(default=2.0, ge=0, description="Classifier-free guidance; 1 switches it off.")
+    guidance_scale: float = Field(
+        default=2.0,
+        ge=0,
+        description="Classifier-free guidance; 1 switches it off, which halves the cost. Unless given 1 for the embedded model.",
+    )
     batch_size: Positive = Field(
         default=50, description="Images denoised together; part of an image's address, since it decides how sums round."
     )
