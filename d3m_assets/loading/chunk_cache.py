@@ -49,7 +49,8 @@ class ChunkCache:
         self._reported = False
         try:
             (self.folder / _LOCKS).mkdir(parents=True, exist_ok=True)
-            self._lock("writable").acquire().release()
+            with self._lock("writable"):
+                pass
         except OSError as error:
             raise StoreError(f"cache={folder} cannot be written: {error}; name another folder, or none") from error
 
