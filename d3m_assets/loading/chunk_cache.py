@@ -47,6 +47,7 @@ class ChunkCache:
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self.folder, self.max_bytes = folder.expanduser().absolute(), max_bytes
         self._reported = False
+        self._verified: dict[str, tuple[int, int]] = {}
         try:
             (self.folder / _LOCKS).mkdir(parents=True, exist_ok=True)
             with self._lock("writable"):
@@ -62,10 +63,19 @@ class ChunkCache:
         """
         path = self._path(key)
         try:
-            raw = np.memmap(path, np.uint8, "r")
-            if hashlib.sha256(raw[:-_DIGEST]).digest() != raw[-_DIGEST:].tobytes():
-                raise ValueError("its digest is wrong")
-            chunk = np.load(path, mmap_mode="r", allow_pickle=False)
+            with path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                raw = np.memmap(file, np.uint8, "r")
+                # Hashing reads the whole chunk; once in a process is enough, however often it is opened for a sample.
+                if self._verified.get(key) != (status.st_ino, status.st_size):
+                    if hashlib.sha256(raw[:-_DIGEST]).digest() != raw[-_DIGEST:].tobytes():
+                        raise ValueError("its digest is wrong")
+                    self._verified[key] = status.st_ino, status.st_size
+                np.lib.format.read_magic(file)
+                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+                if dtype != np.uint8:
+                    raise ValueError(f"it has numbers of type {dtype}")
+                chunk = raw[file.tell() : -_DIGEST].reshape(shape)
             os.utime(path)
         except FileNotFoundError:
             return None
@@ -81,10 +91,10 @@ class ChunkCache:
 
         Args:
             key: Its name, a relative path without suffix.
-            chunk: Any array.
+            chunk: uint8, of any shape.
         """
         content = io.BytesIO()
-        np.lib.format.write_array(content, np.ascontiguousarray(chunk), allow_pickle=False)
+        np.lib.format.write_array(content, np.ascontiguousarray(chunk), version=(1, 0), allow_pickle=False)
         content.write(hashlib.sha256(content.getvalue()).digest())
         data, path = content.getvalue(), self._path(key)
         if len(data) > self.max_bytes:

@@ -228,7 +228,7 @@ class IterableDistilledDataset(IterableDataset[Sample]):
         fresh: Whether every epoch has samples of its own; otherwise all have the fixed pool.
         seed: Of the order.
         images_per_class: Images of each class in an epoch; None: as many as the training set has.
-        mixed_chunks: Chunks whose samples are mixed; None: one of each class, but 32 to 256.
+        mixed_chunks: Most chunks whose samples are mixed; None: one of each class, but 32 to 256.
         drop_last: Leave away samples at the end of an epoch that do not fill a block for every rank.
         rank: Of this process; None: that of torch.distributed, or of the environment variable RANK, or 0.
         world_size: Number of ranks; None: as for ``rank``. Give 0 and 1 where something else splits batches (accelerate does).

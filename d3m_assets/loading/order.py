@@ -10,8 +10,8 @@ epoch ``p // length``.
 
 **Mixing.** A sample costs its whole chunk (:mod:`d3m_assets.distillation.generation`), so an epoch is not one permutation of its
 samples: that would need all chunks at once. The chunks of all classes are put into a random order that spreads each class
-evenly over the epoch, ``mixed_chunks`` of them at a time form a *window*, and the samples of a window are put into a random
-order that spreads each chunk evenly over the window. Samples leave a window before the next one begins.
+evenly over the epoch, equal parts of at most ``mixed_chunks`` of them are its *windows*, and the samples of a window are put
+into a random order that spreads each chunk evenly over the window. Samples leave a window before the next one begins.
 
 Random numbers are raw words of numpy's Philox generator, whose stream NumPy promises not to change.
 """
@@ -76,12 +76,14 @@ class _Epoch:
         labels: Class of each chunk, int64 ``[G]``.
         begins: Where its samples begin within those that its class has in the epoch, int64 ``[G]``.
         sizes: How many they are, int64 ``[G]``.
-        window_ends: Samples of the epoch up to the end of each window, int64 ``[W]``.
+        windows: Where each window ends, counted in chunks, int64 ``[W]``.
+        window_ends: The same, counted in samples.
     """
 
     labels: np.ndarray
     begins: np.ndarray
     sizes: np.ndarray
+    windows: np.ndarray
     window_ends: np.ndarray
 
 
@@ -93,7 +95,7 @@ class StreamOrder:
         chunk_size: Samples that are generated together.
         seed: Of the order.
         fresh: Whether every epoch has samples of its own.
-        mixed_chunks: Chunks whose samples are mixed; None: one of each class, but 32 to 256.
+        mixed_chunks: Most chunks whose samples are mixed; None: one of each class, but 32 to 256.
     """
 
     def __init__(
@@ -152,14 +154,20 @@ class StreamOrder:
             sizes.append(np.diff(starts, append=len(chunks)))
         order = _evenly_spread(np.array([len(part) for part in labels]), _random_words(self._seed, epoch))
         all_sizes = np.concatenate(sizes)[order]
-        ends = np.cumsum(all_sizes)
-        last_of_window = np.append(np.arange(self.mixed_chunks, len(ends), self.mixed_chunks), len(ends)) - 1
-        return _Epoch(np.concatenate(labels)[order], np.concatenate(begins)[order], all_sizes, ends[last_of_window])
+        count = -(-len(order) // self.mixed_chunks)
+        windows = np.arange(1, count + 1) * len(order) // count
+        return _Epoch(
+            np.concatenate(labels)[order],
+            np.concatenate(begins)[order],
+            all_sizes,
+            windows,
+            np.cumsum(all_sizes)[windows - 1],
+        )
 
     def _order_window(self, epoch: int, window: int) -> np.ndarray:
         """Labels and numbers of a window's samples, int64 ``[2, N]``."""
         chunks = self._epoch(epoch)
-        part = slice(window * self.mixed_chunks, (window + 1) * self.mixed_chunks)
+        part = slice(chunks.windows[window - 1] if window else 0, chunks.windows[window])
         sizes = chunks.sizes[part]
         numbers = [
             self._numbers(epoch, int(label))[begin : begin + size]

@@ -82,9 +82,10 @@ def test_classes_and_chunks_are_spread_evenly():
     order = StreamOrder(classes((200,) * 10, chunk_size=50), 50)
     labels, numbers = order.samples(0, 2000)
     for start in range(0, 2000, 100):
+        # 40 chunks are not a window of 32 and one of 8, in which most classes would be missing.
         counts = np.bincount(labels[start : start + 100], minlength=10)
-        assert counts.min() >= 4
-        assert counts.max() <= 16
+        assert counts.min() >= 3
+        assert counts.max() <= 20
     # A class's samples do not come in the order of their numbers.
     own = numbers[labels == 0]
     assert (np.diff(own) < 0).mean() > 0.2
