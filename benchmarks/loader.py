@@ -2,7 +2,7 @@
 
     python -m benchmarks.loader
 
-Ten classes in bundles of random vectors of the embedded model (what the vectors are does not matter for speed), by index, shuffled, in
+Ten classes of random vectors of the embedded model (which vectors does not matter for speed), by index, shuffled, in
 batches of 64, with 0, 1 and 2 workers that stay between epochs:
 - *PNG folder*: files that `d3m regenerate` writes, opened by Pillow;
 - *cold*: the first epoch with an empty cache on disk, the start of workers and the loading of the model included;

@@ -34,12 +34,10 @@ class DistilledDataLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         begin = self.dataset.position = self._position
-        end = self.dataset.epoch_end(begin)
-        _, ranks = self.dataset.rank_and_world_size()
         for batch in super().__iter__():
-            self._position = min(self._position + ranks * self.dataset.batch_size, end)
+            self._position = self.dataset.following(self._position, begin)
             yield batch
-        self._position = end
+        self._position = self.dataset.epoch_end(begin)
 
     def set_epoch(self, epoch: int) -> None:
         """Begin the next iteration with an epoch; without it epochs follow each other."""

@@ -153,6 +153,15 @@ class DistilledDataset(Dataset[Sample]):
         )
         self.bundle, self.classes = self._images.bundle, self._images.classes
         self._ends = np.cumsum([len(samples.pool) for samples in self._images.samples])
+        needed = len(self) * math.prod(self._images.reader.image_shape)
+        if cache is None and needed > memory_bytes:
+            _log.warning(
+                "the images have %d bytes, more than memory_bytes=%d: read in random order, each chunk of %d is generated many "
+                "times; give the dataset a folder as cache",
+                needed,
+                memory_bytes,
+                self._images.reader.chunk_size,
+            )
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -338,6 +347,25 @@ class IterableDistilledDataset(IterableDataset[Sample]):
         """Position behind the last sample of a position's epoch."""
         return (position // self.epoch_length + 1) * self.epoch_length
 
+    def iteration_end(self, begin: int) -> int:
+        """Position behind the last sample that an iteration from ``begin`` on reads: before the epoch's end, if some are dropped."""
+        end = self.epoch_end(begin)
+        if not self.drop_last:
+            return end
+        _, ranks = self.rank_and_world_size()
+        return end - (end - begin) % (ranks * self.batch_size)
+
+    def following(self, position: int, begin: int) -> int:
+        """The position after one more block of every rank; where no full one is left, the next epoch's first.
+
+        Args:
+            position: Before the blocks.
+            begin: Where the iteration began.
+        """
+        _, ranks = self.rank_and_world_size()
+        after = position + ranks * self.batch_size
+        return self.epoch_end(begin) if after >= self.iteration_end(begin) else after
+
     def rank_and_world_size(self) -> tuple[int, int]:
         """This process's rank and the number of ranks."""
         if self._given_rank is not None:
@@ -381,29 +409,23 @@ class IterableDistilledDataset(IterableDataset[Sample]):
         worker = get_worker_info()
         return self._read_in_process() if worker is None else self._read_in_worker(worker.id, worker.num_workers)
 
-    def _last(self, begin: int, ranks: int) -> int:
-        """Where an iteration that begins at a position ends, given what is dropped."""
-        end = self.epoch_end(begin)
-        return end - (end - begin) % (ranks * self.batch_size) if self.drop_last else end
-
     def _read_in_process(self) -> Iterator[Sample]:
         rank, ranks = self.rank_and_world_size()
         begin = self.position
-        end = self.epoch_end(begin)
-        for start, stop in blocks(begin, self._last(begin, ranks), self.batch_size, rank, ranks):
+        for start, stop in blocks(begin, self.iteration_end(begin), self.batch_size, rank, ranks):
             group = start - rank * self.batch_size
             for place, sample in enumerate(self._read(start, stop), start=start + 1):
                 if place == stop:
-                    self.position = min(group + ranks * self.batch_size, end)
+                    self.position = self.following(group, begin)
                 elif ranks == 1:
                     self.position = place
                 yield sample
-        self.position = end
+        self.position = self.epoch_end(begin)
 
     def _read_in_worker(self, worker: int, workers: int) -> Iterator[Sample]:
         rank, ranks = self.rank_and_world_size()
         begin, consumers = self.position, ranks * workers
-        first, end = begin + (worker * ranks + rank) * self.batch_size, self._last(begin, ranks)
+        first, end = begin + (worker * ranks + rank) * self.batch_size, self.iteration_end(begin)
         if self._loaded_place is not None:
             first, end = self._loaded_place
             self._loaded_place = None

@@ -258,6 +258,17 @@ def test_ranks_are_disjoint_and_complete_and_take_turns(iterable, workers):
     assert len(iterable(rank=1, world_size=2, drop_last=True)) == 8
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_whose_last_samples_are_dropped_ends_with_its_last_batch(iterable, workers):
+    """Lightning counts batches and does not ask for one more."""
+    loader = DistilledDataLoader(iterable(drop_last=True), num_workers=workers)
+    assert len(loader) == 4
+    first = stream(loader, 4)
+    assert loader.state_dict() == {"position": 18}
+    assert stream(loader, 4) == epochs(iterable(), 2)[5:9]
+    assert first == epochs(iterable(), 1)[:4]
+
+
 def test_the_rank_is_that_of_the_surroundings(iterable, monkeypatch):
     assert iterable().rank_and_world_size() == (0, 1)
     monkeypatch.setenv("RANK", "1")
@@ -390,7 +401,10 @@ def test_memory_holds_what_is_mixed(plain_bundle):
     assert dataset._images.reader.generated_chunks == 6
 
 
-def test_no_warning_without_a_reason(iterable, caplog):
+def test_warnings_have_a_reason(plain_bundle, iterable, tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     stream(DataLoader(iterable(), batch_size=4))
+    DistilledDataset(plain_bundle, device="cpu", cache=tmp_path, memory_bytes=1)
     assert not caplog.records
+    DistilledDataset(plain_bundle, device="cpu", memory_bytes=1)
+    assert "give the dataset a folder as cache" in caplog.text
