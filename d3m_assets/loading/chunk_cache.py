@@ -68,7 +68,7 @@ class ChunkCache:
                 raw = np.memmap(file, np.uint8, "r")
                 # Hashing reads the whole chunk; once in a process is enough, however often it is opened for a sample.
                 if self._verified.get(key) != (status.st_ino, status.st_size):
-                    if hashlib.sha256(raw[:-_DIGEST]).digest() != raw[-_DIGEST:].tobytes():
+                    if hashlib.sha256(raw[:-_DIGEST].data).digest() != raw[-_DIGEST:].tobytes():
                         raise ValueError("its digest is wrong")
                     self._verified[key] = status.st_ino, status.st_size
                 np.lib.format.read_magic(file)

@@ -6,7 +6,6 @@ cache: workers and ranks that share a cache share the work, whoever reads what.
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -23,20 +22,17 @@ from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.distillation.generation import CODE_VERSION
 from d3m_assets.errors import FoundationError
 from d3m_assets.exports.images import generate_class
-from d3m_assets.foundation.loading import find_foundation, load_foundation
-from d3m_assets.foundation.tiny_autoencoder import find_tiny_autoencoder, load_tiny_autoencoder
+from d3m_assets.foundation.loading import find_foundation
+from d3m_assets.foundation.model import ModelReference
+from d3m_assets.foundation.tiny_autoencoder import find_tiny_autoencoder
 from d3m_assets.loading.chunk_cache import ChunkCache
 from d3m_assets.loading.order import ClassSamples
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import AutoencoderTiny
 
     from d3m_assets.foundation.files import FoundationFiles
-    from d3m_assets.foundation.loading import Foundation
     from d3m_assets.foundation.tiny_autoencoder import TinyAutoencoder
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,7 @@ class _Chunk:
 class ChunkReader:
     """Images of a bundle's samples.
 
-    It can be pickled, and then takes along where the model is, not the model.
+    It can be pickled, and then takes along where the model is, not the model: each process loads it once, when it first generates.
 
     Args:
         bundle: The distilled dataset.
@@ -101,12 +97,11 @@ class ChunkReader:
         self.memory_bytes = memory_bytes
         self._memory: OrderedDict[_Chunk, np.ndarray] = OrderedDict()
         self._used = 0
-        self._model: tuple[Foundation, AutoencoderTiny | None] | None = None
         self.generated_chunks = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the model and the chunks in memory."""
-        return {**vars(self), "_model": None, "_memory": OrderedDict(), "_used": 0}
+        """Without the chunks in memory."""
+        return {**vars(self), "_memory": OrderedDict(), "_used": 0}
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -196,14 +191,17 @@ class ChunkReader:
                 f"images are generated on {device}, which a process that was forked cannot use: give the DataLoader "
                 "multiprocessing_context='spawn', or num_workers=0, or the dataset device='cpu'"
             )
-        if self._model is None:
-            foundation = load_foundation(self._files, str(device))
-            tiny = None if self._tiny_files is None else load_tiny_autoencoder(self._tiny_files, foundation)
-            self._model = foundation, tiny
-        foundation, tiny = self._model
+        model = ModelReference(self._files, str(device), tiny_autoencoder=self._tiny_files)
         numbers = self._samples[chunk.label].in_chunk(chunk.number, self.chunk_size)
         distilled = self._bundle.classes[chunk.label]
-        pixels, _ = generate_class(self._bundle, distilled, foundation, len(numbers), indices=numbers, autoencoder=tiny)
+        pixels, _ = generate_class(
+            self._bundle,
+            distilled,
+            model.load(),
+            len(numbers),
+            indices=numbers,
+            autoencoder=model.load_autoencoder(),
+        )
         self.generated_chunks += 1
         return pixels
 

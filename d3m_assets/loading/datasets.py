@@ -348,7 +348,7 @@ class IterableDistilledDataset(IterableDataset[Sample]):
         return (position // self.epoch_length + 1) * self.epoch_length
 
     def iteration_end(self, begin: int) -> int:
-        """Position behind the last sample that an iteration from ``begin`` on reads: before the epoch's end, if some are dropped."""
+        """Position behind the last sample that an iteration from ``begin`` on reads; before the epoch's end if some are dropped."""
         end = self.epoch_end(begin)
         if not self.drop_last:
             return end

@@ -107,7 +107,7 @@ def test_memory_and_disk_spare_generation(plain_bundle, tmp_path, monkeypatch):
     assert first._images.reader.generated_chunks == 6
     assert all(torch.equal(first[i]["pixel_values"], images[i]) for i in reversed(range(18)))
     assert first._images.reader.generated_chunks == 6
-    monkeypatch.setattr(chunks, "load_foundation", None)  # not even the model is needed
+    monkeypatch.setattr(chunks.ModelReference, "load", None)  # not even the model is needed
     second = DistilledDataset(plain_bundle, device="cpu", cache=tmp_path / "cache")
     assert all(torch.equal(second[i]["pixel_values"], images[i]) for i in range(18))
 
