@@ -71,6 +71,7 @@ class ChunkCache:
                     if hashlib.sha256(raw[:-_DIGEST].data).digest() != raw[-_DIGEST:].tobytes():
                         raise ValueError("its digest is wrong")
                     self._verified[key] = status.st_ino, status.st_size
+                file.seek(0)
                 np.lib.format.read_magic(file)
                 shape, _, dtype = np.lib.format.read_array_header_1_0(file)
                 if dtype != np.uint8:
