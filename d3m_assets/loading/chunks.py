@@ -85,15 +85,17 @@ class ChunkReader:
     ) -> None:
         self._bundle, self._samples = bundle, samples
         self.chunk_size = bundle.generation_settings().batch_size
-        self._files: FoundationFiles = find_foundation(str(foundation), config=foundation_config)
+        self.cache = None if cache is None else ChunkCache(Path(cache), cache_bytes)
+        # With a cache, a model of gigabytes is not read again for its fingerprint by every training.
+        digests = None if self.cache is None else self.cache.folder / "digests.json"
+        self._files: FoundationFiles = find_foundation(str(foundation), config=foundation_config, digests=digests)
         bundle.check_foundation(self._files.fingerprint, self._files.name)
         self._tiny_files: TinyAutoencoder | None = None
         if tiny_autoencoder is not None:
-            self._tiny_files = find_tiny_autoencoder(Path(tiny_autoencoder), self._files)
+            self._tiny_files = find_tiny_autoencoder(Path(tiny_autoencoder), self._files, digests)
         bundle.check_autoencoder(self._tiny_files)
         choose_device(device)
         self._device = device
-        self.cache = None if cache is None else ChunkCache(Path(cache), cache_bytes)
         self.memory_bytes = memory_bytes
         self._memory: OrderedDict[_Chunk, np.ndarray] = OrderedDict()
         self._used = 0
