@@ -74,7 +74,7 @@ def png_folder(folder: Path, classes: list[str]) -> Any:
         def __getitem__(self, index: int) -> dict[str, Any]:
             path, label = files[index]
             with Image.open(path) as image:
-                pixels = np.asarray(image)
+                pixels = np.array(image)
             pixels = pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)
             return {"pixel_values": torch.from_numpy(np.ascontiguousarray(pixels)).float() / 255, "label": label}
 

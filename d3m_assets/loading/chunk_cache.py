@@ -47,7 +47,8 @@ class ChunkCache:
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self.folder, self.max_bytes = folder.expanduser().absolute(), max_bytes
         self._reported = False
-        self._verified: dict[str, tuple[int, int]] = {}
+        # Inode and size of chunks that were found sound, where their pixels begin, and their shape.
+        self._verified: dict[str, tuple[int, int, int, tuple[int, ...]]] = {}
         try:
             (self.folder / _LOCKS).mkdir(parents=True, exist_ok=True)
             with self._lock("writable"):
@@ -67,16 +68,18 @@ class ChunkCache:
                 status = os.fstat(file.fileno())
                 raw = np.memmap(file, np.uint8, "r")
                 # Hashing reads the whole chunk; once in a process is enough, however often it is opened for a sample.
-                if self._verified.get(key) != (status.st_ino, status.st_size):
+                known = self._verified.get(key)
+                if known is None or known[:2] != (status.st_ino, status.st_size):
                     if hashlib.sha256(raw[:-_DIGEST].data).digest() != raw[-_DIGEST:].tobytes():
                         raise ValueError("its digest is wrong")
-                    self._verified[key] = status.st_ino, status.st_size
-                file.seek(0)
-                np.lib.format.read_magic(file)
-                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-                if dtype != np.uint8:
-                    raise ValueError(f"it has numbers of type {dtype}")
-                chunk = raw[file.tell() : -_DIGEST].reshape(shape)
+                    file.seek(0)
+                    np.lib.format.read_magic(file)
+                    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+                    if dtype != np.uint8:
+                        raise ValueError(f"it has numbers of type {dtype}")
+                    known = self._verified[key] = status.st_ino, status.st_size, file.tell(), shape
+            _, _, begin, shape = known
+            chunk = raw[begin:-_DIGEST].reshape(shape)
             os.utime(path)
         except FileNotFoundError:
             return None

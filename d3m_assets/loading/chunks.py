@@ -94,8 +94,7 @@ class ChunkReader:
         if tiny_autoencoder is not None:
             self._tiny_files = find_tiny_autoencoder(Path(tiny_autoencoder), self._files, digests)
         bundle.check_autoencoder(self._tiny_files)
-        choose_device(device)
-        self._device = device
+        self._device = choose_device(device)
         self.memory_bytes = memory_bytes
         self._memory: OrderedDict[_Chunk, np.ndarray] = OrderedDict()
         self._used = 0
@@ -150,9 +149,10 @@ class ChunkReader:
             take(chunk, pixels)
         return images
 
-    def _key(self, chunk: _Chunk, device: torch.device) -> str:
+    def _key(self, chunk: _Chunk) -> str:
         # load_foundation chooses the number format by the kind of device.
-        precision = f"float32-{device.type}" if device.type == "cpu" else f"bfloat16-{device.type}"
+        number_format = "float32" if self._device.type == "cpu" else "bfloat16"
+        precision = f"{number_format}-{self._device.type}"
         return f"{self._bundle.sha256}/{precision}-{CODE_VERSION}/{chunk.label}/{chunk.number}"
 
     def _kept(self, chunk: _Chunk) -> np.ndarray | None:
@@ -162,7 +162,7 @@ class ChunkReader:
             return self._memory[chunk]
         if self.cache is None:
             return None
-        pixels = self.cache.get(self._key(chunk, choose_device(self._device)))
+        pixels = self.cache.get(self._key(chunk))
         shape = (len(self._samples[chunk.label].in_chunk(chunk.number, self.chunk_size)), *self.image_shape)
         if pixels is None or pixels.shape != shape or pixels.dtype != np.uint8:
             return None
@@ -171,8 +171,7 @@ class ChunkReader:
 
     def _make(self, chunk: _Chunk, *, wait: bool) -> np.ndarray | None:
         """Generate a chunk, unless another process has done so meanwhile; None: one is doing so, and not to be waited for."""
-        device = choose_device(self._device)
-        key = self._key(chunk, device)
+        key = self._key(chunk)
         claim: AbstractContextManager[bool] = nullcontext(True)
         if self.cache is not None:
             claim = self.cache.claim(key, wait=wait)
@@ -181,19 +180,19 @@ class ChunkReader:
                 return None
             if self.cache is not None and (pixels := self._kept(chunk)) is not None:
                 return pixels
-            pixels = self._generate(chunk, device)
+            pixels = self._generate(chunk)
             if self.cache is not None:
                 self.cache.put(key, pixels)
         self._remember(chunk, pixels)
         return pixels
 
-    def _generate(self, chunk: _Chunk, device: torch.device) -> np.ndarray:
-        if device.type == "cuda" and isinstance(multiprocessing.current_process(), ForkProcess):
+    def _generate(self, chunk: _Chunk) -> np.ndarray:
+        if self._device.type == "cuda" and isinstance(multiprocessing.current_process(), ForkProcess):
             raise FoundationError(
-                f"images are generated on {device}, which a process that was forked cannot use: give the DataLoader "
+                f"images are generated on {self._device}, which a process that was forked cannot use: give the DataLoader "
                 "multiprocessing_context='spawn', or num_workers=0, or the dataset device='cpu'"
             )
-        model = ModelReference(self._files, str(device), tiny_autoencoder=self._tiny_files)
+        model = ModelReference(self._files, str(self._device), tiny_autoencoder=self._tiny_files)
         numbers = self._samples[chunk.label].in_chunk(chunk.number, self.chunk_size)
         distilled = self._bundle.classes[chunk.label]
         pixels, _ = generate_class(

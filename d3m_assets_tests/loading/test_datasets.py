@@ -192,8 +192,8 @@ def test_what_is_wrong_is_named(plain_bundle, tmp_path):
 
 
 def test_a_forked_worker_says_that_it_cannot_use_cuda(plain_bundle, monkeypatch):
-    dataset = DistilledDataset(plain_bundle, device="cpu")
     monkeypatch.setattr(chunks, "choose_device", lambda name: torch.device("cuda"))
+    dataset = DistilledDataset(plain_bundle)
     with pytest.raises(FoundationError, match="multiprocessing_context='spawn'"):
         next(iter(DataLoader(dataset, num_workers=1, multiprocessing_context="fork")))
 
