@@ -29,8 +29,6 @@ from d3m_assets.loading.chunk_cache import ChunkCache
 from d3m_assets.loading.order import ClassSamples
 
 if TYPE_CHECKING:
-    import torch
-
     from d3m_assets.foundation.files import FoundationFiles
     from d3m_assets.foundation.tiny_autoencoder import TinyAutoencoder
 
