@@ -18,6 +18,7 @@ ROOMS = (
     ("inspection",),
     ("assets",),
     ("orchestration",),
+    ("loading",),
     ("exports",),
     ("settings",),
     ("distillation",),

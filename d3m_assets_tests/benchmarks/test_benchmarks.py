@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import choose, engine, generation, inversion, memory, models, record, selection, students
+from benchmarks import choose, engine, generation, inversion, loader, memory, models, record, selection, students
 from benchmarks.loss import Curve, FixedLoss, classes_per_hour, common_targets
 from benchmarks.script_recipe import ScriptOptions, ScriptRun
 from d3m_assets.distillation.budgets import EmbeddingPlan
@@ -195,6 +195,17 @@ def test_students_are_timed_side_by_side_and_compared(tmp_path, monkeypatch, cap
     assert all(rate > 0 for rate in result["medians"].values())
     assert result["against_alone"]["largest_difference"] < 1e-3 < result["against_alone"]["largest_logit"]
     assert "students an hour" in capsys.readouterr().out
+
+
+def test_the_loader_is_measured_beside_a_folder(tmp_path, monkeypatch, capsys):
+    output = tmp_path / "loader.json"
+    arguments = ["--images-per-class", "2", "--workers", "0", "1", "--epochs", "1", "--repeats", "1"]
+    monkeypatch.setattr(sys, "argv", ["loader", *arguments, "--output", str(output)])
+    loader.main()
+    result = json.loads(output.read_text())
+    assert set(result["medians"]) >= {"PNG folder", "cold", "memory", "disk"}
+    assert all(rate > 0 for by_workers in result["medians"].values() for rate in by_workers.values())
+    assert "| images/s | 0 workers | 1 workers |" in capsys.readouterr().out
 
 
 def test_settings_are_compared_by_distillation_with_the_first():
