@@ -314,36 +314,56 @@ def _model_of(loaded: Bundle, settings: Settings) -> Model:
 @app.command()
 def regenerate(
     bundle: BundleArgument,
-    output: Annotated[Path, typer.Option(help="Folder to write; must be new or empty.")],
+    output: Annotated[
+        Path, typer.Option(help="Folder to write; new, empty, or one in which the same export was stopped: it goes on.")
+    ],
     per_class: Annotated[
         int | None,
         typer.Option(
             min=1, help="Images of each class; more than are selected: fresh ones follow. Default: the training set."
         ),
     ] = None,
+    format_: Annotated[
+        Literal["folder", "huggingface", "webdataset"],
+        typer.Option("--format", help="Folder of PNG files, parquet shards for Hugging Face datasets, or tar shards."),
+    ] = "folder",
+    croissant: Annotated[
+        bool, typer.Option("--croissant", help="Also write croissant.json (needs the extra 'croissant').")
+    ] = False,
+    push: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Upload the folder to this dataset repository of the hub.")
+    ] = None,
     foundation: FoundationOption = None,
     settings_: Set = None,
 ) -> None:
-    """Write an image folder from a bundle: all it needs is this package and the foundation model."""
+    """Write the images of a bundle: all it needs is this package and the foundation model."""
     _offline()
     from d3m_assets.distillation.bundle import Bundle
+    from d3m_assets.exports.hub import check_repository, push_folder
     from d3m_assets.exports.images import regenerate as write_images
     from d3m_assets.foundation.loading import load_foundation
 
+    if push is not None:
+        check_repository(push)
     loaded, settings = Bundle.load(bundle), _settings(None, foundation, None, None, None, settings_)
     model = _model_of(loaded, settings)
     decoder = model.tiny_autoencoder if loaded.recipe.autoencoder else None
     loaded.check_autoencoder(decoder)
     with shown_progress() as progress:
+        progress(ProgressEvent("regenerate", 0, 0, "loading the foundation model"))
         count = write_images(
             loaded,
             load_foundation(model.files, settings.device),
             output,
             per_class=per_class,
-            on_class=lambda name, done, total: progress(ProgressEvent("regenerate", done, total, f"class {name}")),
+            image_format=format_,
+            with_croissant=croissant,
+            progress=progress,
             autoencoder=decoder,
         )
     print(f"{count} images of {len(loaded.classes)} classes in {output}")
+    if push is not None:
+        print(f"Uploaded to {push_folder(output, push, 'dataset')}; it is private unless it was public before.")
 
 
 @app.command()

@@ -30,7 +30,7 @@ from d3m_assets.datasets.images import decode_png
 from d3m_assets.distillation.bundle import Bundle, DistilledClass
 from d3m_assets.errors import BundleError
 from d3m_assets.exports.image_record import METADATA, ImageRecord, image_name, precision_of, read_record
-from d3m_assets.exports.images import generate_class
+from d3m_assets.exports.stream import generate_class
 from d3m_assets.foundation.tiny_autoencoder import load_tiny_autoencoder
 from d3m_assets.progress import Progress, ProgressEvent, silent
 from d3m_assets.terminal import printable
