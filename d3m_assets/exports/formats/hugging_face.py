@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from d3m_assets.exports.croissant_fields import label_field
 from d3m_assets.exports.export_folder import part_of
-from d3m_assets.exports.formats.writer import COMMON, ExportPlan, FormatWriter
+from d3m_assets.exports.formats.writer import COMMON, CroissantParts, ExportPlan, FormatWriter
 from d3m_assets.exports.image_record import image_name
 from d3m_assets.exports.stream import GeneratedImage
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 LEAST_SHARDS = 20
 """So that a training on several machines and workers can share them out."""
-MAX_SHARD_BYTES = 500 * 2**20
+MAX_ROWS, MAX_SHARD_BYTES = 10_000, 500 * 2**20
+"""Most images of a shard, and most bytes of their pixels: what is lost when an export is killed."""
 ROWS_OF_A_GROUP = 100
 """Rows that are held and written together, as `datasets` does for images: what a reader has to fetch for one of them."""
 _SHARD = re.compile(r"train-\d{5,}-of-\d{5,}\.parquet")
@@ -32,7 +34,7 @@ class HuggingFaceWriter(FormatWriter):
 
     def __init__(self, folder: Path, plan: ExportPlan) -> None:
         super().__init__(folder, plan)
-        least = max(LEAST_SHARDS, -(-plan.raw_bytes // MAX_SHARD_BYTES))
+        least = max(LEAST_SHARDS, -(-plan.total // MAX_ROWS), -(-plan.raw_bytes // MAX_SHARD_BYTES))
         self.shards = min(plan.total, least)
         self._shard = 0
         self._rows: list[dict[str, Any]] = []
@@ -93,6 +95,19 @@ class HuggingFaceWriter(FormatWriter):
             'import datasets\n\ndata = datasets.load_dataset("FOLDER or owner/name", split="train")\n'
             'data[0]["image"], data.features["label"].int2str(data[0]["label"])'
         )
+
+    def croissant(self) -> CroissantParts:
+        """Columns of the shards."""
+        import mlcroissant as mlc
+
+        files = mlc.FileSet(
+            id="parquet", name="parquet", encoding_formats=["application/x-parquet"], includes=["data/*.parquet"]
+        )
+        image = mlc.Source(
+            file_set="parquet", extract=mlc.Extract(column="image"), transforms=[mlc.Transform(json_path="bytes")]
+        )
+        label = mlc.Source(file_set="parquet", extract=mlc.Extract(column="label"))
+        return CroissantParts([files], image, label_field(label))
 
     def _begin(self, shard: int) -> int:
         """Position of the first image of a shard."""

@@ -9,8 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from d3m_assets.errors import BundleError
+from d3m_assets.exports.croissant_fields import class_name_field
 from d3m_assets.exports.export_folder import part_of, write_whole
-from d3m_assets.exports.formats.writer import COMMON, ExportPlan, FormatWriter
+from d3m_assets.exports.formats.writer import COMMON, CroissantParts, ExportPlan, FormatWriter
 from d3m_assets.exports.image_record import METADATA, image_name
 from d3m_assets.exports.stream import GeneratedImage
 
@@ -111,3 +112,16 @@ class ImageFolderWriter(FormatWriter):
             'import datasets\n\ndata = datasets.load_dataset("FOLDER", split="train")\n'
             'data[0]["image"], data.features["label"].int2str(data[0]["label"])'
         )
+
+    def croissant(self) -> CroissantParts:
+        """A class is the name of its folder: the label in the metadata would be read as a number where it looks like one."""
+        import mlcroissant as mlc
+
+        files = mlc.FileSet(id="png", name="png", encoding_formats=["image/png"], includes=["*/*.png"])
+        folder = mlc.Source(
+            file_set="png",
+            extract=mlc.Extract(file_property="fullpath"),
+            transforms=[mlc.Transform(regex=r"^(.*)/[^/]+$")],
+        )
+        image = mlc.Source(file_set="png", extract=mlc.Extract(file_property="content"))
+        return CroissantParts([files], image, class_name_field(folder))

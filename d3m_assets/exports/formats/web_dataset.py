@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -11,8 +12,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from d3m_assets.errors import BundleError
+from d3m_assets.exports.croissant_fields import label_field
 from d3m_assets.exports.export_folder import part_of, write_whole
-from d3m_assets.exports.formats.writer import COMMON, ExportPlan, FormatWriter
+from d3m_assets.exports.formats.writer import COMMON, CroissantParts, ExportPlan, FormatWriter
 from d3m_assets.exports.stream import GeneratedImage
 
 DATASET = "dataset.json"
@@ -68,7 +70,7 @@ class WebDatasetWriter(FormatWriter):
             )
         record = image.record
         # No dot, which would end the key; unique over classes, whatever they are called.
-        key = f"{record.class_id:05d}_{record.index:08d}"
+        key = f"{image.class_position:05d}_{record.index:08d}"
         facts = json.dumps({"label": image.class_position, **record.model_dump()}, ensure_ascii=False)
         for suffix, data in (("png", image.png()), ("cls", b"%d" % image.class_position), ("json", facts.encode())):
             member = tarfile.TarInfo(f"{key}.{suffix}")  # without time and owner, so that equal images give equal bytes
@@ -104,6 +106,35 @@ class WebDatasetWriter(FormatWriter):
             'for image, label in data.shuffle(1000).decode("pil").to_tuple("png", "cls"):\n    ...'
         )
 
+    def croissant(self) -> CroissantParts:
+        """Images in the shards, whose names begin with the label."""
+        import mlcroissant as mlc
+
+        shards = [
+            mlc.FileObject(
+                id=stats["shard"],
+                name=stats["shard"],
+                content_url=stats["shard"],
+                encoding_formats=["application/x-tar"],
+                sha256=stats["sha256"],
+            )
+            for stats in (json.loads(self._mark(shard).read_text(encoding="utf-8")) for shard in range(self._shard))
+        ]
+        images = mlc.FileSet(
+            id="png",
+            name="png",
+            encoding_formats=["image/png"],
+            includes=["*.png"],
+            contained_in=[shard.id for shard in shards],
+        )
+        image = mlc.Source(file_set="png", extract=mlc.Extract(file_property="content"))
+        label = mlc.Source(
+            file_set="png",
+            extract=mlc.Extract(file_property="filename"),
+            transforms=[mlc.Transform(regex=r"^(\d+)_")],
+        )
+        return CroissantParts([*shards, images], image, label_field(label))
+
     def _path(self, shard: int) -> Path:
         return self.folder / f"train-{shard:06d}.tar"
 
@@ -115,7 +146,9 @@ class WebDatasetWriter(FormatWriter):
         self._archive.close()
         path = self._path(self._shard)
         part_of(path).replace(path)
-        stats = {"shard": path.name, "samples": self._samples, "bytes": path.stat().st_size}
+        with path.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        stats = {"shard": path.name, "samples": self._samples, "bytes": path.stat().st_size, "sha256": digest}
         write_whole(self._mark(self._shard), (json.dumps(stats) + "\n").encode())
         self._archive, self._samples = None, 0
         self._shard += 1

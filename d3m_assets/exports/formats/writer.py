@@ -6,10 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.exports.stream import GeneratedImage
+
+if TYPE_CHECKING:
+    from mlcroissant import Field, FileObject, FileSet, Source
 
 CARD = "README.md"
 CROISSANT = "croissant.json"
@@ -101,3 +104,22 @@ class FormatWriter(ABC):
     @abstractmethod
     def loading_example(self) -> str:
         """Python code that reads the files, for the card."""
+
+    @abstractmethod
+    def croissant(self) -> CroissantParts:
+        """What a Croissant description says of the files, after the last image."""
+
+
+@dataclass(frozen=True)
+class CroissantParts:
+    """The part of a Croissant description that depends on the format.
+
+    Attributes:
+        distribution: The files.
+        image: Where the images are in them.
+        label: The label of an image.
+    """
+
+    distribution: list[FileObject | FileSet]
+    image: Source
+    label: Field
