@@ -298,7 +298,9 @@ def metrics(
         _show_metrics(pipeline)
 
 
-BundleArgument = Annotated[Path, typer.Argument(help="A bundle file (bundle-….safetensors).")]
+BundleArgument = Annotated[
+    Path, typer.Argument(help="A bundle file (bundle-….safetensors), a bundle repository's folder, or its hub id.")
+]
 
 
 def _model_of(loaded: Bundle, settings: Settings) -> Model:
@@ -338,14 +340,14 @@ def regenerate(
 ) -> None:
     """Write the images of a bundle: all it needs is this package and the foundation model."""
     _offline()
-    from d3m_assets.distillation.bundle import Bundle
+    from d3m_assets.exports.bundle_repository import from_pretrained
     from d3m_assets.exports.hub import check_repository, push_folder
     from d3m_assets.exports.images import regenerate as write_images
     from d3m_assets.foundation.loading import load_foundation
 
     if push is not None:
         check_repository(push)
-    loaded, settings = Bundle.load(bundle), _settings(None, foundation, None, None, None, settings_)
+    loaded, settings = from_pretrained(bundle), _settings(None, foundation, None, None, None, settings_)
     model = _model_of(loaded, settings)
     decoder = model.tiny_autoencoder if loaded.recipe.autoencoder else None
     loaded.check_autoencoder(decoder)
@@ -461,21 +463,47 @@ def export(
     bundle: BundleArgument,
     output: Annotated[Path, typer.Option(help="Folder to write; must be new or empty.")],
     format_: Annotated[
-        Literal["diffusers", "a1111", "concept"],
-        typer.Option("--format", help="For diffusers, AUTOMATIC1111 and ComfyUI, or as the sd-concepts-library."),
+        Literal["diffusers", "a1111", "concept", "prompt-embeds", "bundle-repository"],
+        typer.Option(
+            "--format",
+            help="Tokens for diffusers, for AUTOMATIC1111 and ComfyUI, or as the sd-concepts-library; encoded prompts for any "
+            "diffusers pipeline of the model; or the bundle with a model card, as a repository of the hub.",
+        ),
     ] = "diffusers",
+    push: Annotated[
+        str | None,
+        typer.Option(metavar="OWNER/NAME", help="Upload a bundle-repository to this model repository of the hub."),
+    ] = None,
     foundation: FoundationOption = None,
     settings_: Set = None,
 ) -> None:
-    """Write a bundle's learned tokens as textual-inversion files for other programs."""
+    """Write what a bundle has learned in the form of other programs; images are written by `d3m regenerate`."""
     _offline()
-    from d3m_assets.distillation.bundle import Bundle
+    from d3m_assets.exports.bundle_repository import from_pretrained, save_pretrained
+    from d3m_assets.exports.hub import check_repository, push_folder
+
+    if push is not None:
+        check_repository(push)
+        if format_ != "bundle-repository":
+            raise SettingsError(f"--push uploads a bundle-repository, not {format_}; add --format bundle-repository")
+    loaded = from_pretrained(bundle)
+    if format_ == "bundle-repository":
+        print(f"{save_pretrained(loaded, output)}, with a model card beside it")
+        if push is not None:
+            print(f"Uploaded to {push_folder(output, push, 'model')}; it is private unless it was public before.")
+        return
+    from d3m_assets.exports.prompt_embeds import LIST, export_prompt_embeds
     from d3m_assets.exports.tokens import export_tokens
     from d3m_assets.foundation.loading import load_foundation
 
-    loaded = Bundle.load(bundle)
     model = _model_of(loaded, _settings(None, foundation, None, None, None, settings_))
-    exported = export_tokens(loaded, load_foundation(model.files, "cpu").layout, output, format_)
+    model_on_cpu = load_foundation(model.files, "cpu")
+    if format_ == "prompt-embeds":
+        with shown_progress() as progress:
+            paths = export_prompt_embeds(loaded, model_on_cpu, output, progress)
+        print(f"Encoded prompts of {len(paths)} classes in {output}; {LIST} lists them")
+        return
+    exported = export_tokens(loaded, model_on_cpu.layout, output, format_)
     print(
         f"{len(exported)} tokens of {len(loaded.classes)} classes in {output}; tokens.json lists them with their prompts"
     )
@@ -483,18 +511,20 @@ def export(
 
 @app.command()
 def inspect(bundle: BundleArgument, as_json: AsJson = False) -> None:
-    """Print the recipe and the ledger of a bundle."""
+    """Print the recipe and the ledger of a bundle, and what it can be used with."""
     from dataclasses import asdict
 
-    from d3m_assets.distillation.bundle import Bundle
+    from d3m_assets.exports.bundle_repository import from_pretrained
+    from d3m_assets.exports.compatibility import fits
 
-    loaded = Bundle.load(bundle)
+    loaded = from_pretrained(bundle)
     ledger = loaded.ledger()
     if as_json:
         classes = [{"class_id": c.prompts.class_id, "class_name": c.prompts.class_name, "prompts": c.plan.prompts,
                     "vectors": c.plan.vectors, "bytes": c.payload, "images": loaded.training_images(c)}
                    for c in loaded.classes]  # fmt: skip
-        facts = {"recipe": asdict(loaded.recipe), "classes": classes, "ledger": ledger.to_dict("records")}
+        facts = {"recipe": asdict(loaded.recipe), "classes": classes, "ledger": ledger.to_dict("records"),
+                 "fits": fits(loaded)}  # fmt: skip
         print(json.dumps(facts, indent=1, ensure_ascii=False))
         return
     for name, value in asdict(loaded.recipe).items():
@@ -513,6 +543,9 @@ def inspect(bundle: BundleArgument, as_json: AsJson = False) -> None:
         print(f"{'samples of a class':24} {images} of {loaded.recipe.candidates} by {loaded.recipe.criterion}")
     print("\nLedger, bytes of all classes together\n")
     print(ledger.to_string(index=False))
+    print("\nFits\n")
+    for line in fits(loaded):
+        print(f"- {printable(line, 1000)}")
 
 
 @foundation_app.command("train")

@@ -98,7 +98,9 @@ def test_distill_status_metrics_inspect_regenerate(tmp_path, image_folder):
     pool = pd.read_parquet(next((store_of(home) / "synthetic_pool" / "budget=ipc-1" / "class=7").glob("pool*.parquet")))
     tokens = tmp_path / "tokens"
     d3m(tmp_path / "else", "export", bundle, "--format", "a1111", "--output", tokens)
-    assert sorted(p.name for p in tokens.iterdir()) == [f"d3m-000{i}aa.safetensors" for i in range(3)] + ["tokens.json"]
+    assert sorted(p.name for p in tokens.iterdir()) == [
+        *(f"embedded-d3m-000{i}aa.safetensors" for i in range(3)), "tokens.json"
+    ]  # fmt: skip
     again = d3m(tmp_path / "else", "export", bundle, "--output", tokens, check=False)
     assert again.returncode != 0
     assert "--output" in again.stderr

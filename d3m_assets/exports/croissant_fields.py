@@ -12,9 +12,12 @@ def label_field(source: Source) -> Field:
     """The label of an image as its number, which the record set of classes gives a name."""
     import mlcroissant as mlc
 
-    classes = mlc.Source(field="classes/label")
     return mlc.Field(
-        id="images/label", name="label", data_types=[mlc.DataType.INTEGER], source=source, references=classes
+        id="images/label",
+        name="label",
+        description="Number of the class in the record set of classes.",
+        data_types=[mlc.DataType.INTEGER],
+        source=source,
     )
 
 

@@ -45,6 +45,11 @@ _SIZES = (
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
+def hub_id(name: str) -> bool:
+    """Whether a name reads like the id of a repository of the hub."""
+    return bool(_HUB_ID.fullmatch(name)) and not name.endswith((".safetensors", ".ckpt"))
+
+
 def licence_front_matter(bundle: Bundle) -> dict[str, str]:
     """The licence as the hub's front matter has it: one of its names, or ``other`` with the bundle's words."""
     licence = bundle.recipe.licence
@@ -57,7 +62,7 @@ def licence_front_matter(bundle: Bundle) -> dict[str, str]:
 def base_model_id(bundle: Bundle) -> str | None:
     """Hub id of the foundation model; None where it was not named by one."""
     name = bundle.recipe.foundation
-    return name if _HUB_ID.fullmatch(name) and not name.endswith((".safetensors", ".ckpt")) else None
+    return name if hub_id(name) else None
 
 
 def size_category(images: int) -> str:
@@ -86,7 +91,7 @@ def dataset_card(plan: ExportPlan, writer: FormatWriter, option: str) -> str:
         "task_categories": ["image-classification"],
         "size_categories": [size_category(total)],
         "annotations_creators": ["machine-generated"],
-        "source_datasets": [source if _HUB_ID.fullmatch(source) else "original"],
+        "source_datasets": [source if hub_id(source) else "original"],
         "tags": ["dataset-distillation", "synthetic", "d3m-assets"],
         **writer.front_matter(),
     }

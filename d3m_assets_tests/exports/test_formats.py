@@ -115,10 +115,7 @@ def test_croissant_validates_and_iterates(exported, pixels, tmp_path, monkeypatc
     seen = []
     for row in data.records("images"):
         image = row["images/image"]
-        if "images/label" in row:
-            name = names[row["images/label"]]
-        else:
-            name = row["images/class_name"].decode()
+        name = names[row["images/label"]] if "images/label" in row else row["images/class_name"].decode()
         seen.append((name, image.convert("L").tobytes()))
     assert sorted(seen) == sorted((name, image.tobytes()) for name, images in pixels.items() for image in images)
 
