@@ -348,11 +348,11 @@ def regenerate(
     if push is not None:
         check_repository(push)
     loaded, settings = from_pretrained(bundle), _settings(None, foundation, None, None, None, settings_)
-    model = _model_of(loaded, settings)
-    decoder = model.tiny_autoencoder if loaded.recipe.autoencoder else None
-    loaded.check_autoencoder(decoder)
     with shown_progress() as progress:
-        progress(ProgressEvent("regenerate", 0, 0, "loading the foundation model"))
+        progress(ProgressEvent("regenerate", 0, 0, "opening the foundation model"))
+        model = _model_of(loaded, settings)
+        decoder = model.tiny_autoencoder if loaded.recipe.autoencoder else None
+        loaded.check_autoencoder(decoder)
         count = write_images(
             loaded,
             load_foundation(model.files, settings.device),
@@ -639,7 +639,7 @@ def main() -> None:
         print("d3m: " + "\n".join(lines), file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print("d3m: stopped; what was finished is kept, and `d3m distill` goes on from there", file=sys.stderr)
+        print("d3m: stopped; what was finished is kept, and the same command goes on from there", file=sys.stderr)
         raise SystemExit(130) from None
 
 

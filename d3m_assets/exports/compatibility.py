@@ -46,7 +46,8 @@ def fits(bundle: Bundle) -> list[str]:
         )
     pooled = " and pooled_prompt_embeds=" if plan.width == 2048 else ""
     lines.append(
-        f"Its encoded prompts (d3m export --format prompt-embeds) are prompt_embeds={pooled} of any diffusers pipeline of that model."
+        f"Its encoded prompts (d3m export --format prompt-embeds) are prompt_embeds={pooled} of any diffusers pipeline of that "
+        "model."
     )
     lines.append(
         "Images from it are read by PyTorch's ImageFolder, Hugging Face datasets, webdataset and Croissant "
