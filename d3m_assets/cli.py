@@ -340,6 +340,10 @@ def regenerate(
 ) -> None:
     """Write the images of a bundle: all it needs is this package and the foundation model."""
     _offline()
+    from dataclasses import replace
+
+    from d3m_assets.compute.engine import open_workers
+    from d3m_assets.compute.settings import ComputeSettings
     from d3m_assets.exports.bundle_repository import from_pretrained
     from d3m_assets.exports.hub import check_repository, push_folder
     from d3m_assets.exports.images import regenerate as write_images
@@ -353,16 +357,19 @@ def regenerate(
         model = _model_of(loaded, settings)
         decoder = model.tiny_autoencoder if loaded.recipe.autoencoder else None
         loaded.check_autoencoder(decoder)
-        count = write_images(
-            loaded,
-            load_foundation(model.files, settings.device),
-            output,
-            per_class=per_class,
-            image_format=format_,
-            with_croissant=croissant,
-            progress=progress,
-            autoencoder=decoder,
-        )
+        with open_workers(ComputeSettings(), settings.device, settings.workers) as workers:
+            count = write_images(
+                loaded,
+                load_foundation(model.files, settings.device),
+                output,
+                per_class=per_class,
+                image_format=format_,
+                with_croissant=croissant,
+                progress=progress,
+                autoencoder=decoder,
+                workers=workers,
+                model=replace(model.reference, compile_unet=False),  # as this process does it
+            )
     print(f"{count} images of {len(loaded.classes)} classes in {output}")
     if push is not None:
         print(f"Uploaded to {push_folder(output, push, 'dataset')}; it is private unless it was public before.")

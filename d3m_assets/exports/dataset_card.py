@@ -91,7 +91,7 @@ def dataset_card(plan: ExportPlan, writer: FormatWriter, option: str) -> str:
         "task_categories": ["image-classification"],
         "size_categories": [size_category(total)],
         "annotations_creators": ["machine-generated"],
-        "source_datasets": [source if hub_id(source) else "original"],
+        "source_datasets": [source if hub_id(source) else "extended|other"],
         "tags": ["dataset-distillation", "synthetic", "d3m-assets"],
         **writer.front_matter(),
     }

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from d3m_assets import provenance
+from d3m_assets.compute.interface import WorkerPool
 from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.exports import croissant
 from d3m_assets.exports.dataset_card import dataset_card
@@ -20,6 +21,7 @@ from d3m_assets.terminal import printable
 
 if TYPE_CHECKING:
     from d3m_assets.foundation.loading import Foundation
+    from d3m_assets.foundation.model import ModelReference
     from d3m_assets.foundation.tiny_autoencoder import TinyAutoencoder
 
 __all__ = ["ImageFormat", "generate_class", "image_record", "regenerate"]
@@ -37,6 +39,8 @@ def regenerate(
     with_croissant: bool = False,
     progress: Progress = silent,
     autoencoder: TinyAutoencoder | None = None,
+    workers: WorkerPool | None = None,
+    model: ModelReference | None = None,
 ) -> int:
     """Write the images of a bundle into a folder; an export that was stopped goes on and ends with the same bytes.
 
@@ -55,6 +59,8 @@ def regenerate(
         with_croissant: Describe the files in ``croissant.json``.
         progress: Told of every image.
         autoencoder: The tiny autoencoder of the recipe, where it has one.
+        workers: Share the work where it takes a minute or more; None: this process does all of it.
+        model: What workers load the foundation model from; given with ``workers``.
 
     Returns:
         The number of images that are there.
@@ -69,7 +75,7 @@ def regenerate(
         croissant.check_installed()
     kind = FORMATS[image_format]
     decoder = None if autoencoder is None else load_tiny_autoencoder(autoencoder, foundation)
-    stream = ImageStream(bundle, foundation, per_class=per_class, autoencoder=decoder)
+    stream = ImageStream(bundle, foundation, per_class=per_class, autoencoder=decoder, workers=workers, model=model)
     plan = ExportPlan(bundle, stream.counts, foundation.files.image_size, per_class, precision_of(foundation))
     kind.check(plan)
     description = {

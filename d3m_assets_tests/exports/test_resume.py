@@ -88,6 +88,31 @@ def test_it_goes_on_from_any_image(made, foundation, undisturbed, tmp_path, imag
     assert files_of(tmp_path / "out") == files_of(undisturbed / image_format)
 
 
+def test_workers_make_the_same_files(made, foundation, undisturbed, tmp_path, monkeypatch):
+    from d3m_assets.compute.workers import Workers
+    from d3m_assets.exports import stream
+    from d3m_assets.foundation.model import ModelReference
+
+    monkeypatch.setattr(stream, "WORTH_WORKERS", 0)
+    here = []
+    monkeypatch.setattr(stream.ImageStream, "_generate_here", counted(stream.ImageStream._generate_here, here))
+    seen = []
+    with Workers(2) as workers:
+        options = {"workers": workers, "model": ModelReference(foundation.files, "cpu"), "progress": seen.append}
+        regenerate(made, foundation, tmp_path / "out", per_class=PER_CLASS, **options)
+    assert len(here) == 1  # this process generated the first chunk alone
+    assert [event.done for event in seen] == list(range(2 * PER_CLASS + 1))
+    assert files_of(tmp_path / "out") == files_of(undisturbed / "folder")
+
+
+def counted(function, calls):
+    def wrapped(*arguments):
+        calls.append(arguments)
+        return function(*arguments)
+
+    return wrapped
+
+
 def test_half_a_line_and_a_lost_image_are_made_anew(made, foundation, undisturbed, tmp_path):
     out = tmp_path / "out"
 
