@@ -31,7 +31,7 @@ def resident_kib() -> int:
 
 
 def main() -> None:
-    """Export a bundle; print after every image how many are done, the seconds since the model was there, and memory."""
+    """Export a bundle; print after every image how many are done, processor seconds since the model was there, and memory."""
     import time
 
     from d3m_assets.exports.images import regenerate
@@ -40,10 +40,10 @@ def main() -> None:
 
     path, output, image_format, per_class = sys.argv[1:]
     foundation = load_foundation(FoundationFiles("embedded", embedded_path()), "cpu")
-    begun = time.monotonic()
+    begun = time.process_time()
 
     def told(event):
-        print(event.done, f"{time.monotonic() - begun:.2f}", resident_kib(), flush=True)
+        print(event.done, f"{time.process_time() - begun:.2f}", resident_kib(), flush=True)
 
     regenerate(
         Bundle.load(path), foundation, Path(output), per_class=int(per_class), image_format=image_format, progress=told

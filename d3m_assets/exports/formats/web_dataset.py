@@ -76,7 +76,8 @@ class WebDatasetWriter(FormatWriter):
             member = tarfile.TarInfo(f"{key}.{suffix}")  # without time and owner, so that equal images give equal bytes
             member.size = len(data)
             self._archive.addfile(member, io.BytesIO(data))
-        self._archive.members.clear()  # which nothing needs, and which would grow with the shard
+        # Nothing needs the list of what was written, which would grow with the shard.
+        self._archive.members.clear()  # type: ignore[attr-defined]
         self._samples += 1
         if self._samples == self._most_samples or self._archive.offset >= MAX_SHARD_BYTES:
             self._close_shard()
