@@ -87,3 +87,13 @@ def test_a_class_called_like_a_file_of_the_folder_is_refused(foundation, words, 
     with pytest.raises(BundleError, match=r"readme\.md.*--format"):
         regenerate(made, foundation, tmp_path / "out", per_class=1)
     assert regenerate(made, foundation, tmp_path / "out", per_class=1, image_format="huggingface") == 2
+
+
+def test_classes_that_differ_by_case_are_refused_where_the_disk_ignores_it(foundation, words, tmp_path, monkeypatch):
+    from d3m_assets.exports.formats import image_folder
+
+    made = bundle(words, ["A", "b", "a"], foundation_fingerprint=foundation.files.fingerprint)
+    assert not image_folder.ignores_case(tmp_path)
+    monkeypatch.setattr(image_folder, "ignores_case", lambda folder: True)
+    with pytest.raises(BundleError, match=r"takes 'A' and 'a' for one name.*--format"):
+        regenerate(made, foundation, tmp_path / "out", per_class=1)

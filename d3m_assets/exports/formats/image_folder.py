@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from d3m_assets.errors import BundleError
 from d3m_assets.exports.croissant_fields import class_name_field
-from d3m_assets.exports.export_folder import part_of, write_whole
+from d3m_assets.exports.export_folder import STATE, part_of, write_whole
 from d3m_assets.exports.formats.writer import COMMON, CroissantParts, ExportPlan, FormatWriter
 from d3m_assets.exports.image_record import METADATA, image_name
 from d3m_assets.exports.stream import GeneratedImage
@@ -33,6 +34,11 @@ _FEATURES = (
 """Columns of ``metadata.jsonl`` behind ``file_name``, and their types."""
 
 
+def ignores_case(folder: Path) -> bool:
+    """Whether the file system of an export's folder takes ``a`` and ``A`` for the same name."""
+    return (folder / STATE.upper()).exists()
+
+
 class ImageFolderWriter(FormatWriter):
     """Writes a PNG file an image; lines of the metadata follow their images, so a line stands for an image that is there."""
 
@@ -48,7 +54,7 @@ class ImageFolderWriter(FormatWriter):
         """Refuse a class whose folder would be a file of the export."""
         reserved = COMMON | {METADATA}
         for name in plan.class_names:
-            # On some file systems names differ by more than case or not at all.
+            # Some file systems ignore case.
             if name.casefold() in {r.casefold() for r in reserved}:
                 raise BundleError(
                     f"a class is called {name!r}, as a file that an image folder needs; choose another format with "
@@ -63,7 +69,18 @@ class ImageFolderWriter(FormatWriter):
         return len(path.parts) == 2 and path.parts[0] in plan.class_names and bool(_IMAGE.fullmatch(path.name))
 
     def resume(self) -> int:
-        """Count the lines whose images are there, and cut off what follows them."""
+        """Count the lines whose images are there, and cut off what follows them.
+
+        Raises:
+            BundleError: Two classes would be one folder on this disk.
+        """
+        folded = Counter(name.casefold() for name in self.plan.class_names)
+        twins = sorted((n for n in self.plan.class_names if folded[n.casefold()] > 1), key=str.casefold)
+        if twins and ignores_case(self.folder):
+            raise BundleError(
+                f"{self.folder} is on a disk that takes {twins[0]!r} and {twins[1]!r} for one name; choose another format with "
+                "--format huggingface or webdataset, or another disk"
+            )
         if (self.folder / METADATA).is_file():
             return self.plan.total
         done = size = 0
