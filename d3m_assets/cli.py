@@ -300,7 +300,9 @@ def metrics(
         _show_metrics(pipeline)
 
 
-BundleArgument = Annotated[Path, typer.Argument(help="A bundle file (bundle-….safetensors).")]
+BundleArgument = Annotated[
+    Path, typer.Argument(help="A bundle file (bundle-….safetensors), a bundle repository's folder, or its hub id.")
+]
 
 
 def _model_of(loaded: Bundle, settings: Settings) -> Model:
@@ -316,36 +318,63 @@ def _model_of(loaded: Bundle, settings: Settings) -> Model:
 @app.command()
 def regenerate(
     bundle: BundleArgument,
-    output: Annotated[Path, typer.Option(help="Folder to write; must be new or empty.")],
+    output: Annotated[
+        Path, typer.Option(help="Folder to write; new, empty, or one in which the same export was stopped: it goes on.")
+    ],
     per_class: Annotated[
         int | None,
         typer.Option(
             min=1, help="Images of each class; more than are selected: fresh ones follow. Default: the training set."
         ),
     ] = None,
+    format_: Annotated[
+        Literal["folder", "huggingface", "webdataset"],
+        typer.Option("--format", help="Folder of PNG files, parquet shards for Hugging Face datasets, or tar shards."),
+    ] = "folder",
+    croissant: Annotated[
+        bool, typer.Option("--croissant", help="Also write croissant.json (needs the extra 'croissant').")
+    ] = False,
+    push: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Upload the folder to this dataset repository of the hub.")
+    ] = None,
     foundation: FoundationOption = None,
     settings_: Set = None,
 ) -> None:
-    """Write an image folder from a bundle: all it needs is this package and the foundation model."""
+    """Write the images of a bundle: all it needs is this package and the foundation model."""
     _offline()
-    from d3m_assets.distillation.bundle import Bundle
+    from dataclasses import replace
+
+    from d3m_assets.compute.engine import open_workers
+    from d3m_assets.compute.settings import ComputeSettings
+    from d3m_assets.exports.bundle_repository import from_pretrained
+    from d3m_assets.exports.hub import check_repository, push_folder
     from d3m_assets.exports.images import regenerate as write_images
     from d3m_assets.foundation.loading import load_foundation
 
-    loaded, settings = Bundle.load(bundle), _settings(None, foundation, None, None, None, settings_)
-    model = _model_of(loaded, settings)
-    decoder = model.tiny_autoencoder if loaded.recipe.autoencoder else None
-    loaded.check_autoencoder(decoder)
+    if push is not None:
+        check_repository(push)
+    loaded, settings = from_pretrained(bundle), _settings(None, foundation, None, None, None, settings_)
     with shown_progress() as progress:
-        count = write_images(
-            loaded,
-            load_foundation(model.files, settings.device),
-            output,
-            per_class=per_class,
-            on_class=lambda name, done, total: progress(ProgressEvent("regenerate", done, total, f"class {name}")),
-            autoencoder=decoder,
-        )
+        progress(ProgressEvent("regenerate", 0, 0, "opening the foundation model"))
+        model = _model_of(loaded, settings)
+        decoder = model.tiny_autoencoder if loaded.recipe.autoencoder else None
+        loaded.check_autoencoder(decoder)
+        with open_workers(ComputeSettings(), settings.device, settings.workers) as workers:
+            count = write_images(
+                loaded,
+                load_foundation(model.files, settings.device),
+                output,
+                per_class=per_class,
+                image_format=format_,
+                with_croissant=croissant,
+                progress=progress,
+                autoencoder=decoder,
+                workers=workers,
+                model=replace(model.reference, compile_unet=False),  # as this process does it
+            )
     print(f"{count} images of {len(loaded.classes)} classes in {output}")
+    if push is not None:
+        print(f"Uploaded to {push_folder(output, push, 'dataset')}; it is private unless it was public before.")
 
 
 @app.command()
@@ -443,21 +472,47 @@ def export(
     bundle: BundleArgument,
     output: Annotated[Path, typer.Option(help="Folder to write; must be new or empty.")],
     format_: Annotated[
-        Literal["diffusers", "a1111", "concept"],
-        typer.Option("--format", help="For diffusers, AUTOMATIC1111 and ComfyUI, or as the sd-concepts-library."),
+        Literal["diffusers", "a1111", "concept", "prompt-embeds", "bundle-repository"],
+        typer.Option(
+            "--format",
+            help="Tokens for diffusers, for AUTOMATIC1111 and ComfyUI, or as the sd-concepts-library; encoded prompts for any "
+            "diffusers pipeline of the model; or the bundle with a model card, as a repository of the hub.",
+        ),
     ] = "diffusers",
+    push: Annotated[
+        str | None,
+        typer.Option(metavar="OWNER/NAME", help="Upload a bundle-repository to this model repository of the hub."),
+    ] = None,
     foundation: FoundationOption = None,
     settings_: Set = None,
 ) -> None:
-    """Write a bundle's learned tokens as textual-inversion files for other programs."""
+    """Write what a bundle has learned in the form of other programs; images are written by `d3m regenerate`."""
     _offline()
-    from d3m_assets.distillation.bundle import Bundle
+    from d3m_assets.exports.bundle_repository import from_pretrained, save_pretrained
+    from d3m_assets.exports.hub import check_repository, push_folder
+
+    if push is not None:
+        check_repository(push)
+        if format_ != "bundle-repository":
+            raise SettingsError(f"--push uploads a bundle-repository, not {format_}; add --format bundle-repository")
+    loaded = from_pretrained(bundle)
+    if format_ == "bundle-repository":
+        print(f"{save_pretrained(loaded, output)}, with a model card beside it")
+        if push is not None:
+            print(f"Uploaded to {push_folder(output, push, 'model')}; it is private unless it was public before.")
+        return
+    from d3m_assets.exports.prompt_embeds import LIST, export_prompt_embeds
     from d3m_assets.exports.tokens import export_tokens
     from d3m_assets.foundation.loading import load_foundation
 
-    loaded = Bundle.load(bundle)
     model = _model_of(loaded, _settings(None, foundation, None, None, None, settings_))
-    exported = export_tokens(loaded, load_foundation(model.files, "cpu").layout, output, format_)
+    model_on_cpu = load_foundation(model.files, "cpu")
+    if format_ == "prompt-embeds":
+        with shown_progress() as progress:
+            paths = export_prompt_embeds(loaded, model_on_cpu, output, progress)
+        print(f"Encoded prompts of {len(paths)} classes in {output}; {LIST} lists them")
+        return
+    exported = export_tokens(loaded, model_on_cpu.layout, output, format_)
     print(
         f"{len(exported)} tokens of {len(loaded.classes)} classes in {output}; tokens.json lists them with their prompts"
     )
@@ -465,18 +520,20 @@ def export(
 
 @app.command()
 def inspect(bundle: BundleArgument, as_json: AsJson = False) -> None:
-    """Print the recipe and the ledger of a bundle."""
+    """Print the recipe and the ledger of a bundle, and what it can be used with."""
     from dataclasses import asdict
 
-    from d3m_assets.distillation.bundle import Bundle
+    from d3m_assets.exports.bundle_repository import from_pretrained
+    from d3m_assets.exports.compatibility import fits
 
-    loaded = Bundle.load(bundle)
+    loaded = from_pretrained(bundle)
     ledger = loaded.ledger()
     if as_json:
         classes = [{"class_id": c.prompts.class_id, "class_name": c.prompts.class_name, "prompts": c.plan.prompts,
                     "vectors": c.plan.vectors, "bytes": c.payload, "images": loaded.training_images(c)}
                    for c in loaded.classes]  # fmt: skip
-        facts = {"recipe": asdict(loaded.recipe), "classes": classes, "ledger": ledger.to_dict("records")}
+        facts = {"recipe": asdict(loaded.recipe), "classes": classes, "ledger": ledger.to_dict("records"),
+                 "fits": fits(loaded)}  # fmt: skip
         print(json.dumps(facts, indent=1, ensure_ascii=False))
         return
     for name, value in asdict(loaded.recipe).items():
@@ -495,6 +552,9 @@ def inspect(bundle: BundleArgument, as_json: AsJson = False) -> None:
         print(f"{'samples of a class':24} {images} of {loaded.recipe.candidates} by {loaded.recipe.criterion}")
     print("\nLedger, bytes of all classes together\n")
     print(ledger.to_string(index=False))
+    print("\nFits\n")
+    for line in fits(loaded):
+        print(f"- {printable(line, 1000)}")
 
 
 @foundation_app.command("train")

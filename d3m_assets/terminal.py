@@ -61,19 +61,22 @@ def _escape(character: str) -> str:
 
 @contextmanager
 def shown_progress() -> Iterator[Progress]:
-    """A bar a stage with time left on a terminal; a line every ten seconds elsewhere."""
+    """A bar a stage with time left on a terminal; elsewhere a line when a stage begins, when it moves, and every ten seconds."""
     from rich.console import Console
     from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        last: dict[str, float] = {}
+        last = 0.0
+        known: set[tuple[str, bool]] = set()
 
         def line(event: ProgressEvent) -> None:
+            nonlocal last
             now = time.monotonic()
-            if now - last.get("", 0) > 10 or event.stage not in last:
-                last[""] = last[event.stage] = now
+            if now - last > 10 or (event.stage, event.done > 0) not in known:
+                last = now
+                known.add((event.stage, event.done > 0))
                 share = f"{100 * event.done / event.total:3.0f} %" if event.total else ""
                 print(f"{event.stage:24} {share:6} {printable(event.detail)}", file=sys.stderr, flush=True)
 

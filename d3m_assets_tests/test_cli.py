@@ -87,6 +87,7 @@ def test_distill_status_metrics_inspect_regenerate(tmp_path, image_folder):
     bundle = next((store_of(home) / "distilled_bundle" / "budget=ipc-1").glob("*.safetensors"))
     facts = json.loads(d3m(tmp_path / "else", "inspect", bundle, "--json").stdout)
     assert [c["class_name"] for c in facts["classes"]] == ["0", "1", "7"]
+    assert "'embedded' (fingerprint" in facts["fits"][0]
     out = tmp_path / "regenerated"
     d3m(tmp_path / "else", "regenerate", bundle, "--per-class", "3", "--output", out)
     loaded = Bundle.load(bundle)
@@ -96,9 +97,19 @@ def test_distill_status_metrics_inspect_regenerate(tmp_path, image_folder):
     ]
     assert [c["images"] for c in facts["classes"]] == [5, 5, 5]
     pool = pd.read_parquet(next((store_of(home) / "synthetic_pool" / "budget=ipc-1" / "class=7").glob("pool*.parquet")))
+    stopped = d3m(tmp_path / "else", "regenerate", bundle, "--per-class", "4", "--output", out, check=False)
+    assert stopped.returncode == 1
+    assert "holds another export, complete: images is 9 there and 12 here" in stopped.stderr
+    repository = tmp_path / "repository"
+    d3m(tmp_path / "else", "export", bundle, "--format", "bundle-repository", "--output", repository)
+    assert "\nFits\n" in d3m(tmp_path / "else", "inspect", repository).stdout
+    d3m(tmp_path / "else", "export", repository, "--format", "prompt-embeds", "--output", tmp_path / "embeds")
+    assert (tmp_path / "embeds" / "prompt_embeds.json").is_file()
     tokens = tmp_path / "tokens"
     d3m(tmp_path / "else", "export", bundle, "--format", "a1111", "--output", tokens)
-    assert sorted(p.name for p in tokens.iterdir()) == [f"d3m-000{i}aa.safetensors" for i in range(3)] + ["tokens.json"]
+    assert sorted(p.name for p in tokens.iterdir()) == [
+        *(f"embedded-d3m-000{i}aa.safetensors" for i in range(3)), "tokens.json"
+    ]  # fmt: skip
     again = d3m(tmp_path / "else", "export", bundle, "--output", tokens, check=False)
     assert again.returncode != 0
     assert "--output" in again.stderr

@@ -32,6 +32,14 @@ def test_progress_shows_a_name_without_what_steers(capsys):
     assert shown.replace("\n", "").isprintable()
 
 
+def test_a_line_comes_when_a_stage_begins_and_when_it_moves(capsys):
+    with shown_progress() as progress:
+        for done in (0, 0, 1, 2, 3):
+            progress(ProgressEvent("regenerate", done, 1_000_000, f"image {done}"))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[-1] for line in lines] == ["0", "1"]
+
+
 @pytest.mark.parametrize("broken", [1, 2])
 def test_names_of_classes_and_files_are_shown_without_what_steers(tmp_path, image_folder, monkeypatch, capsys, broken):
     folder = image_folder(("a", "b", "c"))

@@ -1,27 +1,32 @@
-"""An image folder, ``<class>/00000.png``, generated from a bundle."""
+"""Labelled images from a bundle, in one of the formats of :mod:`d3m_assets.exports.formats`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from d3m_assets import provenance
-from d3m_assets.compute.devices import one_thread
-from d3m_assets.datasets.images import encode_png
-from d3m_assets.distillation.bundle import Bundle, DistilledClass
-from d3m_assets.distillation.generation import Sample, generate
-from d3m_assets.distillation.prompts import ClassPrompts
-from d3m_assets.errors import BundleError
-from d3m_assets.exports.image_record import KEY, METADATA, ImageRecord, image_name, precision_of
+from d3m_assets.compute.interface import WorkerPool
+from d3m_assets.distillation.bundle import Bundle
+from d3m_assets.exports import croissant
+from d3m_assets.exports.dataset_card import dataset_card
+from d3m_assets.exports.export_folder import open_export, write_whole
+from d3m_assets.exports.formats import FORMATS
+from d3m_assets.exports.formats.writer import CARD, CROISSANT, ExportPlan
+from d3m_assets.exports.image_record import precision_of
+from d3m_assets.exports.stream import ImageStream, generate_class, image_record
 from d3m_assets.foundation.tiny_autoencoder import load_tiny_autoencoder
+from d3m_assets.progress import Progress, ProgressEvent, silent
+from d3m_assets.terminal import printable
 
 if TYPE_CHECKING:
-    import numpy as np
-    from diffusers import AutoencoderTiny
-
     from d3m_assets.foundation.loading import Foundation
+    from d3m_assets.foundation.model import ModelReference
     from d3m_assets.foundation.tiny_autoencoder import TinyAutoencoder
+
+__all__ = ["ImageFormat", "generate_class", "image_record", "regenerate"]
+
+ImageFormat = Literal["folder", "huggingface", "webdataset"]
 
 
 def regenerate(
@@ -30,109 +35,71 @@ def regenerate(
     output: Path,
     *,
     per_class: int | None = None,
-    on_class: Callable[[str, int, int], None] = lambda name, done, total: None,
+    image_format: ImageFormat = "folder",
+    with_croissant: bool = False,
+    progress: Progress = silent,
     autoencoder: TinyAutoencoder | None = None,
+    workers: WorkerPool | None = None,
+    model: ModelReference | None = None,
 ) -> int:
-    """Write an image folder ``output/<class>/00000.png`` from a bundle.
+    """Write the images of a bundle into a folder; an export that was stopped goes on and ends with the same bytes.
 
-    Every image carries where it comes from in a text chunk, which leaves its pixels alone, and ``metadata.jsonl`` says the
-    same of all of them in the layout of Hugging Face's ImageFolder. The samples that the bundle selects come first, in
-    their order and under their numbers, then fresh ones, which are marked as not selected.
+    Every image carries where it comes from in a text chunk, which leaves its pixels alone. The samples that the bundle
+    selects come first, in their order and under their numbers, then fresh ones, which are marked as not selected.
 
     Args:
         bundle: The distilled dataset.
         foundation: The model it was made for.
-        output: The folder; must be empty or not exist, so that nothing of the user's is lost or mixed in.
+        output: The folder; must be empty, not exist, or hold the same export, complete or not, so that nothing of the
+            user's is lost or mixed in.
         per_class: Images of each class; None: those that the bundle selects, and without a selection as many as the training
             set has.
-        on_class: Told of every finished class: name, how many are done, how many there are.
+        image_format: "folder": ``<class>/00000.png`` and ``metadata.jsonl``. "huggingface": parquet shards of a Hugging Face
+            dataset repository. "webdataset": tar shards.
+        with_croissant: Describe the files in ``croissant.json``.
+        progress: Told of every image.
         autoencoder: The tiny autoencoder of the recipe, where it has one.
+        workers: Share the work where it takes a minute or more; None: this process does all of it.
+        model: What workers load the foundation model from; given with ``workers``.
 
     Returns:
-        The number of images written.
+        The number of images that are there.
 
     Raises:
-        BundleError: Another foundation model or autoencoder, or a folder with files in it.
+        BundleError: Another foundation model or autoencoder, a folder with anything else in it, a class that the format
+            cannot hold, or mlcroissant is needed and not installed.
     """
     bundle.check_foundation(foundation.files.fingerprint, foundation.files.name)
     bundle.check_autoencoder(autoencoder)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise BundleError(f"{output} exists and is not empty; name another folder with --output, or empty it")
+    if with_croissant:
+        croissant.check_installed()
+    kind = FORMATS[image_format]
     decoder = None if autoencoder is None else load_tiny_autoencoder(autoencoder, foundation)
-    output.mkdir(parents=True, exist_ok=True)
-    written = 0
-    with (output / METADATA).open("w", encoding="utf-8") as metadata:
-        for done, c in enumerate(bundle.classes, start=1):
-            selected = bundle.selected(c)
-            numbers = bundle.samples(c, per_class or bundle.training_images(c))
-            images, samples = generate_class(bundle, c, foundation, len(numbers), indices=numbers, autoencoder=decoder)
-            written += len(numbers)
-            fresh = frozenset() if selected is None else frozenset(numbers.tolist()) - frozenset(selected.tolist())
-            folder = output / c.prompts.class_name
-            folder.mkdir(parents=True)
-            for image, sample in zip(images, samples, strict=True):
-                record = image_record(bundle, foundation, c.prompts, sample, selected=sample.index not in fresh)
-                name = image_name(sample.index)
-                (folder / name).write_bytes(encode_png(image, {KEY: record.to_text()}))
-                metadata.write(record.to_row(f"{c.prompts.class_name}/{name}"))
-            on_class(c.prompts.class_name, done, len(bundle.classes))
-    return written
-
-
-def image_record(
-    bundle: Bundle, foundation: Foundation, prompts: ClassPrompts, sample: Sample, *, selected: bool = True
-) -> ImageRecord:
-    """What an image that was generated from a bundle says of itself."""
-    return ImageRecord(
-        bundle=bundle.sha256,
-        class_id=prompts.class_id,
-        class_name=prompts.class_name,
-        index=sample.index,
-        prompt_index=sample.prompt_index,
-        prompt=sample.prompt,
-        seed=sample.seed,
-        foundation=bundle.recipe.foundation_fingerprint,
-        precision=precision_of(foundation),
-        versions=provenance.versions(),
-        selected=selected,
-    )
-
-
-def generate_class(
-    bundle: Bundle,
-    distilled: DistilledClass,
-    foundation: Foundation,
-    count: int,
-    *,
-    first: int = 0,
-    indices: Sequence[int] | np.ndarray | None = None,
-    autoencoder: AutoencoderTiny | None = None,
-) -> tuple[np.ndarray, list[Sample]]:
-    """Generate images of a class as its pool was: the same pixels on the same kind of device.
-
-    Args:
-        bundle: The distilled dataset.
-        distilled: One of its classes.
-        foundation: The model it was made for.
-        count: How many images.
-        first: Number of the first one.
-        indices: Rising numbers of ``count`` images, in place of those from ``first`` on.
-        autoencoder: The tiny autoencoder of the recipe, where it has one.
-
-    Returns:
-        uint8 ``[count, H, W, channels]``, and where each image came from.
-    """
-    with one_thread():  # the number of threads decides how sums round
-        return generate(
-            foundation,
-            distilled.prompts,
-            bundle.generation_settings(),
-            bundle.recipe.seed,
-            count=count,
-            first=first,
-            indices=None if indices is None else [int(k) for k in indices],
-            vectors=distilled.vectors,
-            plan=distilled.plan,
-            channels=bundle.recipe.channels,
-            autoencoder=autoencoder,
-        )
+    stream = ImageStream(bundle, foundation, per_class=per_class, autoencoder=decoder, workers=workers, model=model)
+    plan = ExportPlan(bundle, stream.counts, foundation.files.image_size, per_class, precision_of(foundation))
+    kind.check(plan)
+    description = {
+        "bundle": bundle.sha256,
+        "format": image_format,
+        "images": plan.total,
+        "per_class": per_class,
+        "croissant": with_croissant,
+        "precision": plan.precision,
+        "versions": provenance.versions(),
+    }
+    with open_export(output, description, lambda path: kind.owns(path, plan)) as folder:
+        if folder.complete:
+            return plan.total
+        writer = kind(output, plan)
+        done = writer.resume()
+        progress(ProgressEvent("regenerate", done, plan.total, f"{done:,} of {plan.total:,} images were there"))
+        for image in stream.images(done):
+            writer.write(image)
+            done += 1
+            detail = f"image {done:,} of {plan.total:,}, class {printable(image.record.class_name)}"
+            progress(ProgressEvent("regenerate", done, plan.total, detail))
+        writer.finish()
+        if with_croissant:
+            write_whole(output / CROISSANT, croissant.describe(output, plan, writer))
+        write_whole(output / CARD, dataset_card(plan, writer, image_format).encode())
+    return plan.total

@@ -17,6 +17,7 @@ import numpy as np
 from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.distillation.vectors import from_stored
 from d3m_assets.errors import BundleError
+from d3m_assets.exports.compatibility import model_slug
 from d3m_assets.foundation.vector_layout import VectorLayout
 
 TokenFormat = Literal["diffusers", "a1111", "concept"]
@@ -30,8 +31,8 @@ class ExportedToken:
 
     Attributes:
         class_name: The class that it generates.
-        token: What stands for its vectors in a prompt.
-        prompt: The prompt it was learned for.
+        token: What stands for its vectors in a prompt of diffusers.
+        prompt: The prompt it was learned for, as the program takes it.
         path: The file.
     """
 
@@ -49,10 +50,10 @@ def export_tokens(bundle: Bundle, layout: VectorLayout, output: Path, kind: Toke
         layout: Of a learned vector of its foundation model (``Foundation.layout``): the bundle holds directions, the
             layout says at which norms and for which text encoders.
         output: Folder to write; must be new or empty.
-        kind: "diffusers" for ``load_textual_inversion``: ``<token>.safetensors`` with one tensor ``[vectors, D]`` named
-            by the token. "a1111" for AUTOMATIC1111's web UI and ComfyUI: the tensor is named ``emb_params`` and the file
-            by the token without its brackets, which is how these programs name it. "concept" for the layout of the
-            Hugging Face sd-concepts-library: a folder for each token with ``learned_embeds.safetensors``,
+        kind: "diffusers" for ``load_textual_inversion``: ``<base model>-<token>.safetensors`` with one tensor
+            ``[vectors, D]`` named by the token. "a1111" for AUTOMATIC1111's web UI and ComfyUI: the tensor is named
+            ``emb_params``, and the name of the file is what stands for it in prompts of these programs. "concept" for the
+            layout of the Hugging Face sd-concepts-library: a folder for each token with ``learned_embeds.safetensors``,
             ``token_identifier.txt``, ``type_of_concept.txt`` and a model card.
 
             For SDXL every format holds two tensors, ``clip_l`` and ``clip_g``; diffusers loads each with a call of its own
@@ -74,12 +75,15 @@ def export_tokens(bundle: Bundle, layout: VectorLayout, output: Path, kind: Toke
         rows = from_stored(learned.vectors, layout)
         for prompt, vectors in enumerate(rows):
             token = bundle.token_of(index, prompt)
-            path = _path(output, token, kind)
+            path = _path(output, f"{model_slug(bundle)}-{token.strip('<>')}", kind)
             path.parent.mkdir(exist_ok=True)
             parts = np.split(vectors, np.cumsum(layout.widths)[:-1], axis=-1)
             names = SDXL_PARTS if len(parts) > 1 else ("emb_params" if kind == "a1111" else token,)
             save_file({n: np.ascontiguousarray(p) for n, p in zip(names, parts, strict=True)}, path)
-            made = ExportedToken(learned.prompts.class_name, token, learned.prompts.learned(prompt), path)
+            text = learned.prompts.learned(prompt)
+            if kind == "a1111":
+                text = text.replace(token, path.stem)
+            made = ExportedToken(learned.prompts.class_name, token, text, path)
             if kind == "concept":
                 _write_concept(bundle, made, len(vectors), names)
             exported.append(made)
@@ -91,9 +95,8 @@ def export_tokens(bundle: Bundle, layout: VectorLayout, output: Path, kind: Toke
     return exported
 
 
-def _path(output: Path, token: str, kind: TokenFormat) -> Path:
-    bare = token.strip("<>")
-    return output / bare / "learned_embeds.safetensors" if kind == "concept" else output / f"{bare}.safetensors"
+def _path(output: Path, name: str, kind: TokenFormat) -> Path:
+    return output / name / "learned_embeds.safetensors" if kind == "concept" else output / f"{name}.safetensors"
 
 
 def _write_concept(bundle: Bundle, token: ExportedToken, vectors: int, tensors: tuple[str, ...]) -> None:

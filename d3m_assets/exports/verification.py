@@ -29,8 +29,9 @@ import numpy as np
 from d3m_assets.datasets.images import decode_png
 from d3m_assets.distillation.bundle import Bundle, DistilledClass
 from d3m_assets.errors import BundleError
+from d3m_assets.exports.formats.writer import COMMON
 from d3m_assets.exports.image_record import METADATA, ImageRecord, image_name, precision_of, read_record
-from d3m_assets.exports.images import generate_class
+from d3m_assets.exports.stream import generate_class
 from d3m_assets.foundation.tiny_autoencoder import load_tiny_autoencoder
 from d3m_assets.progress import Progress, ProgressEvent, silent
 from d3m_assets.terminal import printable
@@ -180,7 +181,7 @@ class FolderImages:
     def strangers(self, class_names: Sequence[str]) -> list[str]:
         """Files and folders that are no image of a class; hidden ones are passed over."""
         own = set(class_names)
-        found = [p for p in self.folder.iterdir() if p.name not in own | {METADATA}]
+        found = [p for p in self.folder.iterdir() if p.name not in own | COMMON | {METADATA}]
         for name in own:
             folder = self.folder / name
             found += [p for p in folder.glob("*") if not re.fullmatch(r"\d{5,12}\.png", p.name)]

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,14 +15,10 @@ def test_regenerate_writes_what_generate_gives(foundation, words, tmp_path):
     made = bundle(words, foundation_fingerprint=foundation.files.fingerprint)
     seen = []
     count = regenerate(
-        Bundle.from_bytes(made.to_bytes()),
-        foundation,
-        tmp_path / "out",
-        per_class=3,
-        on_class=lambda *a: seen.append(a),
+        Bundle.from_bytes(made.to_bytes()), foundation, tmp_path / "out", per_class=3, progress=seen.append
     )
     assert count == 6
-    assert seen == [("3", 1, 2), ("7", 2, 2)]
+    assert [(event.done, event.total) for event in seen] == [(k, 6) for k in range(7)]
     c = made.classes[1]
     generated, _ = generate(
         foundation, c.prompts, made.generation_settings(), 0, count=3, vectors=c.vectors, plan=c.plan, channels=1
@@ -40,3 +38,62 @@ def test_regenerate_refuses_another_model_and_a_used_folder(foundation, words, t
     with pytest.raises(BundleError, match="not empty"):
         regenerate(right, foundation, mine, per_class=1)
     assert (mine / "thesis.txt").read_text() == "keep"
+
+
+@pytest.mark.parametrize("image_format", ["folder", "huggingface", "webdataset"])
+def test_a_complete_export_is_left_alone_and_any_other_refused(foundation, words, tmp_path, image_format):
+    made = bundle(words, foundation_fingerprint=foundation.files.fingerprint)
+    out = tmp_path / "out"
+    regenerate(made, foundation, out, per_class=2, image_format=image_format)
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    assert regenerate(made, foundation, out, per_class=2, image_format=image_format) == 4
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
+    other = bundle(words, seed=1, foundation_fingerprint=foundation.files.fingerprint)
+    for changed, options, message in (
+        (made, {"per_class": 3}, r"holds another export, complete: images is 4 there and 6 here.*--output"),
+        (other, {"per_class": 2}, f"bundle is {made.sha256} there and {other.sha256} here"),
+    ):
+        with pytest.raises(BundleError, match=message):
+            regenerate(changed, foundation, out, image_format=image_format, **options)
+    with pytest.raises(BundleError, match=r"holds another export.*format"):
+        another = "folder" if image_format != "folder" else "webdataset"
+        regenerate(made, foundation, out, per_class=2, image_format=another)
+    (out / "thesis.txt").write_text("keep")
+    with pytest.raises(BundleError, match=r"thesis\.txt, which the export"):
+        regenerate(made, foundation, out, per_class=2, image_format=image_format)
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.name != "thesis.txt"}.keys() == before.keys()
+
+
+def test_two_processes_do_not_write_into_one_folder(foundation, words, tmp_path):
+    from filelock import FileLock
+
+    made = bundle(words, foundation_fingerprint=foundation.files.fingerprint)
+    out = tmp_path / "out"
+    out.mkdir()
+    with FileLock(out / ".d3m-export.lock"), pytest.raises(BundleError, match="another process"):
+        regenerate(made, foundation, out, per_class=1)
+
+
+def test_a_damaged_state_is_told(foundation, words, tmp_path):
+    made = bundle(words, foundation_fingerprint=foundation.files.fingerprint)
+    for content in ("", "[]", json.dumps({"format": "d3m-export-9", "export": {}, "complete": True})):
+        (tmp_path / ".d3m-export.json").write_text(content)
+        with pytest.raises(BundleError, match=r"\.d3m-export\.json cannot be used"):
+            regenerate(made, foundation, tmp_path, per_class=1)
+
+
+def test_a_class_called_like_a_file_of_the_folder_is_refused(foundation, words, tmp_path):
+    made = bundle(words, ["readme.md", "7"], foundation_fingerprint=foundation.files.fingerprint)
+    with pytest.raises(BundleError, match=r"readme\.md.*--format"):
+        regenerate(made, foundation, tmp_path / "out", per_class=1)
+    assert regenerate(made, foundation, tmp_path / "out", per_class=1, image_format="huggingface") == 2
+
+
+def test_classes_that_differ_by_case_are_refused_where_the_disk_ignores_it(foundation, words, tmp_path, monkeypatch):
+    from d3m_assets.exports.formats import image_folder
+
+    made = bundle(words, ["A", "b", "a"], foundation_fingerprint=foundation.files.fingerprint)
+    assert not image_folder.ignores_case(tmp_path)
+    monkeypatch.setattr(image_folder, "ignores_case", lambda folder: True)
+    with pytest.raises(BundleError, match=r"takes 'A' and 'a' for one name.*--format"):
+        regenerate(made, foundation, tmp_path / "out", per_class=1)

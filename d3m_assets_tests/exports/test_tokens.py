@@ -55,7 +55,8 @@ def test_diffusers_loads_what_was_exported(made, foundation, pipeline, tmp_path,
 def test_other_programs_find_one_tensor_under_the_name_they_look_for(made, tmp_path):
     exported = export_tokens(made, LAYOUT, tmp_path, "a1111")
     for token in exported:
-        assert token.path.name == f"{token.token.strip('<>')}.safetensors"
+        assert token.path.name == f"embedded-{token.token.strip('<>')}.safetensors"
+        assert token.path.stem in token.prompt and token.token not in token.prompt
         assert list(load_file(token.path)) == ["emb_params"]
     names = [t.path.stem for t in exported]
     assert len({n.casefold() for n in names}) == len(names)
@@ -64,7 +65,7 @@ def test_other_programs_find_one_tensor_under_the_name_they_look_for(made, tmp_p
 
 def test_a_concept_says_what_it_is(made, tmp_path):
     export_tokens(made, LAYOUT, tmp_path, "concept")
-    folder = tmp_path / "d3m-0001ab"
+    folder = tmp_path / "embedded-d3m-0001ab"
     assert (folder / "token_identifier.txt").read_text() == "<d3m-0001ab>"
     card = (folder / "README.md").read_text()
     assert "class 7 of digits" in card

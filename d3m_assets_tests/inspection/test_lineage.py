@@ -137,7 +137,7 @@ def test_imported_vectors_say_that_they_were_imported(finished, foundation, tmp_
     )
     pipeline.context.close()
     sections = lineage_of_pool_row(AtHand.of(pipeline.store), "ipc-3", "7", 1).sections
-    assert "d3m-0002ab.safetensors" in sections["vectors"]["training"]["imported from"]
+    assert "embedded-d3m-0002ab.safetensors" in sections["vectors"]["training"]["imported from"]
     assert sections["real images"]["learned from"] == "not known: the vectors were imported"
     assert set(pipeline.preview(POOL)["lineage"]["learned from real images"]) == {"not recorded"}
 

@@ -1,0 +1,265 @@
+"""The images of a bundle as a stream: generated chunk after chunk, so that memory stays flat however many are asked for.
+
+An image has a *position* in the stream: classes in the bundle's order, within a class its samples in the order of
+:meth:`Bundle.samples <d3m_assets.distillation.bundle.Bundle.samples>`. A stream can begin at any position, and gives the
+same pixels there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from d3m_assets import provenance
+from d3m_assets.compute.devices import one_thread
+from d3m_assets.compute.interface import WorkerPool
+from d3m_assets.datasets.images import encode_png
+from d3m_assets.distillation.bundle import Bundle, DistilledClass
+from d3m_assets.distillation.generation import Sample, generate
+from d3m_assets.distillation.prompts import ClassPrompts
+from d3m_assets.errors import D3MError
+from d3m_assets.exports.image_record import KEY, ImageRecord, precision_of
+from d3m_assets.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderTiny
+
+    from d3m_assets.foundation.loading import Foundation
+    from d3m_assets.foundation.model import ModelReference
+
+WORTH_WORKERS = 60.0
+"""Seconds of work that are left from which on workers are started."""
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """One image of a stream.
+
+    Attributes:
+        position: Its place in the stream, from 0.
+        class_position: Place of its class in the bundle, from 0: its label.
+        image: uint8 ``[H, W, channels]``.
+        record: Where it comes from.
+    """
+
+    position: int
+    class_position: int
+    image: np.ndarray
+    record: ImageRecord
+
+    def png(self) -> bytes:
+        """The image as a PNG file that carries its record: the same bytes in every format of export."""
+        return encode_png(self.image, {KEY: self.record.to_text()})
+
+
+@dataclass(frozen=True)
+class ChunkJob:
+    """Samples of one class that are generated together, by this process or a worker.
+
+    Attributes:
+        model: Of the foundation model.
+        bundle: The distilled dataset with that class alone.
+        numbers: Rising numbers of the samples, all of one chunk of ``generation.batch_size``.
+    """
+
+    model: ModelReference
+    bundle: Bundle
+    numbers: tuple[int, ...]
+
+
+def generate_chunk(job: ChunkJob, progress: Progress = silent) -> tuple[np.ndarray, list[Sample]]:
+    """The images of a job, as :func:`generate_class` gives them; what workers do."""
+    autoencoder = job.model.load_autoencoder() if job.bundle.recipe.autoencoder else None
+    return generate_class(
+        job.bundle,
+        job.bundle.classes[0],
+        job.model.load(),
+        len(job.numbers),
+        indices=job.numbers,
+        autoencoder=autoencoder,
+    )
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Place of a chunk in a stream: position of its first image and of its class, and the numbers of its samples."""
+
+    position: int
+    class_position: int
+    numbers: tuple[int, ...]
+
+
+class ImageStream:
+    """The images that a bundle regenerates.
+
+    Args:
+        bundle: The distilled dataset.
+        foundation: The model it was made for.
+        per_class: Images of each class; None: the training set of each.
+        autoencoder: The tiny autoencoder of the recipe, where it has one.
+        workers: Share the chunks where there are several and what is left takes a minute or more; None: this process
+            generates everything.
+        model: What workers load the foundation model from; given with ``workers``.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        foundation: Foundation,
+        *,
+        per_class: int | None = None,
+        autoencoder: AutoencoderTiny | None = None,
+        workers: WorkerPool | None = None,
+        model: ModelReference | None = None,
+    ) -> None:
+        self.bundle, self.foundation = bundle, foundation
+        self._autoencoder = autoencoder
+        self._workers, self._model = workers, model
+        self._batch_size = bundle.generation_settings().batch_size
+        self.counts = tuple(per_class or bundle.training_images(c) for c in bundle.classes)
+        self._ends = list(itertools.accumulate(self.counts))
+
+    def __len__(self) -> int:
+        """Images of all classes."""
+        return self._ends[-1]
+
+    def images(self, start: int = 0) -> Iterator[GeneratedImage]:
+        """Generate the images from a position on.
+
+        No more than a chunk of ``generation.batch_size`` is held, and with workers two for each.
+        """
+        candidates = self.bundle.recipe.candidates
+        for chunk, (images, samples) in self._generated(self._chunks(start)):
+            c = self.bundle.classes[chunk.class_position]
+            for offset, (image, sample) in enumerate(zip(images, samples, strict=True)):
+                selected = not c.selection or sample.index < candidates
+                record = image_record(self.bundle, self.foundation, c.prompts, sample, selected=selected)
+                yield GeneratedImage(chunk.position + offset, chunk.class_position, image, record)
+
+    def _chunks(self, start: int) -> Iterator[_Chunk]:
+        for class_position, (c, count, end) in enumerate(
+            zip(self.bundle.classes, self.counts, self._ends, strict=True)
+        ):
+            if end <= start:
+                continue
+            begin = max(0, start - (end - count))
+            position = end - count + begin
+            numbers = sample_numbers(self.bundle, c, begin, count)
+            for _, group in itertools.groupby(numbers, lambda k: k // self._batch_size):
+                chunk = _Chunk(position, class_position, tuple(group))
+                yield chunk
+                position += len(chunk.numbers)
+
+    def _generated(self, chunks: Iterator[_Chunk]) -> Iterator[tuple[_Chunk, tuple[np.ndarray, list[Sample]]]]:
+        """Every chunk with its images, in order."""
+        workers, model = self._workers, self._model
+        for chunk in chunks:
+            begun = time.monotonic()
+            generated = self._generate_here(chunk)
+            seconds = (time.monotonic() - begun) / len(chunk.numbers)
+            yield chunk, generated
+            left = len(self) - chunk.position - len(chunk.numbers)
+            # To start workers takes seconds, and the first images should not wait for them.
+            if workers is not None and model is not None and not workers.in_process and left * seconds > WORTH_WORKERS:
+                yield from self._generate_in_workers(chunks, workers, model)
+
+    def _generate_here(self, chunk: _Chunk) -> tuple[np.ndarray, list[Sample]]:
+        return generate_class(
+            self.bundle,
+            self.bundle.classes[chunk.class_position],
+            self.foundation,
+            len(chunk.numbers),
+            indices=chunk.numbers,
+            autoencoder=self._autoencoder,
+        )
+
+    def _generate_in_workers(
+        self, chunks: Iterator[_Chunk], workers: WorkerPool, model: ModelReference
+    ) -> Iterator[tuple[_Chunk, tuple[np.ndarray, list[Sample]]]]:
+        while window := list(itertools.islice(chunks, 2 * workers.count)):
+            jobs = [
+                ChunkJob(model, replace(self.bundle, classes=(self.bundle.classes[c.class_position],)), c.numbers)
+                for c in window
+            ]
+            early: dict[int, tuple[np.ndarray, list[Sample]]] = {}
+            done = 0
+            for index, result in workers.run(generate_chunk, jobs, lambda index, event: None):
+                if isinstance(result, D3MError):
+                    raise result
+                early[index] = result
+                while done in early:
+                    yield window[done], early.pop(done)
+                    done += 1
+
+
+def sample_numbers(bundle: Bundle, distilled: DistilledClass, begin: int, end: int) -> Iterator[int]:
+    """Rising numbers of the samples ``begin`` to ``end - 1`` of a class, in the order of ``bundle.samples``."""
+    selected = bundle.selected(distilled)
+    if selected is None:
+        return iter(range(begin, end))
+    fresh = [bundle.recipe.candidates + max(0, k - len(selected)) for k in (begin, end)]
+    return itertools.chain(selected[begin:end].tolist(), range(*fresh))
+
+
+def image_record(
+    bundle: Bundle, foundation: Foundation, prompts: ClassPrompts, sample: Sample, *, selected: bool = True
+) -> ImageRecord:
+    """What an image that was generated from a bundle says of itself."""
+    return ImageRecord(
+        bundle=bundle.sha256,
+        class_id=prompts.class_id,
+        class_name=prompts.class_name,
+        index=sample.index,
+        prompt_index=sample.prompt_index,
+        prompt=sample.prompt,
+        seed=sample.seed,
+        foundation=bundle.recipe.foundation_fingerprint,
+        precision=precision_of(foundation),
+        versions=provenance.versions(),
+        selected=selected,
+    )
+
+
+def generate_class(
+    bundle: Bundle,
+    distilled: DistilledClass,
+    foundation: Foundation,
+    count: int,
+    *,
+    first: int = 0,
+    indices: Sequence[int] | np.ndarray | None = None,
+    autoencoder: AutoencoderTiny | None = None,
+) -> tuple[np.ndarray, list[Sample]]:
+    """Generate images of a class as its pool was: the same pixels on the same kind of device.
+
+    Args:
+        bundle: The distilled dataset.
+        distilled: One of its classes.
+        foundation: The model it was made for.
+        count: How many images.
+        first: Number of the first one.
+        indices: Rising numbers of ``count`` images, in place of those from ``first`` on.
+        autoencoder: The tiny autoencoder of the recipe, where it has one.
+
+    Returns:
+        uint8 ``[count, H, W, channels]``, and where each image came from.
+    """
+    with one_thread():  # the number of threads decides how sums round
+        return generate(
+            foundation,
+            distilled.prompts,
+            bundle.generation_settings(),
+            bundle.recipe.seed,
+            count=count,
+            first=first,
+            indices=None if indices is None else [int(k) for k in indices],
+            vectors=distilled.vectors,
+            plan=distilled.plan,
+            channels=bundle.recipe.channels,
+            autoencoder=autoencoder,
+        )
