@@ -76,7 +76,8 @@ class SelectionModel(Asset):
         ((_, result),) = context.map_in_workers(self.name, _train, [job], ["network"])
         if isinstance(result, D3MError):
             raise result
-        return _as_made(item, *result, len(train))
+        weights, record = result
+        return _as_made(item, weights, record, len(train))
 
     def preview(self, context: Context, item: Item) -> dict[str, Any]:
         """How it was trained."""
