@@ -19,8 +19,9 @@ CANDIDATES_PER_KEPT = 3
 """Samples that are generated for each that is kept, where the bytes allow it and nothing else is asked for."""
 FEWEST_CANDIDATES_PER_KEPT = 2
 """With fewer, a vector more is worth more than a selection."""
-FEWEST_INT8_PROMPTS = 4
-"""With fewer prompts in int8, twice as many in int4 are worth more."""
+FEWEST_INT8_PROMPTS = 16
+"""With fewer prompts in int8, twice as many in int4 are worth more; with more, they would not be prompts of one vector each
+(``inversion.max_prompts``), and the time of an inversion grows with them."""
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ class GenerationSettings(Section):
     """How the synthetic pool is generated from the embeddings."""
 
     images_per_class: Positive = Field(
-        default=100, description="Images of each class and budget that the training set has."
+        default=50, description="Images of each class and budget that the training set has."
     )
     steps: Positive = Field(default=10, description="Denoising steps of one image.")
     guidance_scale: float = Field(
