@@ -244,6 +244,8 @@ def load_foundation(files: FoundationFiles, device: str = "auto", *, compile_une
     _quieten_libraries()
     where = choose_device(device)
     dtype = torch.float32 if where.type == "cpu" else torch.bfloat16
+    if files.checkpoint is not None:
+        single_file.check_complete(files)
     pipeline = _load_pipeline(files, dtype)
     if pipeline.unet.config.time_cond_proj_dim is not None:
         raise FoundationError(
@@ -254,8 +256,6 @@ def load_foundation(files: FoundationFiles, device: str = "auto", *, compile_une
         TextEncoder(getattr(pipeline, name.replace("text_encoder", "tokenizer")), getattr(pipeline, name))
         for name in TEXT_ENCODERS[files.kind]
     )
-    if files.checkpoint is not None:
-        single_file.check_complete(files, pipeline)
     for part in (*(e.model for e in encoders), pipeline.unet, pipeline.vae):
         part.to(where, dtype).eval().requires_grad_(False)
     if where.type == "cuda":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from d3m_assets.errors import FoundationError
 
@@ -99,15 +99,14 @@ def check(files: FoundationFiles) -> None:
             )
 
 
-def check_complete(files: FoundationFiles, pipeline: Any) -> None:
-    """Notice weights that the file lacks: diffusers leaves them as they were drawn at random.
+def check_complete(files: FoundationFiles) -> None:
+    """Notice weights that the file lacks, before diffusers does: it leaves them as they were drawn at random, or not drawn at all.
 
     Loading renames, cuts and turns tensors, but each number of a part comes from one number of the file, so they are
     counted.
 
     Args:
         files: With a checkpoint.
-        pipeline: The pipeline that was loaded from them.
 
     Raises:
         FoundationError: A part has more numbers than the file has for it.
@@ -120,12 +119,38 @@ def check_complete(files: FoundationFiles, pipeline: Any) -> None:
     shapes = {name: shape for name, shape in _shapes(files).items() if not name.endswith(_NO_WEIGHTS)}
     for part, prefixes in parts.items():
         given = sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(prefixes))
-        needed = sum(weight.numel() for weight in getattr(pipeline, part).parameters())
+        needed = _described_numbers(files, part)
         if given < needed:
             raise FoundationError(
                 f"{files.checkpoint} lacks weights: {given} numbers for {part}, but foundation_config={files.path} "
                 f"describes one of {needed}. Get the file again, or name the configurations of the model it was made from"
             )
+
+
+def _described_numbers(files: FoundationFiles, part: str) -> int:
+    """Numbers of a part as its configuration describes it; nothing is allocated.
+
+    Raises:
+        FoundationError: The configuration describes none.
+    """
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    config = files.config(part)
+    try:
+        with torch.device("meta"):
+            if part in ("unet", "vae"):
+                model: torch.nn.Module = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}[part].from_config(config)
+            else:
+                kind = CLIPTextModelWithProjection if part == "text_encoder_2" else CLIPTextModel
+                model = kind(CLIPTextConfig(**config))
+    except Exception as error:  # of many kinds, by what a configuration says
+        raise FoundationError(
+            f"the configuration of {part} in foundation_config={files.path} describes no such part: {error}. Name the "
+            "diffusers folder of the model that the checkpoint was made from"
+        ) from error
+    return sum(weight.numel() for weight in model.parameters())
 
 
 def _shapes(files: FoundationFiles) -> dict[str, list[int]]:
