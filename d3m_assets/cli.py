@@ -648,6 +648,9 @@ def main() -> None:
         lines = [printable(line, 10_000) for line in str(error).splitlines()]
         print("d3m: " + "\n".join(lines), file=sys.stderr)
         raise SystemExit(1) from None
+    except OSError as error:  # a folder that cannot be written, a full disk, a server that is gone
+        print("d3m: " + printable(error, 10_000) + "; what was finished is kept", file=sys.stderr)
+        raise SystemExit(1) from None
     except (KeyboardInterrupt, SystemExit) as end:
         # Typer makes an exit status of Ctrl-C, without a word.
         if isinstance(end, SystemExit) and end.code != INTERRUPTED:

@@ -191,6 +191,12 @@ class Bundle:
                 )
             if not classes:
                 raise ValueError("no classes")
+            for what, values in (
+                ("name", [c.prompts.class_name for c in classes]),
+                ("number", [c.prompts.class_id for c in classes]),
+            ):
+                if len(set(values)) < len(classes):
+                    raise ValueError(f"two classes of one {what}")
             if end != len(vectors):
                 raise BundleError(
                     f"{name} is damaged: {len(vectors)} vectors, but its classes name {end}; get it again"

@@ -29,7 +29,7 @@ def save_pretrained(bundle: Bundle, folder: str | Path) -> Path:
         BundleError: The folder holds anything else.
     """
     folder = Path(folder)
-    own = {BUNDLE, CARD, ".git", ".gitattributes"}
+    own = {BUNDLE, ".git", ".gitattributes"} | ({CARD} if (folder / BUNDLE).is_file() else set())
     if folder.exists() and (not folder.is_dir() or any(entry.name not in own for entry in folder.iterdir())):
         raise BundleError(f"{folder} holds something else than a bundle's repository; name another folder")
     folder.mkdir(parents=True, exist_ok=True)

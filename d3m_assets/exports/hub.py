@@ -8,6 +8,16 @@ from typing import Literal
 
 from d3m_assets.errors import BundleError
 
+_EXPORTED = [
+    "data/train-*.parquet",
+    "train-*.tar",
+    "train-*_stats.json",
+    "*/[0-9][0-9][0-9][0-9][0-9]*.png",
+    "metadata.jsonl",
+    "dataset.json",
+    "croissant.json",
+]
+"""Names that exports have; what else is in a repository stays."""
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -46,6 +56,8 @@ def push_folder(folder: Path, repository: str, kind: Literal["dataset", "model"]
             folder_path=folder,
             repo_type=kind,
             ignore_patterns=[".d3m-export*", "**/.*.part"],
+            # What an earlier export left, such as shards of another number; the hub's history keeps it.
+            delete_patterns=_EXPORTED,
             commit_message="Exported by d3m-assets",
         )
     except Exception as error:  # the client raises many kinds: without a token, without a network, without a right

@@ -88,10 +88,10 @@ def regenerate(
         "versions": provenance.versions(),
     }
     with open_export(output, description, lambda path: kind.owns(path, plan)) as folder:
-        if folder.complete:
-            return plan.total
         writer = kind(output, plan)
         done = writer.resume()
+        if folder.complete and done == plan.total:
+            return plan.total
         progress(ProgressEvent("regenerate", done, plan.total, f"{done:,} of {plan.total:,} images were there"))
         for image in stream.images(done):
             writer.write(image)

@@ -22,6 +22,8 @@ from filelock import FileLock, Timeout
 
 from d3m_assets.errors import StoreError
 
+_FOLDER = "d3m-chunks"
+"""Within the folder that is given, which may hold other things: what is here may be deleted."""
 _LOCKS = "locks"
 _STRIPES = 256
 """Lock files that chunks share, so that their number is bounded."""
@@ -37,7 +39,7 @@ class ChunkCache:
     """A folder of chunks.
 
     Args:
-        folder: Where; made if it does not exist. Nothing else should be kept in it.
+        folder: Where; made if it does not exist. Chunks lie in a folder of their own in it.
         max_bytes: Most bytes of all chunks together.
 
     Raises:
@@ -45,7 +47,7 @@ class ChunkCache:
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
-        self.folder, self.max_bytes = folder.expanduser().absolute(), max_bytes
+        self.folder, self.max_bytes = folder.expanduser().absolute() / _FOLDER, max_bytes
         self._reported = False
         # Inode and size of chunks that were found sound, where their pixels begin, and their shape.
         self._verified: dict[str, tuple[int, int, int, tuple[int, ...]]] = {}
@@ -81,9 +83,9 @@ class ChunkCache:
             _, _, begin, shape = known
             chunk = raw[begin:-_DIGEST].reshape(shape)
             os.utime(path)
-        except FileNotFoundError:
+        except OSError:  # it is not there, or cannot be opened just now
             return None
-        except (OSError, ValueError, EOFError) as error:
+        except (ValueError, EOFError) as error:
             _log.warning("%s is damaged (%s) and is made anew", path, error)
             with suppress(OSError):
                 path.unlink(missing_ok=True)

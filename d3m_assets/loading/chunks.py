@@ -6,6 +6,7 @@ cache: workers and ranks that share a cache share the work, whoever reads what.
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from d3m_assets import provenance
 from d3m_assets.compute.devices import choose_device
 from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.distillation.generation import CODE_VERSION
@@ -31,6 +33,10 @@ from d3m_assets.loading.order import ClassSamples
 if TYPE_CHECKING:
     from d3m_assets.foundation.files import FoundationFiles
     from d3m_assets.foundation.tiny_autoencoder import TinyAutoencoder
+
+
+_MOST_OPEN = 512
+"""Chunks kept in memory at most: of those in the cache each is an open file, of which a process has 1,024."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,9 @@ class ChunkReader:
             self._tiny_files = find_tiny_autoencoder(Path(tiny_autoencoder), self._files, digests)
         bundle.check_autoencoder(self._tiny_files)
         self._device = choose_device(device)
+        # Another version may round otherwise; the name of a GPU would have to be asked of CUDA, which is not begun here.
+        words = [provenance.versions()[package] for package in ("torch", "diffusers", "transformers")]
+        self._computed_by = hashlib.sha256("/".join(words).encode()).hexdigest()[:8]
         self.memory_bytes = memory_bytes
         self._memory: OrderedDict[_Chunk, np.ndarray] = OrderedDict()
         self._used = 0
@@ -151,7 +160,7 @@ class ChunkReader:
         # load_foundation chooses the number format by the kind of device.
         number_format = "float32" if self._device.type == "cpu" else "bfloat16"
         precision = f"{number_format}-{self._device.type}"
-        return f"{self._bundle.sha256}/{precision}-{CODE_VERSION}/{chunk.label}/{chunk.number}"
+        return f"{self._bundle.sha256}/{precision}-{CODE_VERSION}-{self._computed_by}/{chunk.label}/{chunk.number}"
 
     def _kept(self, chunk: _Chunk) -> np.ndarray | None:
         """A chunk that is in memory or on disk; None: it is not."""
@@ -211,6 +220,7 @@ class ChunkReader:
         """
         self._memory[chunk] = pixels
         self._used += pixels.nbytes
-        while self._used > self.memory_bytes and len(self._memory) > 1:
+        most = len(self._memory) if self.cache is None else _MOST_OPEN
+        while len(self._memory) > 1 and (self._used > self.memory_bytes or len(self._memory) > most):
             _, forgotten = self._memory.popitem(last=False)
             self._used -= forgotten.nbytes

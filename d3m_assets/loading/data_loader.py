@@ -30,10 +30,13 @@ class DistilledDataLoader(DataLoader[Any]):
                 f"batch_size={options['batch_size']}, but the dataset has batches of {dataset.batch_size}; give it there"
             )
         super().__init__(dataset, **options)
-        self._position = dataset.position
+        self._position = self._written = dataset.position
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        begin = self.dataset.position = self._position
+        # Workers leave the dataset where it was; without them it goes along. Anything else was set on purpose.
+        if self.dataset.position not in (self._written, self._position):
+            self._position = self.dataset.position
+        begin = self._written = self.dataset.position = self._position
         for batch in super().__iter__():
             self._position = self.dataset.following(self._position, begin)
             yield batch
@@ -41,7 +44,7 @@ class DistilledDataLoader(DataLoader[Any]):
 
     def set_epoch(self, epoch: int) -> None:
         """Begin the next iteration with an epoch; without it epochs follow each other."""
-        self._position = epoch * self.dataset.epoch_length
+        self._position = self._written = self.dataset.position = epoch * self.dataset.epoch_length
 
     def state_dict(self) -> dict[str, int]:
         """The position in the stream."""
@@ -54,4 +57,4 @@ class DistilledDataLoader(DataLoader[Any]):
             ValueError: It is no such state.
         """
         self.dataset.load_state_dict(state)
-        self._position = self.dataset.position
+        self._position = self._written = self.dataset.position

@@ -55,6 +55,7 @@ class _Images:
                 self.bundle.recipe.candidates,
                 images_per_class or self.bundle.training_images(c),
                 chunk_size,
+                self.bundle.training_images(c),
             )
             for c in self.bundle.classes
         ]
@@ -309,7 +310,14 @@ class IterableDistilledDataset(IterableDataset[Sample]):
             self._images.samples, reader.chunk_size, seed=seed, fresh=fresh, mixed_chunks=mixed_chunks
         )
         window_bytes = self._order.mixed_chunks * reader.chunk_size * math.prod(reader.image_shape)
-        reader.memory_bytes = max(reader.memory_bytes, window_bytes)
+        if window_bytes > reader.memory_bytes:
+            _log.warning(
+                "each process keeps up to %d MiB of images, more than memory_bytes=%d; mixed_chunks=%d would keep fewer",
+                window_bytes >> 20,
+                reader.memory_bytes,
+                max(1, self._order.mixed_chunks // 2),
+            )
+            reader.memory_bytes = window_bytes
         self.batch_size, self.drop_last = batch_size, drop_last
         self._given_rank = None if rank is None or world_size is None else (rank, world_size)
         self.epoch_length = self._order.epoch_length
@@ -320,8 +328,8 @@ class IterableDistilledDataset(IterableDataset[Sample]):
         self._loaded_place: tuple[int, int] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """A process that is started anew may not know its rank."""
-        return {**vars(self), "_given_rank": self.rank_and_world_size()}
+        """A process that is started anew may not know the rank that this one knows."""
+        return {**vars(self), "_given_rank": self._known_rank()}
 
     @property
     def position(self) -> int:
@@ -368,13 +376,17 @@ class IterableDistilledDataset(IterableDataset[Sample]):
 
     def rank_and_world_size(self) -> tuple[int, int]:
         """This process's rank and the number of ranks."""
+        return self._known_rank() or (0, 1)
+
+    def _known_rank(self) -> tuple[int, int] | None:
+        """Rank and number of ranks, where anything says so."""
         if self._given_rank is not None:
             return self._given_rank
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
         if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
             return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        return 0, 1
+        return None
 
     def __len__(self) -> int:
         """Samples of a whole epoch on this rank."""
@@ -406,6 +418,12 @@ class IterableDistilledDataset(IterableDataset[Sample]):
             self.position = position
 
     def __iter__(self) -> Iterator[Sample]:
+        _, ranks = self.rank_and_world_size()
+        if self.drop_last and self.epoch_length < ranks * self.batch_size:
+            raise ValueError(
+                f"an epoch has {self.epoch_length} samples, fewer than one batch of {self.batch_size} for each of {ranks} ranks, "
+                "so drop_last leaves none; lower batch_size, raise images_per_class, or set drop_last=False"
+            )
         worker = get_worker_info()
         return self._read_in_process() if worker is None else self._read_in_worker(worker.id, worker.num_workers)
 

@@ -47,12 +47,22 @@ class ClassSamples:
     first_fresh: int
 
     @classmethod
-    def of(cls, selected: np.ndarray | None, candidates: int, count: int, chunk_size: int) -> ClassSamples:
-        """The samples of a class whose fixed pool has ``count`` images."""
+    def of(
+        cls, selected: np.ndarray | None, candidates: int, count: int, chunk_size: int, training: int = 0
+    ) -> ClassSamples:
+        """The samples of a class.
+
+        Args:
+            selected: Rising numbers of the samples that the bundle selects; None: there is no selection.
+            candidates: That they were selected from.
+            count: Images of the fixed pool.
+            chunk_size: Samples that are generated together.
+            training: Images of the training set, of which no fresh one may be.
+        """
         if selected is None:
             candidates = 0
         pool = samples_in_order(selected, candidates, count).astype(np.int64)
-        behind = max(candidates, int(pool[-1]) + 1)
+        behind = max(candidates, int(pool[-1]) + 1, training)
         return cls(selected, candidates, pool, -(-behind // chunk_size) * chunk_size)
 
     def in_chunk(self, chunk: int, chunk_size: int) -> np.ndarray:

@@ -90,3 +90,10 @@ def test_what_a_bundle_fits_is_said_in_words(words):
         assert family in text
         assert "'somebody/model' (fingerprint ffffffffffff)" in text
         assert ("pooled_prompt_embeds" in text) == (width == 2048)
+
+
+def test_a_card_of_the_users_is_not_replaced(words, tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(BundleError, match="holds something else"):
+        save_pretrained(bundle(words), tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"

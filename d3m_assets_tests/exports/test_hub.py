@@ -31,6 +31,10 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.server.asked.append(("GET", self.path))
+        if "/tree/" in self.path:
+            there = [{"type": "file", "path": p, "oid": "0" * 40, "size": len(d)} for p, d in self.server.files.items()]
+            self.answer(there)
+            return
         self.answer({"id": "owner/name", "sha": "0" * 40, "siblings": [], "tags": []})
 
     def do_POST(self):
@@ -49,6 +53,8 @@ class Hub(BaseHTTPRequestHandler):
         elif "/commit/" in self.path:
             for line in body.decode().splitlines():
                 entry = json.loads(line)
+                if entry["key"] == "deletedFile":
+                    del self.server.files[entry["value"]["path"]]
                 if entry["key"] == "file":
                     value = entry["value"]
                     self.server.files[value["path"]] = base64.b64decode(value["content"])
@@ -89,6 +95,8 @@ def test_an_export_is_pushed_when_asked_and_only_then(hub, foundation, words, tm
     assert failed.returncode == 1
     assert "is complete, but owner/name could not be written" in failed.stderr
     assert "Traceback" not in failed.stderr
+    # An export of another size was there, and something that is none of ours.
+    hub.files |= {"data/train-00029-of-00030.parquet": b"old", "notes.txt": b"mine"}
     pushed = d3m(hub, tmp_path, "regenerate", file, *options, "--push", "owner/name")
     assert pushed.returncode == 0, pushed.stderr
     assert f"{hub.url}/owner/name/commit/{'1' * 40}" in pushed.stdout
@@ -96,7 +104,7 @@ def test_an_export_is_pushed_when_asked_and_only_then(hub, foundation, words, tm
     visible = {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
     state = visible.pop(".d3m-export.json")
     assert state
-    assert hub.files == visible
+    assert hub.files == visible | {"notes.txt": b"mine"}
     assert hub.created[0]["type"] == "dataset"
     assert hub.created[0]["visibility"] == "private" or hub.created[0].get("private") is True
 

@@ -142,3 +142,18 @@ def test_a_million_images_of_a_class_begin_at_once_and_in_flat_memory(made, tmp_
     # Pixels of the 200 images between would be 0.2 MB, those of the million 1 GB; numbers of its samples 8 MB.
     assert memory[300] - memory[100] < 6_000
     assert (tmp_path / "out" / ".d3m-export.json").is_file()
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_what_was_taken_away_from_a_complete_export_is_written_again(
+    made, foundation, undisturbed, tmp_path, image_format
+):
+    import shutil
+
+    out = shutil.copytree(undisturbed / image_format, tmp_path / "out")
+    lost = sorted(p for p in out.rglob("*") if p.suffix in (".png", ".parquet", ".tar"))[
+        1 if image_format == "folder" else 0
+    ]
+    lost.unlink()
+    regenerate(made, foundation, out, per_class=PER_CLASS, image_format=image_format)
+    assert files_of(out) == files_of(undisturbed / image_format)

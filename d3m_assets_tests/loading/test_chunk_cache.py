@@ -34,7 +34,7 @@ print(int(ChunkCache(Path({str(tmp_path / 'cache')!r}), 10).get('a/0').sum()))"
 def test_a_damaged_file_is_noticed_and_deleted(tmp_path, damage, caplog):
     cache = ChunkCache(tmp_path, 10**6)
     cache.put("a/0", chunk(7))
-    path = tmp_path / "a" / "0.npy"
+    path = tmp_path / "d3m-chunks" / "a" / "0.npy"
     data = bytearray(path.read_bytes())
     data[600] ^= 1
     path.write_bytes({"cut": bytes(data[:500]), "bit": bytes(data), "empty": b"", "text": b"x" * 2000}[damage])
@@ -50,7 +50,7 @@ def test_the_least_recently_used_go_first_and_the_cap_is_kept(tmp_path):
     cache = ChunkCache(tmp_path, 3 * size)
     for k in range(3):
         cache.put(f"a/{k}", chunk(k))
-        os.utime(tmp_path / "a" / f"{k}.npy", (k, k))
+        os.utime(tmp_path / "d3m-chunks" / "a" / f"{k}.npy", (k, k))
     assert cache.used_bytes() == 3 * size
     assert cache.get("a/0") is not None
     cache.put("b/3", chunk(3))
@@ -91,7 +91,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 def test_files_of_killed_writers_are_deleted_later(tmp_path):
     cache = ChunkCache(tmp_path, 10**6)
     cache.put("a/0", chunk(0))
-    old, new = tmp_path / "a" / "1.npy.1.tmp", tmp_path / "a" / "2.npy.2.tmp"
+    old, new = tmp_path / "d3m-chunks" / "a" / "1.npy.1.tmp", tmp_path / "d3m-chunks" / "a" / "2.npy.2.tmp"
     for path in (old, new):
         path.write_bytes(b"half")
     os.utime(old, (0, 0))

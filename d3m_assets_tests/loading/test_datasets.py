@@ -412,3 +412,70 @@ def test_warnings_have_a_reason(plain_bundle, iterable, tmp_path, caplog):
     assert not caplog.records
     DistilledDataset(plain_bundle, device="cpu", memory_bytes=1)
     assert "give the dataset a folder as cache" in caplog.text
+
+
+# What a review found
+
+
+def test_a_dataset_that_is_pickled_before_its_rank_is_known_asks_for_it_where_it_is_read(iterable, monkeypatch):
+    early = pickle.dumps(iterable())
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert pickle.loads(early).rank_and_world_size() == (1, 2)
+    late = pickle.dumps(iterable())
+    monkeypatch.delenv("RANK")
+    assert pickle.loads(late).rank_and_world_size() == (1, 2), "a spawned worker of that rank"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_is_told_to_the_dataset_reaches_its_loader(iterable, workers):
+    expected = epochs(iterable(), 2)
+    dataset = iterable()
+    loader = DistilledDataLoader(dataset, num_workers=workers)
+    stream(loader, 1)
+    dataset.load_state_dict({"position": 8})
+    assert stream(loader) == expected[2:5]
+    dataset.set_epoch(0)
+    assert stream(loader) == expected[:5]
+    assert stream(loader) == expected[5:]
+
+
+def test_no_fresh_sample_is_one_of_the_training_set_however_few_are_asked_for(iterable, plain_bundle):
+    trained = iterable(fresh=False)
+    seen = {sample for batch in epochs(trained, 1) for sample in batch}
+    fresh = {sample for batch in epochs(iterable(images_per_class=2), 3) for sample in batch}
+    assert len(fresh) == 18
+    assert not seen & fresh
+
+
+def test_an_epoch_that_would_drop_every_sample_is_refused(iterable):
+    dataset = iterable(drop_last=True, rank=0, world_size=5)
+    with pytest.raises(ValueError, match="18 samples, fewer than one batch of 4 for each of 5 ranks"):
+        stream(DataLoader(dataset, batch_size=4))
+
+
+def test_files_that_cannot_be_opened_just_now_are_not_taken_for_damaged(iterable, tmp_path, monkeypatch):
+    from d3m_assets.loading import chunk_cache
+
+    wanted = epochs(iterable(), 1)
+    files = sorted(tmp_path.rglob("*.npy"))
+    assert files
+
+    def refused(*args, **options):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(chunk_cache.np, "memmap", refused)
+    assert epochs(iterable(), 1) == wanted
+    assert sorted(tmp_path.rglob("*.npy")) == files
+
+
+def test_what_else_lies_in_the_folder_of_the_cache_stays(iterable, tmp_path):
+    import os
+
+    others = [tmp_path / "cache" / "mine.npy", tmp_path / "cache" / "notes.tmp"]
+    (tmp_path / "cache").mkdir()
+    for other in others:
+        other.write_bytes(b"mine")
+        os.utime(other, (1, 1))
+    epochs(iterable(cache_bytes=20_000), 2)
+    assert all(other.read_bytes() == b"mine" for other in others)

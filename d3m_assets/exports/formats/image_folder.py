@@ -82,7 +82,10 @@ class ImageFolderWriter(FormatWriter):
                 "--format huggingface or webdataset, or another disk"
             )
         if (self.folder / METADATA).is_file():
-            return self.plan.total
+            with (self.folder / METADATA).open("rb") as lines:
+                if all((self.folder / json.loads(line)["file_name"]).is_file() for line in lines):
+                    return self.plan.total
+            (self.folder / METADATA).replace(self._part)  # images were taken away since
         done = size = 0
         if self._part.is_file():
             with self._part.open("rb") as lines:
