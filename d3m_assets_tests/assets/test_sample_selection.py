@@ -240,7 +240,7 @@ def test_what_it_is_made_from():
     assert {dep.name for dep in SampleSelection.deps} == {"synthetic_pool", "raw_dataset", "selection_model"}
 
 
-def test_samples_are_selected_by_a_frozen_vision_model_that_may_move(selected, tmp_path):
+def test_samples_are_selected_by_a_frozen_vision_model_that_may_move(copied, tmp_path_factory):
     import torch
     from transformers import ViTConfig, ViTModel
 
@@ -248,10 +248,10 @@ def test_samples_are_selected_by_a_frozen_vision_model_that_may_move(selected, t
     config = ViTConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=16, patch_size=4
     )
-    ViTModel(config).save_pretrained(tmp_path / "vit")
-    shutil.copytree(selected, tmp_path / "run")
-    changes = SELECTED | {"selection.features": str(tmp_path / "vit")}
-    pipeline = open_pipeline(tmp_path / "run", tmp_path / "run" / "images", **changes)
+    models = tmp_path_factory.mktemp("models")
+    ViTModel(config).save_pretrained(models / "vit")
+    changes = SELECTED | {"selection.features": str(models / "vit")}
+    pipeline = open_pipeline(copied, copied / "images", **changes)
     assert {entry.key.asset for entry in pipeline.plan().pending()} == {
         "selection_model", "sample_selection", "distilled_bundle", "student_metrics", "pool_audit", "distillation_report",
     }  # fmt: skip
@@ -259,11 +259,9 @@ def test_samples_are_selected_by_a_frozen_vision_model_that_may_move(selected, t
     record = json.loads(pipeline.store.read(ArtefactKey("selection_model"), "network.json"))
     assert (record["kind"], record["channels"], record["image_size"]) == ("frozen features", 3, 16)
     before = read(pipeline, "sample_selection", CODE)
-    (tmp_path / "vit").rename(tmp_path / "moved")
-    shutil.rmtree(next((tmp_path / "run" / "home").rglob("sample_selection")))
-    again = open_pipeline(
-        tmp_path / "run", tmp_path / "run" / "images", **changes | {"selection.features": str(tmp_path / "moved")}
-    )
+    (models / "vit").rename(models / "moved")
+    shutil.rmtree(next((copied / "home").rglob("sample_selection")))
+    again = open_pipeline(copied, copied / "images", **changes | {"selection.features": str(models / "moved")})
     assert "selection_model" not in {entry.key.asset for entry in again.plan().pending()}
     run(again)
     assert read(again, "sample_selection", CODE) == before
