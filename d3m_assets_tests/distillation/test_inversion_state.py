@@ -82,14 +82,13 @@ def test_the_best_rows_are_kept(foundation, words, characters, monkeypatch):
 
     def noting(self, loss):
         seen[self.step] = self.rows.clone()
-        record(self, loss)
+        record(self, loss + 0.01 * abs(self.step - 5))  # so that it is neither the first nor the last
 
     monkeypatch.setattr(inversion_state.ClassState, "record", noting)
-    # A rate that throws the rows about.
-    settings = InversionSettings(steps=8, samples_per_step=4, check_every=1, learning_rate=3.0)
+    settings = InversionSettings(steps=8, samples_per_step=4, check_every=1, learning_rate=0.01)
     (found,) = learned(foundation, [task(words, characters, "3", plan)], settings)
     best = min(found.losses, key=lambda record: record[1])
-    assert found.best_step == best[0] < 8
+    assert found.best_step == best[0] == 5
     assert len(found.losses) == len(seen) == 9
     assert np.array_equal(found.vectors, to_stored(seen[best[0]].view(1, 1, 64).numpy(), plan, (64,)))
     assert not np.array_equal(found.vectors, to_stored(seen[8].view(1, 1, 64).numpy(), plan, (64,)))
