@@ -40,7 +40,7 @@ reference_metrics sample_selection student_metrics synthetic_pool teacher_model 
 PROPERTIES = """\
 class_catalog in dataset: pandas !images_are_sound
 raw_dataset in dataset: pandas !every_class_present
-foundation_model in distillation: huggingface pytorch
+foundation_model in distillation: huggingface pytorch !draws_such_images
 class_prompts in distillation: python
 inverted_embeddings in distillation: pytorch device !finite_and_within_budget
 synthetic_pool in distillation: parquet pytorch device !complete_and_of_the_right_classes
