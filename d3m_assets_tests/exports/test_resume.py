@@ -131,7 +131,9 @@ def test_half_a_line_and_a_lost_image_are_made_anew(made, foundation, undisturbe
     assert files_of(out) == files_of(undisturbed / "folder")
 
 
-@pytest.mark.parametrize("image_format", FORMATS)
+@pytest.mark.parametrize(
+    "image_format", [pytest.param(name, marks=() if name == "huggingface" else pytest.mark.long) for name in FORMATS]
+)
 def test_a_million_images_of_a_class_begin_at_once_and_in_flat_memory(made, tmp_path, image_format):
     (tmp_path / "b.safetensors").write_bytes(made.to_bytes())
     with Export(tmp_path / "b.safetensors", tmp_path / "out", image_format, 1_000_000) as export:
