@@ -6,7 +6,8 @@ Each argument is one variant of the settings, "" being the defaults; the first i
 variant is distilled ``--distillations`` times from different seeds, and ``--students`` students are trained on each pool.
 For every variant and budget it prints the mean validation accuracy over the distillations with its 95 % t-interval, and the
 mean difference to the first variant with that of a paired t-test (the same seeds of distillation and students). Variants with
-other budgets are compared by their order, first with first. A table in Markdown is written to ``--output``.
+other budgets are compared by their order, first with first; ``--class-names`` adds what class-name prompts alone reach under the
+same sampling. A table in Markdown is written to ``--output``.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import pandas as pd
 
 from benchmarks.record import surroundings
 from d3m_assets.assets.context import Context
-from d3m_assets.assets.foundation_metrics import rendered_characters
+from d3m_assets.assets.foundation_metrics import class_name_pools, rendered_characters
 from d3m_assets.assets.raw_dataset import image_rows, labelled_images
 from d3m_assets.assets.reference_metrics import TrainingImages
 from d3m_assets.assets.rows import real_images_allowed
@@ -60,13 +61,18 @@ def words(mean: float, half: float, *, signed: bool = False) -> str:
     return f"{100 * mean:{'+' if signed else ''}.1f}" + ("" if math.isnan(half) else f" ± {100 * half:.1f}")
 
 
-def variant_accuracies(variant: str, folder: Path, distillations: int, students: int) -> pd.DataFrame:
+def variant_accuracies(
+    variant: str, folder: Path, distillations: int, students: int, class_names: bool = False
+) -> pd.DataFrame:
     """One row a budget, distillation and student: position, budget, distillation, accuracy, seconds (of making all)."""
     overrides, rows = dict(item.split("=", 1) for item in variant.split()), []
     for seed in range(distillations):
         # A store for each seed, so that variants which share their embeddings learn them once.
         home = {"home": folder, "storage": str(folder / f"store-{seed}"), "seed": seed}
-        seeds = {"students.seeds": tuple(range(seed * students, (seed + 1) * students))}
+        seeds = {
+            "students.seeds": tuple(range(seed * students, (seed + 1) * students)),
+            "evaluation.distillations": 1,  # of this seed; the others have stores of their own
+        }
         pipeline = Pipeline(load_settings(**(home | seeds | overrides)))
         begun = time.monotonic()
         for asset in MADE:
@@ -74,12 +80,17 @@ def variant_accuracies(variant: str, folder: Path, distillations: int, students:
                 if outcome.error:
                     raise outcome.error
         spent = time.monotonic() - begun
-        for position, budget in enumerate(pipeline.settings.budgets):
+        sets = {}
+        for budget in pipeline.settings.budgets:
             context = pipeline.reading(ArtefactKey("student_metrics", None, budget))
-            data = synthetic_images(context, budget)
-            found = measure(context, "D3M", lambda s, data=data: data, budget)
+            sets[budget] = context, synthetic_images(context, budget)
+        if class_names:
+            context = pipeline.reading(ArtefactKey("foundation_metrics"))
+            sets["class names"] = context, class_name_pools(context, [seed])[0][0]
+        for position, (name, (context, data)) in enumerate(sets.items()):
+            found = measure(context, name, lambda s, data=data: data)
             rows += [
-                {"position": position, "budget": budget, "distillation": seed, "accuracy": a, "seconds": spent}
+                {"position": position, "budget": name, "distillation": seed, "accuracy": a, "seconds": spent}
                 for a in found
             ]
         pipeline.context.close()
@@ -112,6 +123,7 @@ def main() -> None:
     parser.add_argument("variants", nargs="*", default=[""])
     parser.add_argument("--distillations", type=int, default=3, help="seeds of each variant")
     parser.add_argument("--students", type=int, default=2, help="students of each distillation")
+    parser.add_argument("--class-names", action="store_true", help="also class-name prompts, without inversion")
     parser.add_argument("--baselines", action="store_true", help="also random real, rendered and all real images")
     parser.add_argument("--store", type=Path, help="keep artefacts here; default: a new temporary folder")
     parser.add_argument("--output", type=Path, help="Markdown file to write after every variant")
@@ -119,11 +131,12 @@ def main() -> None:
     folder = given.store or Path(tempfile.mkdtemp(prefix="d3m-choose-"))
     found: dict[str, pd.DataFrame] = {}
     for variant in given.variants:
-        found[variant] = variant_accuracies(variant, folder, given.distillations, given.students)
+        found[variant] = variant_accuracies(variant, folder, given.distillations, given.students, given.class_names)
         print(compared(found).splitlines()[-1], f"({found[variant]['seconds'].mean():.0f} s)", flush=True)
         if given.output:
             facts = surroundings("cpu")
             counts = ["--distillations", str(given.distillations), "--students", str(given.students)]
+            counts += ["--class-names"] if given.class_names else []
             command = shlex.join(["python", "-m", "benchmarks.choose", *given.variants, *counts])
             head = (
                 f"# Validation accuracy of settings, {facts['date'][:10]}\n\n`{command}`, commit "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from d3m_assets.assets.class_prompts import ClassPrompts, read_prompts
 from d3m_assets.assets.context import Context, Item, replicate_seed
@@ -30,6 +30,9 @@ from d3m_assets.evaluation.methods import CLASS_NAMES, CLASS_NAMES_EQUAL_IPC, RE
 from d3m_assets.foundation.embedded import characters
 from d3m_assets.foundation.files import EMBEDDED
 from d3m_assets.planning.asset import Asset
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 POOL_FILE = "pool.parquet"
 
@@ -59,32 +62,45 @@ class FoundationMetrics(MeasuredAsset):
 
     def rows(self, context: Context, item: Item) -> tuple[list[Row], Mapping[str, bytes]]:
         """Images from class names, and for the embedded model what its renderer makes of the same names."""
-        prompts = [read_prompts(context, c.key) for c in context.dataset.classes]
-        replicates = range(context.settings.distillations)
-        jobs = [
-            class_name_job(context, p, replicate_seed(context.settings.seed, r), kept_images(context))
-            for r in replicates
-            for p in prompts
-        ]
-        generated: list[Any] = [None] * len(jobs)
-        labels = [job.prompts.by_name() for job in jobs]
-        for index, result in context.map_in_workers(f"{self.name}: pool", generate_images, jobs, labels):
-            if isinstance(result, D3MError):
-                raise result
-            generated[index] = result
-        by_replicate = [generated[r * len(prompts) : (r + 1) * len(prompts)] for r in replicates]
-        pools = [training_set([images for images, _ in of_classes]) for of_classes in by_replicate]
+        seeds = [replicate_seed(context.settings.seed, r) for r in range(context.settings.distillations)]
+        pools, table = class_name_pools(context, seeds)
         rows = rows_of(context, CLASS_NAMES, lambda kind: of_replicates(context, pools), distilled=True)
         if "equal-ipc" in context.settings.evaluation.variants:
             for budget in context.budgets:
                 rows += at_equal_ipc(context, CLASS_NAMES_EQUAL_IPC, budget, lambda kind: pools)
-        names = [p.display_name for p in prompts]
+        names = [read_prompts(context, c.key).display_name for c in context.dataset.classes]
         if context.model.name == EMBEDDED and all(renderable(name) for name in names):
             rows += rows_of(context, RENDERED, lambda kind: partial(rendered_characters, context, names))
-        import pandas as pd
+        return rows, {POOL_FILE: to_parquet(table)}
 
-        tables = [pool_table(p, *pair) for p, pair in zip(prompts, by_replicate[0], strict=True)]
-        return rows, {POOL_FILE: to_parquet(pd.concat(tables, ignore_index=True))}
+
+def class_name_pools(context: Context, seeds: Sequence[int]) -> tuple[list[LabelledImages], pd.DataFrame]:
+    """What the model generates from class names alone.
+
+    Args:
+        context: Of an asset that declares prompts and model.
+        seeds: Of noise, one for each pool.
+
+    Returns:
+        A training set for each seed, of as many images as are kept of distilled ones; and the table of the first one's images.
+
+    Raises:
+        D3MError: A class cannot be generated.
+    """
+    import pandas as pd
+
+    prompts = [read_prompts(context, c.key) for c in context.dataset.classes]
+    jobs = [class_name_job(context, p, seed, kept_images(context)) for seed in seeds for p in prompts]
+    generated: list[Any] = [None] * len(jobs)
+    labels = [job.prompts.by_name() for job in jobs]
+    for index, result in context.map_in_workers("foundation_metrics: pool", generate_images, jobs, labels):
+        if isinstance(result, D3MError):
+            raise result
+        generated[index] = result
+    by_seed = [generated[k : k + len(prompts)] for k in range(0, len(jobs), len(prompts))]
+    tables = [pool_table(p, *pair) for p, pair in zip(prompts, by_seed[0], strict=True)]
+    pools = [training_set([images for images, _ in of_classes]) for of_classes in by_seed]
+    return pools, pd.concat(tables, ignore_index=True)
 
 
 def renderable(name: str) -> bool:

@@ -230,8 +230,10 @@ def test_a_variant_is_distilled_from_several_seeds_without_the_test_split(tmp_pa
     quick = (
         "budgets=ipc-1 inversion.steps=1 generation.images_per_class=2 generation.steps=1 students.steps=2 workers=1"
     )
-    found = choose.variant_accuracies(quick, tmp_path, 2, 1)
-    assert found[["budget", "distillation"]].to_numpy().tolist() == [["ipc-1", 0], ["ipc-1", 1]]
+    found = choose.variant_accuracies(quick, tmp_path, 2, 1, class_names=True)
+    assert found[["budget", "distillation"]].to_numpy().tolist() == [
+        [name, k] for k in (0, 1) for name in ("ipc-1", "class names")
+    ]
     assert found["accuracy"].between(0, 1).all()
     assert len(test_split_reads()) == before
 
