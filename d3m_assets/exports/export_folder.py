@@ -22,6 +22,8 @@ from d3m_assets.terminal import printable
 STATE = ".d3m-export.json"
 """Says what the folder holds; a hidden file, which programs that read datasets pass over."""
 LOCK = ".d3m-export.lock"
+OWN = frozenset({STATE, LOCK})
+"""Names that every export's folder has or had."""
 FORMAT = "d3m-export-1"
 
 

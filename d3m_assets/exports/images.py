@@ -14,7 +14,7 @@ from d3m_assets.exports.export_folder import open_export, write_whole
 from d3m_assets.exports.formats import FORMATS
 from d3m_assets.exports.formats.writer import CARD, CROISSANT, ExportPlan
 from d3m_assets.exports.image_record import precision_of
-from d3m_assets.exports.stream import ImageStream, generate_class, image_record
+from d3m_assets.exports.stream import ImageStream
 from d3m_assets.foundation.tiny_autoencoder import load_tiny_autoencoder
 from d3m_assets.progress import Progress, ProgressEvent, silent
 from d3m_assets.terminal import printable
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from d3m_assets.foundation.loading import Foundation
     from d3m_assets.foundation.model import ModelReference
     from d3m_assets.foundation.tiny_autoencoder import TinyAutoencoder
-
-__all__ = ["ImageFormat", "generate_class", "image_record", "regenerate"]
 
 ImageFormat = Literal["folder", "huggingface", "webdataset"]
 

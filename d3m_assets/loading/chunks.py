@@ -23,7 +23,7 @@ from d3m_assets.compute.devices import choose_device
 from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.distillation.generation import CODE_VERSION
 from d3m_assets.errors import FoundationError
-from d3m_assets.exports.images import generate_class
+from d3m_assets.exports.stream import generate_class
 from d3m_assets.foundation.loading import find_foundation
 from d3m_assets.foundation.model import ModelReference
 from d3m_assets.foundation.tiny_autoencoder import find_tiny_autoencoder

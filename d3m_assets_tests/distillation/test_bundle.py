@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -114,6 +115,15 @@ def test_ledger_adds_up(words):
 def test_a_class_name_that_leaves_the_folder_is_refused(words, name):
     with pytest.raises(BundleError, match="cannot name a folder"):
         Bundle.from_bytes(bundle(words, names=[name, "3"]).to_bytes())
+
+
+def test_two_classes_that_would_be_one_are_refused(words):
+    with pytest.raises(BundleError, match="two classes of one name"):
+        Bundle.from_bytes(bundle(words, names=["3", "4", "3"]).to_bytes())
+    made = bundle(words)
+    twins = tuple(replace(c, prompts=replace(c.prompts, class_id=7)) for c in made.classes)
+    with pytest.raises(BundleError, match="two classes of one number"):
+        Bundle.from_bytes(replace(made, classes=twins).to_bytes())
 
 
 @pytest.mark.parametrize("changes", [{"templates": ()}, {"generation": {"steps": -1}}])

@@ -9,6 +9,7 @@ from PIL import Image
 
 from d3m_assets.datasets.images import decode_png
 from d3m_assets.datasets.opening import open_dataset
+from d3m_assets.errors import BundleError
 from d3m_assets.exports.formats.writer import CARD
 from d3m_assets.exports.image_record import parse_record
 from d3m_assets.exports.images import regenerate
@@ -207,3 +208,12 @@ def test_fresh_samples_behind_a_selection_are_marked(foundation, tmp_path):
         for k, image in zip(numbers, images, strict=True):
             path = tmp_path / "out" / c.prompts.class_name / f"{k:05d}.png"
             assert np.array_equal(decode_png(path.read_bytes()), image)
+
+
+@pytest.mark.parametrize("name", ["readme.md", "metadata.jsonl", ".d3m-export.json", ".metadata.jsonl.part"])
+def test_a_class_that_is_called_as_a_file_of_the_folder_is_refused_there_only(foundation, tmp_path, name):
+    made = tricky_bundle(foundation, names=("3", name))
+    with pytest.raises(BundleError, match="as a file that an image folder needs; .*--format huggingface"):
+        regenerate(made, foundation, tmp_path / "folder", per_class=1)
+    assert not (tmp_path / "folder").exists()
+    assert regenerate(made, foundation, tmp_path / "parquet", per_class=1, image_format="huggingface") == 2

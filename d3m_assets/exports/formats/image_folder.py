@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from d3m_assets.errors import BundleError
 from d3m_assets.exports.croissant_fields import class_name_field
-from d3m_assets.exports.export_folder import STATE, part_of, write_whole
+from d3m_assets.exports.export_folder import OWN, STATE, part_of, write_whole
 from d3m_assets.exports.formats.writer import COMMON, CroissantParts, ExportPlan, FormatWriter
 from d3m_assets.exports.image_record import METADATA, image_name
 from d3m_assets.exports.stream import GeneratedImage
@@ -52,7 +52,8 @@ class ImageFolderWriter(FormatWriter):
     @staticmethod
     def check(plan: ExportPlan) -> None:
         """Refuse a class whose folder would be a file of the export."""
-        reserved = COMMON | {METADATA}
+        files = COMMON | OWN | {METADATA}
+        reserved = files | {part_of(Path(name)).name for name in files}
         for name in plan.class_names:
             # Some file systems ignore case.
             if name.casefold() in {r.casefold() for r in reserved}:
