@@ -251,3 +251,14 @@ def test_no_selection_is_asked_for_by_the_same_word_everywhere(monkeypatch):
     assert load_settings(selection={"criterion": "none"}).selection.criterion == "none"
     monkeypatch.setenv("D3M_SELECTION__CRITERION", "none")
     assert load_settings().selection.criterion == "none"
+
+
+def test_the_embedded_model_is_not_guided_unless_asked_and_others_are():
+    for foundation, given, expected in (
+        ("embedded", {}, 1),
+        ("/a/model", {}, 2),
+        ("embedded", {"guidance_scale": 3}, 3),
+    ):
+        settings = load_settings(foundation=foundation, **{f"generation.{k}": v for k, v in given.items()})
+        assert settings.generation.guidance_scale == expected
+    assert Settings.model_fields["generation"].default.guidance_scale == 2, "the default is shared and stays as it is"

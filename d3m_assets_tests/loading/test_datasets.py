@@ -479,3 +479,21 @@ def test_what_else_lies_in_the_folder_of_the_cache_stays(iterable, tmp_path):
         os.utime(other, (1, 1))
     epochs(iterable(cache_bytes=20_000), 2)
     assert all(other.read_bytes() == b"mine" for other in others)
+
+
+def test_images_of_another_version_of_the_libraries_are_not_taken_from_the_cache(iterable, monkeypatch):
+    def generated_anew():
+        dataset = iterable()
+        epochs(dataset, 1)
+        return dataset._images.reader.generated_chunks
+
+    assert generated_anew() > 0
+    assert generated_anew() == 0
+    known = chunks.provenance.versions()
+    monkeypatch.setattr(chunks.provenance, "versions", lambda: known | {"diffusers": "0.0"})
+    assert generated_anew() > 0
+
+
+def test_memory_beyond_what_was_given_is_told(iterable, caplog):
+    iterable(memory_bytes=1)
+    assert "more than memory_bytes=1" in caplog.text
