@@ -454,7 +454,7 @@ def test_an_epoch_that_would_drop_every_sample_is_refused(iterable):
         stream(DataLoader(dataset, batch_size=4))
 
 
-def test_files_that_cannot_be_opened_just_now_are_not_taken_for_damaged(iterable, tmp_path, monkeypatch):
+def test_files_that_cannot_be_opened_just_now_are_not_taken_for_damaged(iterable, tmp_path, monkeypatch, caplog):
     from d3m_assets.loading import chunk_cache
 
     wanted = epochs(iterable(), 1)
@@ -467,6 +467,7 @@ def test_files_that_cannot_be_opened_just_now_are_not_taken_for_damaged(iterable
     monkeypatch.setattr(chunk_cache.np, "memmap", refused)
     assert epochs(iterable(), 1) == wanted
     assert sorted(tmp_path.rglob("*.npy")) == files
+    assert "damaged" not in caplog.text  # and deleted, which to write it anew would hide
 
 
 def test_what_else_lies_in_the_folder_of_the_cache_stays(iterable, tmp_path):
