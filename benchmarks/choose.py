@@ -6,8 +6,8 @@ Each argument is one variant of the settings, "" being the defaults; the first i
 variant is distilled ``--distillations`` times from different seeds, and ``--students`` students are trained on each pool.
 For every variant and budget it prints the mean validation accuracy over the distillations with its 95 % t-interval, and the
 mean difference to the first variant with that of a paired t-test (the same seeds of distillation and students). Variants with
-other budgets are compared by their order, first with first; ``--class-names`` adds what class-name prompts alone reach under the
-same sampling. A table in Markdown is written to ``--output``.
+other budgets are compared by their order, first with first; ``--class-names`` adds what class-name prompts alone reach with their
+images. A table in Markdown is written to ``--output``.
 """
 
 import argparse

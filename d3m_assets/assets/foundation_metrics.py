@@ -22,7 +22,13 @@ from d3m_assets.assets.rows import (
     rows_of,
     training_set,
 )
-from d3m_assets.assets.synthetic_pool import class_name_job, generate_images, generation_fingerprint, pool_table
+from d3m_assets.assets.synthetic_pool import (
+    class_name_generation,
+    class_name_job,
+    generate_images,
+    generation_fingerprint,
+    pool_table,
+)
 from d3m_assets.assets.teacher_model import TeacherModel
 from d3m_assets.datasets.labelled_images import LabelledImages
 from d3m_assets.errors import D3MError
@@ -51,7 +57,8 @@ class FoundationMetrics(MeasuredAsset):
 
     def settings(self, context: Context, item: Item) -> dict[str, Any]:
         """How images are generated, beside how students are trained."""
-        described = super().settings(context, item) | generation_fingerprint(context, context.settings.seed)
+        sampling = generation_fingerprint(context, context.settings.seed, class_name_generation(context))
+        described = super().settings(context, item) | sampling
         if context.settings.selection.kept:
             described["images"] = kept_images(context)
         if context.settings.distillations > 1:

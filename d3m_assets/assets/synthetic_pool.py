@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,9 +106,26 @@ class SyntheticPool(Asset):
             yield Finding(f"images of class {sorted(set(table['class_name']))}, not of {dataset_class.name}")
 
 
-def generation_fingerprint(context: Context, seed: int) -> dict[str, Any]:
-    """What decides about generated images beside model, prompts and vectors."""
-    generation_settings = context.settings.generation.fingerprint()
+CLASS_NAME_GUIDANCE = 2.0
+"""Least guidance of class-name prompts: with less they teach students less, learned vectors do not
+(``benchmarks/results/defaults-2026-11-28.md``), and what D3M is compared with should not be weakened by what suits D3M."""
+
+
+def class_name_generation(context: Context) -> GenerationSettings:
+    """How images of class names alone are sampled."""
+    settings = context.settings.generation
+    return settings.model_copy(update={"guidance_scale": max(settings.guidance_scale, CLASS_NAME_GUIDANCE)})
+
+
+def generation_fingerprint(context: Context, seed: int, settings: GenerationSettings | None = None) -> dict[str, Any]:
+    """What decides about generated images beside model, prompts and vectors.
+
+    Args:
+        context: Says how they are sampled, and by which autoencoder they are decoded.
+        seed: Root of the random streams.
+        settings: How they are sampled, where it is not as D3M's.
+    """
+    generation_settings = (settings or context.settings.generation).fingerprint()
     tiny = context.model.tiny_autoencoder
     if tiny is not None:
         generation_settings |= {"autoencoder": tiny.fingerprint}
@@ -156,7 +173,7 @@ def generation_job(context: Context, source: ArtefactKey, count: int | None = No
 
 def class_name_job(context: Context, prompts: Prompts, seed: int, count: int) -> GenerationJob:
     """The job that generates ``count`` images from the name of a class alone."""
-    return _job(context, prompts, seed, count)
+    return replace(_job(context, prompts, seed, count), settings=class_name_generation(context))
 
 
 def _job(

@@ -44,3 +44,25 @@ def test_controls_have_as_many_images_as_are_kept_of_the_distilled_ones(finished
     assert set(metrics["n_train_images"]) == {3 * 4}
     more = open_pipeline(tmp_path, tmp_path / "images", **kept | {"selection.kept": 5})
     assert "foundation_metrics" in {entry.key.asset for entry in more.plan().pending()}
+
+
+def test_class_names_are_not_sampled_with_less_guidance_than_suits_them(finished):
+    from d3m_assets.assets.class_prompts import read_prompts
+    from d3m_assets.assets.synthetic_pool import class_name_job
+
+    def at(guidance=None):
+        changes = {} if guidance is None else {"generation.guidance_scale": guidance}
+        pipeline = open_pipeline(finished, finished / "images", **changes)
+        context = pipeline.reading(ArtefactKey("foundation_metrics"))
+        job = class_name_job(context, read_prompts(context, context.dataset.classes[0].key), 0, 1)
+        pending = {entry.key.asset for entry in pipeline.plan().pending()}
+        return job.settings.guidance_scale, pending
+
+    assert at() == (2, set())
+    guidance, pending = at(1.5)
+    assert guidance == 2
+    assert "synthetic_pool" in pending
+    assert "foundation_metrics" not in pending
+    guidance, pending = at(3)
+    assert guidance == 3
+    assert {"synthetic_pool", "foundation_metrics"} <= pending
