@@ -92,8 +92,8 @@ def open_pipeline(folder: Path, dataset: str, budget: str, seed: int, students: 
                 "students.seeds": tuple(range(seed * students, (seed + 1) * students)),
                 "evaluation.distillations": 1,
                 "generation.images_per_class": 100,  # so that there are candidates enough for every choice
+                **changes,
             },
-            **changes,
         )
     )
 
