@@ -9,7 +9,7 @@ from d3m_assets_tests.processes import needs_proc, wait_until
 
 pytestmark = [pytest.mark.long, needs_browser, needs_proc, needs_servers, pytest.mark.timeout(1500)]
 
-DISTILLED = ("inverted_embeddings", "synthetic_pool")
+DISTILLED = ("inverted_embeddings", "synthetic_pool", "sample_selection")
 LAUNCH = "//button[contains(.,'Launch 1 run')]"
 
 

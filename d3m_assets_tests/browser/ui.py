@@ -86,17 +86,23 @@ class Browser:
 
     def click(self, xpath, seconds=30, which=0):
         """Click on what an XPath shows, waited for."""
-        from selenium.common.exceptions import WebDriverException
-
         end = time.monotonic() + seconds
         while True:
-            try:
-                self.see(xpath, max(1, end - time.monotonic()))[which].click()
+            self.see(xpath, max(1, end - time.monotonic()))
+            if self.clicked(xpath, which):
                 return
-            except (WebDriverException, IndexError) as error:  # covered or drawn anew at that moment
-                shot = "" if time.monotonic() < end else self.shot("not-clicked")
-                assert not shot, f"{xpath} cannot be clicked ({type(error).__name__}); see {shot}"
-                time.sleep(0.3)
+            assert time.monotonic() < end, f"{xpath} cannot be clicked; see {self.shot('not-clicked')}"
+            time.sleep(0.3)
+
+    def clicked(self, xpath, which=0):
+        """Whether what an XPath shows at this moment took a click, and was neither covered nor drawn anew."""
+        from selenium.common.exceptions import WebDriverException
+
+        try:
+            self.visible(xpath)[which].click()
+        except (WebDriverException, IndexError):
+            return False
+        return True
 
     def shot(self, name):
         """Save what is seen where pytest does not tidy up; gives the file."""
@@ -115,9 +121,10 @@ class Browser:
             for _ in range(10):  # the dialog closes the menu when it is drawn anew with what it has loaded
                 if not self.visible(item):
                     self.click("//*[text()='Select a partition or create one']")
-                if wait_until(lambda item=item: self.visible(item), 3):
+                if wait_until(lambda item=item: self.visible(item), 3) and self.clicked(item):
                     break
-            self.click(item, 5)
+            else:
+                raise AssertionError(f"partition {chosen} cannot be chosen; see {self.shot('not-chosen')}")
             self.escape()
 
     def type(self, text):
