@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from d3m_assets.distillation.settings import InversionSettings
     from d3m_assets.foundation.loading import Foundation
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 """Raised whenever a change here, or in the modules named above, changes the embeddings of a class."""
 
 _START_NOISE = 0.3

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _STATE_NAME = re.compile(r"[0-9a-f]{32}\.(safetensors|[0-9a-f]{8}\.part)")
-_MIN_SAMPLES_PER_PROMPT = 4
-"""With fewer in a step, a prompt's gradient is mostly the noise of which timesteps were sampled."""
+FEWEST_SAMPLES_PER_PROMPT = 2
+"""Four in a step taught no more than two, in twice the time (benchmarks/results/defaults-2026-11-28.md)."""
 
 _MIN_PROGRESS = 1e-3
 """Share of the lowest loss by which a later one must be lower to count as progress."""
@@ -53,7 +53,7 @@ class InversionTask:
 
     def samples_per_prompt(self, samples_per_step: int) -> int:
         """Samples of each prompt in a step of at least ``samples_per_step`` of the class."""
-        return max(_MIN_SAMPLES_PER_PROMPT, math.ceil(samples_per_step / self.plan.prompts))
+        return max(FEWEST_SAMPLES_PER_PROMPT, math.ceil(samples_per_step / self.plan.prompts))
 
     def samples(self, samples_per_step: int) -> int:
         """Samples of the class in such a step."""

@@ -50,7 +50,7 @@ class InversionSettings(Section):
 
     steps: Positive = Field(default=150, description="Optimizer steps.")
     samples_per_step: Positive = Field(
-        default=16, description="Noised training images of each class in one step, at least 4 for each prompt."
+        default=16, description="Noised training images of each class in one step, at least 2 for each prompt."
     )
     directional: bool = Field(
         default=True,

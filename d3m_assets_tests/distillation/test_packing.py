@@ -103,7 +103,7 @@ def test_the_batch_grows_to_what_fits_and_nothing_else_changes(foundation, tasks
 
 
 def test_classes_with_more_prompts_are_fewer_at_a_time(foundation, tasks, monkeypatch):
-    work = tasks("01234", plan_embeddings("ipc-2", 128, width=64))  # two prompts of four samples each
+    work = tasks("01234", plan_embeddings("ipc-4", 256, width=64))  # four prompts of two samples each
     device = Device(monkeypatch, foundation, memory=2100)
     run(foundation, work, classes_per_batch=64, probe=device)
     assert max(device.steps) == 16
