@@ -1,0 +1,30 @@
+"""``d3m ui``: Dagster's web page."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from d3m_assets.cli.app import app
+from d3m_assets.settings import load_settings
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the web page.")] = 3000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Open Dagster's web UI and daemon on the same instance as `d3m distill`."""
+    import subprocess
+
+    from d3m_assets.orchestration.launch import ensure_instance_home
+
+    home = ensure_instance_home(load_settings())
+    workspace = str(home / "workspace.yaml")
+    command = [sys.executable, "-m", "dagster", "dev", "-w", workspace, "-h", host, "-p", str(port)]
+    print(f"http://{host}:{port}  (instance in {home}; Ctrl-C stops it)", flush=True)
+    environment = {**os.environ, "DAGSTER_DISABLE_TELEMETRY": "1"}
+    raise SystemExit(subprocess.run(command, env=environment, check=False).returncode)
