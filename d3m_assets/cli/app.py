@@ -6,14 +6,15 @@ import sys
 
 import typer
 
+from d3m_assets.cli.help import Commands
 from d3m_assets.errors import D3MError
 from d3m_assets.terminal import INTERRUPTED, answer_interrupts, printable
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    cls=Commands,
     help="Condense a labelled image dataset into a few learned prompt vectors per class (D3M, arXiv 2403.07142).",
 )
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from d3m_assets.cli.app import app
+from d3m_assets.cli.help import BUNDLES, Command
 from d3m_assets.cli.options import AsJson, offline, with_settings
 from d3m_assets.errors import SettingsError
 from d3m_assets.progress import ProgressEvent
@@ -36,7 +37,7 @@ def model_of(loaded: Bundle, settings: Settings) -> Model:
     return model
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=BUNDLES)
 @with_settings("foundation", "settings_")
 def regenerate(
     settings: Settings,
@@ -61,7 +62,10 @@ def regenerate(
         str | None, typer.Option(metavar="OWNER/NAME", help="Upload the folder to this dataset repository of the hub.")
     ] = None,
 ) -> None:
-    """Write the images of a bundle: all it needs is this package and the foundation model."""
+    """Write the images of a bundle: all it needs is this package and the foundation model.
+
+    Example: d3m regenerate bundle.safetensors --output images/ --format huggingface
+    """
     offline()
     from dataclasses import replace
 
@@ -98,7 +102,7 @@ def regenerate(
         print(f"Uploaded to {push_folder(output, push, 'dataset')}; it is private unless it was public before.")
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=BUNDLES)
 @with_settings("dataset", "foundation", "storage", "settings_")
 def verify(
     settings: Settings,
@@ -113,7 +117,10 @@ def verify(
     exact: Annotated[bool, typer.Option("--exact", help="Accept equal pixels only.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Generate images again and say whether they are equal, equal within the stated tolerance, or not (exit status 1)."""
+    """Generate images again and say whether they are equal, equal within the stated tolerance, or not (exit status 1).
+
+    Example: d3m verify images/ --bundle bundle.safetensors
+    """
     offline()
     from d3m_assets.exports import verification
     from d3m_assets.foundation.loading import load_foundation
@@ -137,7 +144,7 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=BUNDLES)
 @with_settings("dataset", "foundation", "storage", "settings_")
 def lineage(
     settings: Settings,
@@ -151,7 +158,10 @@ def lineage(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say where an image or a bundle comes from, back to the real images it was learned from."""
+    """Say where an image or a bundle comes from, back to the real images it was learned from.
+
+    Example: d3m lineage images/cat/00003.png
+    """
     offline()
     # To look whether the model is at hand must not fetch it.
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -182,7 +192,7 @@ def lineage(
         Console(highlight=False, width=None if sys.stdout.isatty() else 2000).print(found.tree())
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=BUNDLES)
 @with_settings("foundation", "settings_")
 def export(
     settings: Settings,
@@ -201,7 +211,10 @@ def export(
         typer.Option(metavar="OWNER/NAME", help="Upload a bundle-repository to this model repository of the hub."),
     ] = None,
 ) -> None:
-    """Write what a bundle has learned in the form of other programs; images are written by `d3m regenerate`."""
+    """Write what a bundle has learned in the form of other programs; images are written by `d3m regenerate`.
+
+    Example: d3m export bundle.safetensors --format a1111 --output tokens/
+    """
     offline()
     from d3m_assets.exports.bundle_repository import from_pretrained, save_pretrained
     from d3m_assets.exports.hub import check_repository, push_folder
@@ -233,9 +246,12 @@ def export(
     )
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=BUNDLES)
 def inspect(bundle: BundleArgument, as_json: AsJson = False) -> None:
-    """Print the recipe and the ledger of a bundle, and what it can be used with."""
+    """Print the recipe and the ledger of a bundle, and what it can be used with.
+
+    Example: d3m inspect bundle.safetensors
+    """
     from dataclasses import asdict
 
     from d3m_assets.exports.bundle_repository import from_pretrained

@@ -8,12 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from d3m_assets.cli.app import app
+from d3m_assets.cli.help import MORE
 from d3m_assets.cli.options import offline
 from d3m_assets.settings import load_settings
 from d3m_assets.terminal import shown_progress
 
 foundation_app = typer.Typer(no_args_is_help=True, help="The embedded text-to-image model.")
-app.add_typer(foundation_app, name="foundation")
+app.add_typer(foundation_app, name="foundation", rich_help_panel=MORE)
 
 
 @foundation_app.command("train")
@@ -38,7 +39,10 @@ def foundation_train(
         bool, typer.Option("--compile", help="Compile the U-Net: faster steps, needs a C++ compiler.")
     ] = False,
 ) -> None:
-    """Train the embedded text-to-image model on drawn characters; stopped and started again, it goes on."""
+    """Train the embedded text-to-image model on drawn characters; stopped and started again, it goes on.
+
+    Example: d3m foundation train --fonts fonts/train --output my-model/
+    """
     from d3m_assets.foundation.embedded.training import TrainingSettings, train
 
     given: dict[str, Any] = {
@@ -66,7 +70,10 @@ def foundation_card(
     fonts: Annotated[Path, typer.Option(help="Folder that scripts/fonts brought fonts to.")],
     path: Annotated[Path, typer.Argument(help="The pipeline directory.")] = Path("data/foundation"),
 ) -> None:
-    """Measure a trained embedded model and write the model card beside its weights."""
+    """Measure a trained embedded model and write the model card beside its weights.
+
+    Example: d3m foundation card my-model/ --fonts fonts/
+    """
     offline()
     from d3m_assets.foundation_card import write_card
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from d3m_assets.cli.help import SETTINGS
 from d3m_assets.errors import SettingsError
 from d3m_assets.settings import Settings, load_settings, setting_names
 
@@ -21,20 +22,33 @@ def _complete_setting(incomplete: str) -> list[str]:
 
 Dataset = Annotated[
     str | None,
-    typer.Option(help="'digits', or path or URL of an image folder, zip, Hugging Face dataset, WebDataset or table."),
+    typer.Option(
+        help="'digits', or path or URL of an image folder, zip, Hugging Face dataset, WebDataset or table.",
+        rich_help_panel=SETTINGS,
+    ),
 ]
 FoundationOption = Annotated[
-    str | None, typer.Option(help="'embedded', or path of a diffusers text-to-image pipeline or checkpoint.")
+    str | None,
+    typer.Option(
+        help="'embedded', or path of a diffusers text-to-image pipeline or checkpoint.", rich_help_panel=SETTINGS
+    ),
 ]
-Budget = Annotated[list[str] | None, typer.Option(help="Bytes per class: ipc-10, 640B, 4KiB. Repeatable.")]
-Storage = Annotated[str | None, typer.Option(help="Path or fsspec URL of the artefact store.")]
-Seed = Annotated[int | None, typer.Option(help="Root of every random number.")]
+Budget = Annotated[
+    list[str] | None,
+    typer.Option(help="Bytes per class: ipc-10, 640B, 4KiB. Repeatable.", rich_help_panel=SETTINGS),
+]
+Storage = Annotated[
+    str | None, typer.Option(help="Path or fsspec URL of the artefact store.", rich_help_panel=SETTINGS)
+]
+Seed = Annotated[int | None, typer.Option(help="Root of every random number.", rich_help_panel=SETTINGS)]
 Set = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
+        metavar="NAME=VALUE",
         help="Any other setting, for example inversion.steps=300. Repeatable.",
         autocompletion=_complete_setting,
+        rich_help_panel=SETTINGS,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

@@ -8,18 +8,24 @@ from typing import Annotated
 import typer
 
 from d3m_assets.cli.app import app
+from d3m_assets.cli.help import WORK, Command
 from d3m_assets.cli.options import AsJson, offline, with_settings
 from d3m_assets.cli.showing import copy_report, show_metrics, show_problems, stored_metrics
 from d3m_assets.settings import Settings
 from d3m_assets.terminal import printable, shown_progress
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=WORK)
 @with_settings()
 def distill(
     settings: Settings,
 ) -> None:
-    """Make everything that is missing or out of date, then show the table."""
+    """Make everything that is missing or out of date, then show the table.
+
+    Example: d3m distill --dataset photos/ --foundation models/stable-diffusion-v1-5 --budget 16KiB
+
+    Stopped by Ctrl-C or a crash, the same command goes on where it was.
+    """
     begun = time.monotonic()
     offline()
     from d3m_assets.orchestration.launch import open_instance, run_pending
@@ -40,13 +46,16 @@ def distill(
     print(f"{time.monotonic() - begun:.0f} s")
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=WORK)
 @with_settings()
 def status(
     settings: Settings,
     as_json: AsJson = False,
 ) -> None:
-    """Say what is up to date, missing or out of date, and why."""
+    """Say what is up to date, missing or out of date, and why.
+
+    Example: d3m status --set inversion.steps=300 (what would have to be made again?)
+    """
     from d3m_assets.pipeline import Pipeline
 
     pipeline = Pipeline(settings)
@@ -73,13 +82,16 @@ def status(
         print(f"kept, but of no class, budget or setting that there is now: {shown}. `d3m prune` removes them")
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=WORK)
 @with_settings()
 def prune(
     settings: Settings,
     delete: Annotated[bool, typer.Option("--delete", help="Remove it; without, it is only listed.")] = False,
 ) -> None:
-    """List, or remove, what the store keeps of classes, budgets, settings and assets that are gone."""
+    """List, or remove, what the store keeps of classes, budgets, settings and assets that are gone.
+
+    Example: d3m prune --delete
+    """
     from d3m_assets.inspection.pruning import leftovers
     from d3m_assets.ledger import byte_size
     from d3m_assets.pipeline import Pipeline
@@ -101,13 +113,16 @@ def prune(
         print(f"{len(found.artefacts)} artefacts, {byte_size(found.bytes)}; `d3m prune --delete` removes them.")
 
 
-@app.command()
+@app.command(cls=Command, rich_help_panel=WORK)
 @with_settings()
 def metrics(
     settings: Settings,
     as_json: AsJson = False,
 ) -> None:
-    """Show what students have reached: mean and 95 % interval over seeds."""
+    """Show what students have reached: mean and 95 % interval over seeds.
+
+    Example: d3m metrics --json > metrics.json
+    """
     from d3m_assets.pipeline import Pipeline
 
     pipeline = Pipeline(settings)

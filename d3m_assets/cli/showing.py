@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,20 +13,26 @@ from d3m_assets.terminal import printable
 if TYPE_CHECKING:
     import pandas as pd
 
+    from d3m_assets.datasets.problems import DatasetProblem
     from d3m_assets.pipeline import Pipeline
 
 
 def show_problems(pipeline: Pipeline) -> None:
     """What is wrong with the images, or the model for them: a line, or a table where there is more than one kind."""
+    from d3m_assets.assets.foundation_model import model_problems
+
+    show_problem_table([*pipeline.context.dataset.scan.problems, *model_problems(pipeline.context)])
+
+
+def show_problem_table(problems: Sequence[DatasetProblem]) -> None:
+    """Problems as a line on stderr, or as a table where there is more than one kind."""
     from dataclasses import asdict
 
     from rich.console import Console
     from rich.table import Table
 
-    from d3m_assets.assets.foundation_model import model_problems
     from d3m_assets.datasets.problems import problem_rows
 
-    problems = [*pipeline.context.dataset.scan.problems, *model_problems(pipeline.context)]
     rows = [
         # Names of classes and files stand in every part of a problem.
         {field: printable(value) for field, value in asdict(row).items()}
