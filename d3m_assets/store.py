@@ -27,6 +27,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from d3m_assets.addresses import masked
 from d3m_assets.errors import StoreError
 from d3m_assets.store_listing import ListedFile, ManifestCache, list_local, list_remote
 
@@ -227,9 +228,19 @@ class Store:
     def __init__(
         self, url: str, storage_options: Mapping[str, Any] | None = None, cache: str | Path | None = None
     ) -> None:
-        self.url = url
+        self._address = url
         self._options = dict(storage_options or {})
         self._cache_folder = cache
+
+    @property
+    def url(self) -> str:
+        """Its address for people, without a password."""
+        return masked(self._address)
+
+    def parent(self) -> Store | None:
+        """The store in the folder above; None: there is no such folder."""
+        above = self._address.rpartition("/")[0]
+        return Store.open(above, self._options) if above else None
 
     @classmethod
     def open(
@@ -606,7 +617,7 @@ class Store:
 
     @cached_property
     def _opened(self) -> tuple[fsspec.AbstractFileSystem, str]:
-        fs, root = fsspec.url_to_fs(self.url, **self._options)
+        fs, root = fsspec.url_to_fs(self._address, **self._options)
         return fs, root.rstrip("/")
 
     @cached_property
@@ -614,7 +625,7 @@ class Store:
         """Commit records that were read or written; a local disk is as quick as a file of them would be."""
         if self._cache_folder is None or self._local:
             return ManifestCache()
-        digest = hashlib.sha256(self.url.encode()).hexdigest()[:16]
+        digest = hashlib.sha256(self._address.encode()).hexdigest()[:16]
         return ManifestCache(Path(self._cache_folder) / f"manifests-{digest}.sqlite")
 
     @property
@@ -631,7 +642,7 @@ class Store:
 
     def __getstate__(self) -> dict[str, Any]:
         # A file system holds connections and threads; another process opens its own.
-        return {"url": self.url, "_options": self._options, "_cache_folder": self._cache_folder}
+        return {"_address": self._address, "_options": self._options, "_cache_folder": self._cache_folder}
 
     def _find(self, root: str) -> list[str]:
         """Paths of all files below a folder."""
@@ -650,7 +661,7 @@ class Store:
         return f"{self._root}/{key.path}"
 
     def _shown(self, path: str) -> str:
-        return path if self._local else self._fs.unstrip_protocol(path)
+        return path if self._local else masked(self._fs.unstrip_protocol(path))
 
     def _file(self, key: ArtefactKey, manifest: Manifest, name: str) -> FileRecord:
         if name not in manifest.files:

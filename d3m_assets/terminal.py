@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from d3m_assets.addresses import masked
 from d3m_assets.progress import Progress, ProgressEvent
 
 INTERRUPTED = 130
@@ -45,9 +46,9 @@ def answer_interrupts() -> None:
 def printable(value: Any, limit: int = 500) -> str:
     """A value on one line, without what could steer a terminal or reorder the line.
 
-    Control characters, marks of direction and the like become escapes; long text is cut.
+    Passwords in addresses are hidden, control characters, marks of direction and the like become escapes; long text is cut.
     """
-    text = str(value)
+    text = masked(str(value))
     shown = "".join(
         c if unicodedata.category(c)[0] != "C" and c not in "\u2028\u2029" else _escape(c) for c in text[:limit]
     )

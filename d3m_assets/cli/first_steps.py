@@ -88,4 +88,4 @@ def _absolute(dataset: str) -> str:
     """A local path so that it is right in any folder; "digits" and URLs as they are."""
     if dataset == "digits" or "://" in dataset or "::" in dataset:
         return dataset
-    return str(Path(dataset).expanduser().absolute())
+    return str(Path(dataset).expanduser().resolve())

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from d3m_assets.addresses import has_secret, masked
 from d3m_assets.assets.foundation_model import problems_of_model
 from d3m_assets.datasets.source import Scan
 from d3m_assets.distillation.budgets import plan_embeddings
@@ -220,7 +221,7 @@ def settings_text(dataset: str, home: Path, facts: Facts, suggestion: Suggestion
         *_comment("The dataset as it was seen:"),
         *(line for sentence in facts.sentences() for line in _comment(f"- {sentence}")),
         *(line for sentence in problems for line in _comment(f"- {sentence}")),
-        f"dataset = {_toml(dataset)}",
+        *_dataset_line(dataset),
         "",
         *_comment(f"The text-to-image model: {suggestion.foundation_reason}."),
         f"foundation = {_toml(suggestion.foundation)}",
@@ -246,6 +247,13 @@ def settings_text(dataset: str, home: Path, facts: Facts, suggestion: Suggestion
         description, default = _described(name)
         lines += [*_comment(description), f"# {key} = {_toml(default)}"]
     return "\n".join(lines) + "\n"
+
+
+def _dataset_line(dataset: str) -> list[str]:
+    if not has_secret(dataset):
+        return [f"dataset = {_toml(dataset)}"]
+    hint = "The address holds a password, which is written to no file: give it in the environment, as D3M_DATASET."
+    return [*_comment(hint), f"# dataset = {_toml(masked(dataset))}"]
 
 
 def _described(name: str) -> tuple[str, Any]:
