@@ -12,7 +12,9 @@ _SECRET_NAME = (
 )
 _USER = re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*://)([^\s/?#@:\"'<>]*):([^\s/?#\"'<>]*)@")
 """``scheme://user:password@``; a password may hold an unescaped @."""
-_USER_WITH_SLASH = re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*://)([^\s/?#@:\"'<>]*):((?!\d{1,5}/)[^\s?#\"'<>@]+)@")
+_USER_WITH_SLASH = re.compile(
+    r"(?i)(\b[a-z][a-z0-9+.-]*://)([^\s/?#@:\"'<>]*):((?!\d{1,5}/)(?:(?!://)[^\s?#\"'<>@])+)@"
+)
 """The same with an unescaped / in the password, as secret keys of S3 have; what begins like a port is none."""
 _WEB_USER = re.compile(r"(?i)(\bhttps?://)([^\s/?#@:\"'<>]+)@")
 """``https://token@``: a lone name on the web is an access token."""

@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from d3m_assets.addresses import masked
 from d3m_assets.errors import StoreError
+from d3m_assets.store_errors import explained
 from d3m_assets.store_listing import ListedFile, ManifestCache, list_local, list_remote
 
 MANIFEST = "manifest.json"
@@ -320,7 +321,7 @@ class Store:
             self._commit(f"{folder}/{MANIFEST}", content)
         except Exception as error:  # each service raises its own
             raise StoreError(
-                f"cannot write {key} to {self.uri(key)}: {error}. The previous version is kept."
+                f"cannot write {key} to {self.uri(key)}: {explained(error)}. The previous version is kept."
             ) from error
         self._seen.keep({f"{folder}/{MANIFEST}": ("", content)})
         if replaces is None or replaces.strays or replaces.unreadable:
@@ -344,7 +345,7 @@ class Store:
         except FileNotFoundError:
             return None
         except Exception as error:  # each service raises its own
-            raise StoreError(f"cannot read {self._shown(path)}: {error}") from error
+            raise StoreError(f"cannot read {self._shown(path)}: {explained(error)}") from error
         return self._parse(path, content)
 
     def read(
@@ -415,7 +416,7 @@ class Store:
         try:
             folders = list_local(root) if self._local else list_remote(self._fs, root)
         except Exception as error:  # each service raises its own
-            raise StoreError(f"cannot list {self._shown(root)}: {error}") from error
+            raise StoreError(f"cannot list {self._shown(root)}: {explained(error)}") from error
         if asset is not None:
             folders = {f"{asset}/{folder}" if folder else asset: files for folder, files in folders.items()}
         return Listing(folders)
@@ -464,7 +465,7 @@ class Store:
             except FileNotFoundError:
                 return None
             except Exception as error:  # each service raises its own
-                return StoreError(f"cannot read {self._shown(paths[key])}: {error}")
+                return StoreError(f"cannot read {self._shown(paths[key])}: {explained(error)}")
 
         if self._local or len(missing) < 2:  # faster without threads
             read = [get(key) for key in missing]
@@ -509,7 +510,7 @@ class Store:
         except (ValueError, KeyError, TypeError):
             return None
         except Exception as error:  # each service raises its own
-            raise StoreError(f"cannot read {self._shown(path)}: {error}") from error
+            raise StoreError(f"cannot read {self._shown(path)}: {explained(error)}") from error
         return value if intact else None
 
     def keep_record(self, kind: str, digest: str, value: Mapping[str, Any]) -> None:
@@ -524,7 +525,7 @@ class Store:
         try:
             self._commit(path, json.dumps(content, ensure_ascii=False).encode())
         except Exception as error:  # each service raises its own
-            raise StoreError(f"cannot write {self._shown(path)}: {error}") from error
+            raise StoreError(f"cannot write {self._shown(path)}: {explained(error)}") from error
 
     def records(self, kind: str) -> list[str]:
         """Digests of all kept results of a kind, sorted."""
@@ -574,7 +575,7 @@ class Store:
         except FileNotFoundError:
             return []
         except Exception as error:  # each service raises its own
-            raise StoreError(f"cannot list {self._shown(self._root)}: {error}") from error
+            raise StoreError(f"cannot list {self._shown(self._root)}: {explained(error)}") from error
         names = (_name(entry["name"].rstrip("/")) for entry in entries if entry["type"] == "directory")
         return sorted(name for name in names if SAFE.fullmatch(name))
 
@@ -613,6 +614,27 @@ class Store:
             raise StoreError(f"{key} is not stored in {self.url}; `d3m distill` builds it")
         return self._shown(f"{folder}/{self._file(key, manifest, name).path}")
 
+    def probe(self) -> None:
+        """Write a small file, read it back and delete it.
+
+        Raises:
+            StoreError: One of the three does not work; the message says which and what to do.
+        """
+        content = secrets.token_bytes(16)
+        path, step = f"{self._root}/.probe-{content.hex()}", "write"
+        new = self._local and not Path(self._root).exists()
+        try:
+            self._put(path, content)
+            step = "read"
+            if self._fs.cat_file(path) != content:
+                raise OSError("what was read is not what was written")
+            step = "delete"
+            self._remove(path)
+            if new:
+                Path(self._root).rmdir()
+        except Exception as error:  # each service raises its own
+            raise StoreError(f"cannot {step} {self._shown(path)}: {explained(error)}") from error
+
     # Everything below deals in paths of the file system, without protocol.
 
     @cached_property
@@ -650,7 +672,7 @@ class Store:
         try:
             return list(self._fs.find(root))
         except Exception as error:  # each service raises its own
-            raise StoreError(f"cannot list {self._shown(root)}: {error}") from error
+            raise StoreError(f"cannot list {self._shown(root)}: {explained(error)}") from error
 
     def _record_path(self, kind: str, digest: str) -> str:
         if not SAFE.fullmatch(kind) or not re.fullmatch(r"[0-9a-f]{64}", digest):

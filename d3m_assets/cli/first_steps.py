@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shlex
@@ -12,10 +13,10 @@ import typer
 
 from d3m_assets.cli.app import app
 from d3m_assets.cli.help import START, Command
-from d3m_assets.cli.options import FoundationOption, Set, offline, read_settings
+from d3m_assets.cli.options import AsJson, FoundationOption, Set, offline, read_settings, with_settings
 from d3m_assets.cli.showing import show_problem_table
 from d3m_assets.errors import SettingsError
-from d3m_assets.settings import FILE_NAME, FILE_VARIABLE
+from d3m_assets.settings import FILE_NAME, FILE_VARIABLE, Settings
 from d3m_assets.terminal import printable, shown_progress
 
 
@@ -89,3 +90,33 @@ def _absolute(dataset: str) -> str:
     if dataset == "digits" or "://" in dataset or "::" in dataset:
         return dataset
     return str(Path(dataset).expanduser().resolve())
+
+
+@app.command(cls=Command, rich_help_panel=START)
+@with_settings()
+def doctor(
+    settings: Settings,
+    as_json: AsJson = False,
+) -> None:
+    """Look whether everything is in place for these settings, and say what to do where it is not (exit status 1).
+
+    Example: d3m doctor --storage s3://bucket/d3m
+    """
+    offline()
+    from d3m_assets.cli.doctor import examine
+
+    rows = []
+    for finding in examine(settings):
+        row = {name: printable(value, 2000) for name, value in finding.facts().items()}
+        rows.append(row)
+        if not as_json:  # as they come: some take seconds
+            advice = f"\n{'':28}→ {row['remedy']}" if row["remedy"] else ""
+            print(f"{row['state']:8} {row['what']:18} {row['detail']}{advice}", flush=True)
+    if as_json:
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+    errors, warnings = (sum(row["state"] == state for row in rows) for state in ("error", "warning"))
+    if not as_json:
+        verdict = "Everything is in place." if not errors + warnings else f"{errors} errors, {warnings} warnings."
+        print(f"\n{verdict}")
+    if errors:
+        raise typer.Exit(1)

@@ -19,6 +19,7 @@ from d3m_assets.errors import BudgetError
 from d3m_assets.foundation.files import EMBEDDED, FoundationFiles
 from d3m_assets.ledger import Budget, ImageShape, byte_size
 from d3m_assets.settings import Settings
+from d3m_assets.terminal import printable
 
 WIDTH_OF_STABLE_DIFFUSION = 768
 """Length of a token embedding of Stable Diffusion 1.x, for the budgets of a model that is not named yet."""
@@ -267,9 +268,13 @@ def _described(name: str) -> tuple[str, Any]:
 
 
 def _comment(text: str) -> list[str]:
-    # File names come from elsewhere: a line break in one must not end the comment.
+    # File names come from elsewhere: a line break in one must not end the comment, and TOML takes no control characters.
     return textwrap.wrap(
-        " ".join(text.split()), _COMMENT_WIDTH, initial_indent="# ", subsequent_indent="# ", break_long_words=False
+        printable(" ".join(text.split()), 10_000),
+        _COMMENT_WIDTH,
+        initial_indent="# ",
+        subsequent_indent="# ",
+        break_long_words=False,
     )
 
 
