@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from d3m_assets.addresses import masked
 from d3m_assets.errors import StoreError
-from d3m_assets.store_errors import explained
+from d3m_assets.store_errors import explained, remedy
 from d3m_assets.store_listing import ListedFile, ManifestCache, list_local, list_remote
 
 MANIFEST = "manifest.json"
@@ -40,6 +40,9 @@ RECORDS = ".records"
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 ABANDONED_AFTER = timedelta(days=1)
 """Age at which a file that no manifest names was left by a killed writer, not by a running one."""
+LOCATION = "set `storage` to a folder, or to a URL such as s3://bucket/folder whose package (s3fs) is installed"
+_OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "obs", "oci"})
+"""File systems of fsspec whose top folders are buckets."""
 REQUESTS_AT_ONCE = 32
 """Commit records that are read from a remote store at the same time."""
 
@@ -263,8 +266,11 @@ class Store:
         try:
             if store._local and Path(store._root).exists() and not Path(store._root).is_dir():
                 raise StoreError(f"{url} is a file; set `storage` to a folder")
+        except OSError as error:
+            shown = f"{str(url)[:80]}…" if len(str(url)) > 200 else url
+            raise StoreError(f"cannot open the store {shown}: {error.strerror}; {remedy(error) or LOCATION}") from error
         except (ImportError, ValueError) as error:
-            raise StoreError(f"cannot open the store {url}: {error}") from error
+            raise StoreError(f"cannot open the store {url}: {error}; {LOCATION}") from error
         return store
 
     def write(
@@ -716,7 +722,10 @@ class Store:
         if not self._local:
             try:
                 self._fs.pipe_file(path, data)
-            except FileNotFoundError:  # a file system with real folders
+            except FileNotFoundError:
+                protocol = self._fs.protocol
+                if _OBJECT_STORES.intersection([protocol] if isinstance(protocol, str) else protocol):
+                    raise  # it has no folders: the bucket is missing, and to create one is not ours
                 self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
                 self._fs.pipe_file(path, data)
             return

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+import traceback
 
 import typer
 
+from d3m_assets.addresses import masked
 from d3m_assets.cli.help import Commands
 from d3m_assets.errors import D3MError
+from d3m_assets.store_errors import remedy
 from d3m_assets.terminal import INTERRUPTED, answer_interrupts, printable
 
 app = typer.Typer(
@@ -34,7 +37,18 @@ def main() -> None:
         print("d3m: " + "\n".join(lines), file=sys.stderr)
         raise SystemExit(1) from None
     except OSError as error:  # a folder that cannot be written, a full disk, a server that is gone
-        print("d3m: " + printable(error, 10_000) + "; what was finished is kept", file=sys.stderr)
+        place = f": {printable(error.filename, 200)}" if error.filename is not None else ""
+        text = f"{error.strerror}{place}" if error.strerror else printable(error, 2000)
+        advice = f"; {remedy(error)}" if remedy(error) else ""
+        print(f"d3m: {text}{advice}; what was finished is kept", file=sys.stderr)
+        raise SystemExit(1) from None
+    except Exception:
+        # Not what a person did: the traceback is for us, without the passwords of addresses in it.
+        print(masked(traceback.format_exc()), file=sys.stderr)
+        print(
+            "d3m: this is a defect of d3m-assets; please report the lines above. What was finished is kept",
+            file=sys.stderr,
+        )
         raise SystemExit(1) from None
     except (KeyboardInterrupt, SystemExit) as end:
         # Typer makes an exit status of Ctrl-C, without a word.

@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import shutil
+import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -256,10 +257,12 @@ def check_home(settings: Settings) -> Iterator[Finding]:
     """That caches and the instance have a place, and how much room there is."""
     home = settings.home.absolute()
     place = next(folder for folder in (home, *home.parents) if folder.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        yield Finding(
-            "home", "error", f"{place} cannot be written", "make it writable, or set `home` to another folder"
-        )
+    try:
+        with tempfile.TemporaryFile(dir=place) as probe:
+            probe.write(bytes(4096))
+            probe.flush()
+    except OSError as error:
+        yield Finding("home", "error", f"{place} cannot be written: {error.strerror or error}", remedy(error))
         return
     free = shutil.disk_usage(place).free
     state: State = "error" if free < LEAST_DISK else "warning" if free < GOOD_DISK else "ok"

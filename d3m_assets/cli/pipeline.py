@@ -33,6 +33,9 @@ def distill(
 
     with open_instance(settings) as instance, shown_progress() as progress:
         pipeline = Pipeline(settings, progress=progress)
+        # Before the images are read, which may take an hour.
+        _ = pipeline.context.model.files
+        pipeline.store.probe()
         show_problems(pipeline)
         try:
             launched = run_pending(settings, instance, pipeline, progress=progress)
