@@ -103,7 +103,7 @@ def doctor(
     Example: d3m doctor --storage s3://bucket/d3m
     """
     offline()
-    from d3m_assets.cli.doctor import examine
+    from d3m_assets.cli.diagnosis import examine
 
     rows = []
     for finding in examine(settings):

@@ -79,6 +79,13 @@ def _sentence(home: Path, error: BaseException) -> str:
             return f"{_database(file)} needs a package that is not installed; install d3m-assets[postgres]"
     for link in _chain(error):
         text = str(link)
+        if type(link).__name__ == "DagsterInvalidConfigError" or isinstance(link, yaml.YAMLError):
+            first = next(
+                (line.strip() for line in text.splitlines() if "Error 1:" in line), " ".join(text.split())[:300]
+            )
+            return (
+                f"{file} cannot be used: {first.removeprefix('Error 1: ')}; correct it, or delete it to get a new one"
+            )
         if isinstance(link, sqlite3.Error) and (advice := next((a for w, a in _SQLITE if w in text), "")):
             return f"Dagster's database in {home} cannot be used: {text}; {advice}"
     if any(type(link).__module__.partition(".")[0] in ("psycopg", "psycopg2") for link in _chain(error)):

@@ -7,8 +7,9 @@ import shutil
 import socket
 
 import pytest
+import s3fs
 
-from d3m_assets.cli import doctor
+from d3m_assets.cli import diagnosis
 from d3m_assets.foundation.files import embedded_path
 from d3m_assets.settings import load_settings
 from d3m_assets.store import Store
@@ -18,6 +19,9 @@ from d3m_assets_tests.cli.test_first_steps import d3m
 @pytest.fixture(autouse=True)
 def _elsewhere(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    s3fs.S3FileSystem.clear_instance_cache()  # the environment says where S3 is
+    yield
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def found(check, **settings):
@@ -48,26 +52,28 @@ def test_a_damaged_weight_file_is_named(tmp_path):
     shutil.copytree(embedded_path(), copy)
     weights = next(copy.glob("unet/*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:1000])
-    (finding,) = found(doctor.check_model, foundation=str(copy))
+    (finding,) = found(diagnosis.check_model, foundation=str(copy))
     assert finding.state == "error"
     assert str(weights) in finding.detail
     for file in copy.glob("vae/*.safetensors"):
         file.rename(file.with_suffix(".bin"))
-    (finding,) = [f for f in doctor.examine(load_settings(home="home", foundation=str(copy))) if f.what == "model"]
+    (finding,) = [f for f in diagnosis.examine(load_settings(home="home", foundation=str(copy))) if f.what == "model"]
     assert finding.state == "error"
     assert "pickled weights are not loaded" in finding.detail + finding.remedy
 
 
 def test_versions_outside_their_ranges_are_told(monkeypatch):
     monkeypatch.setattr(
-        doctor, "_requirements", lambda: (">=3.20", [("numpy>=99", ""), ("no-such-package>=1", ""), ("torch", "gpu")])
+        diagnosis,
+        "_requirements",
+        lambda: (">=3.20", [("numpy>=99", ""), ("no-such-package>=1", ""), ("torch", "gpu")]),
     )
-    findings = {finding.what: finding for finding in found(doctor.check_versions)}
+    findings = {finding.what: finding for finding in found(diagnosis.check_versions)}
     assert findings["Python"].state == findings["numpy"].state == findings["no-such-package"].state == "error"
     assert findings["numpy"].remedy == 'pip install "numpy>=99"'
     assert findings["optional extras"].detail == "with gpu"
     monkeypatch.undo()
-    assert {f.state for f in found(doctor.check_versions)} == {"ok"}
+    assert {f.state for f in found(diagnosis.check_versions)} == {"ok"}
 
 
 def test_a_missing_bucket_is_told_and_not_made(s3_options, monkeypatch):
@@ -78,11 +84,13 @@ def test_a_missing_bucket_is_told_and_not_made(s3_options, monkeypatch):
     ):
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
-    (finding,) = found(doctor.check_storage, storage="s3://d3m/artefacts")
+    (finding,) = found(diagnosis.check_storage, storage="s3://d3m/artefacts")
     assert finding.state == "ok"
     store = Store.open("s3://d3m/artefacts/digits")
     assert store._fs.find("d3m") == []
-    (finding,) = [f for f in doctor.examine(load_settings(home="home", storage="s3://other/x")) if f.what == "storage"]
+    (finding,) = [
+        f for f in diagnosis.examine(load_settings(home="home", storage="s3://other/x")) if f.what == "storage"
+    ]
     assert finding.state == "error"
     assert "create the bucket" in finding.remedy
     store._fs.invalidate_cache()
@@ -96,7 +104,7 @@ def test_a_server_that_does_not_answer_is_told(monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    (finding,) = [f for f in doctor.examine(load_settings(home="home", storage="s3://b/x")) if f.what == "storage"]
+    (finding,) = [f for f in diagnosis.examine(load_settings(home="home", storage="s3://b/x")) if f.what == "storage"]
     assert finding.state == "error"
     assert "no server answers there" in finding.remedy
 
@@ -105,16 +113,15 @@ def test_automation_without_a_daemon_is_a_warning(tmp_path):
     from d3m_assets.orchestration.launch import open_instance
 
     settings = load_settings(home="home", **{"automation.enabled": True})
-    assert [f.what for f in doctor.check_instance(settings)] == ["Dagster instance"]  # nothing is made by looking
+    assert [f.what for f in diagnosis.check_instance(settings)] == ["Dagster instance"]  # nothing is made by looking
     assert not (tmp_path / "home").exists()
     with open_instance(settings):
         pass
-    instance, daemon = doctor.check_instance(settings)
+    instance, daemon = diagnosis.check_instance(settings)
     assert instance.state == "ok" and daemon.state == "warning"
     assert "d3m ui" in daemon.remedy
-    (tmp_path / "home" / "dagster" / "dagster.yaml").write_text(
-        "storage: {postgres: {postgres_db: {hostname: {env: NO_SUCH}}}}"
-    )
-    (finding,) = [f for f in doctor.examine(settings) if f.what.startswith("Dagster")]
+    (tmp_path / "home" / "dagster" / "dagster.yaml").write_text("storage: {postgres: {postgres_db: {hostname: here}}}")
+    (finding,) = [f for f in diagnosis.examine(settings) if f.what.startswith("Dagster")]
     assert finding.state == "error"
-    assert "NO_SUCH" in finding.detail
+    assert "dagster.yaml cannot be used: Missing required" in finding.detail
+    assert "correct it" in finding.remedy
