@@ -652,9 +652,9 @@ class Store:
     def _seen(self) -> ManifestCache:
         """Commit records that were read or written; a local disk is as quick as a file of them would be."""
         if self._cache_folder is None or self._local:
-            return ManifestCache()
+            return ManifestCache(root=self._root)
         digest = hashlib.sha256(self._address.encode()).hexdigest()[:16]
-        return ManifestCache(Path(self._cache_folder) / f"manifests-{digest}.sqlite")
+        return ManifestCache(Path(self._cache_folder) / f"manifests-{digest}.sqlite", self._root)
 
     @property
     def _fs(self) -> fsspec.AbstractFileSystem:
@@ -689,7 +689,11 @@ class Store:
         return f"{self._root}/{key.path}"
 
     def _shown(self, path: str) -> str:
-        return path if self._local else masked(self._fs.unstrip_protocol(path))
+        if self._local:
+            return path
+        # As the user has written it: only the address as a whole tells what in it is a password.
+        below = path.removeprefix(self._root) if path.startswith(self._root) else None
+        return masked(self._fs.unstrip_protocol(path)) if below is None else self.url.rstrip("/") + below
 
     def _file(self, key: ArtefactKey, manifest: Manifest, name: str) -> FileRecord:
         if name not in manifest.files:

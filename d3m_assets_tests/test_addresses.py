@@ -98,7 +98,7 @@ try:
 finally:
     fs = fsspec.filesystem("memory")
     for path in fs.find("/"):
-        target = Path("store") / path.replace("/", "_")
+        target = Path("store") / path.rpartition("@shelf/store/")[2].replace("/", "_")
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(fs.cat_file(path))
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from d3m_assets.cli.app import app
 from d3m_assets.cli.help import WORK, Command
 from d3m_assets.cli.options import AsJson, offline, with_settings
 from d3m_assets.cli.showing import copy_report, show_metrics, show_problems, stored_metrics
+from d3m_assets.progress import ProgressEvent
 from d3m_assets.settings import Settings
 from d3m_assets.terminal import printable, shown_progress
 
@@ -28,10 +30,13 @@ def distill(
     """
     begun = time.monotonic()
     offline()
-    from d3m_assets.orchestration.launch import open_instance, run_pending
-    from d3m_assets.pipeline import Pipeline
+    with contextlib.ExitStack() as opened:
+        progress = opened.enter_context(shown_progress())
+        progress(ProgressEvent("start", 0, 0, "opening Dagster's instance"))  # its import alone takes seconds
+        from d3m_assets.orchestration.launch import open_instance, run_pending
+        from d3m_assets.pipeline import Pipeline
 
-    with open_instance(settings) as instance, shown_progress() as progress:
+        instance = opened.enter_context(open_instance(settings))
         pipeline = Pipeline(settings, progress=progress)
         # Before the images are read, which may take an hour.
         _ = pipeline.context.model.files
