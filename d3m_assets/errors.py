@@ -6,9 +6,14 @@ is, without a traceback. Anything that is not a :class:`D3MError` is a defect of
 
 from __future__ import annotations
 
+from d3m_assets.addresses import masked
+
 
 class D3MError(Exception):
-    """Base of all errors that a user can act on."""
+    """Base of all errors that a user can act on. No message holds a password of an address that it names."""
+
+    def __init__(self, *parts: object) -> None:
+        super().__init__(*(masked(part) if isinstance(part, str) else part for part in parts))
 
 
 class SettingsError(D3MError):

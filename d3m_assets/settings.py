@@ -19,6 +19,7 @@ import pydantic_settings
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from d3m_assets.addresses import masked
 from d3m_assets.compute.settings import ComputeSettings
 from d3m_assets.datasets.settings import ImageSettings
 from d3m_assets.distillation.settings import GenerationSettings, InversionSettings, PromptSettings, SelectionSettings
@@ -291,7 +292,11 @@ class Settings(BaseSettings):
         """``name``, or last part of the dataset's path; a folder called digits is not the built-in ``digits``."""
         if self.name or self.dataset == "digits":
             return self.name or self.dataset
-        path = self.dataset if "://" in self.dataset else os.path.normpath(Path(self.dataset).expanduser().absolute())
+        path = (
+            masked(self.dataset)
+            if "://" in self.dataset
+            else os.path.normpath(Path(self.dataset).expanduser().absolute())
+        )
         last = path.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1] or "dataset"
         return "digits folder" if last == "digits" else last
 

@@ -27,7 +27,9 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from d3m_assets.addresses import masked
 from d3m_assets.errors import StoreError
+from d3m_assets.store_errors import explained, remedy
 from d3m_assets.store_listing import ListedFile, ManifestCache, list_local, list_remote
 
 MANIFEST = "manifest.json"
@@ -38,6 +40,9 @@ RECORDS = ".records"
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 ABANDONED_AFTER = timedelta(days=1)
 """Age at which a file that no manifest names was left by a killed writer, not by a running one."""
+LOCATION = "set `storage` to a folder, or to a URL such as s3://bucket/folder whose package (s3fs) is installed"
+_OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "obs", "oci"})
+"""File systems of fsspec whose top folders are buckets."""
 REQUESTS_AT_ONCE = 32
 """Commit records that are read from a remote store at the same time."""
 
@@ -227,9 +232,19 @@ class Store:
     def __init__(
         self, url: str, storage_options: Mapping[str, Any] | None = None, cache: str | Path | None = None
     ) -> None:
-        self.url = url
+        self._address = url
         self._options = dict(storage_options or {})
         self._cache_folder = cache
+
+    @property
+    def url(self) -> str:
+        """Its address for people, without a password."""
+        return masked(self._address)
+
+    def parent(self) -> Store | None:
+        """The store in the folder above; None: there is no such folder."""
+        above = self._address.rpartition("/")[0]
+        return Store.open(above, self._options) if above else None
 
     @classmethod
     def open(
@@ -251,8 +266,11 @@ class Store:
         try:
             if store._local and Path(store._root).exists() and not Path(store._root).is_dir():
                 raise StoreError(f"{url} is a file; set `storage` to a folder")
+        except OSError as error:
+            shown = f"{str(url)[:80]}…" if len(str(url)) > 200 else url
+            raise StoreError(f"cannot open the store {shown}: {error.strerror}; {remedy(error) or LOCATION}") from error
         except (ImportError, ValueError) as error:
-            raise StoreError(f"cannot open the store {url}: {error}") from error
+            raise StoreError(f"cannot open the store {url}: {error}; {LOCATION}") from error
         return store
 
     def write(
@@ -309,7 +327,7 @@ class Store:
             self._commit(f"{folder}/{MANIFEST}", content)
         except Exception as error:  # each service raises its own
             raise StoreError(
-                f"cannot write {key} to {self.uri(key)}: {error}. The previous version is kept."
+                f"cannot write {key} to {self.uri(key)}: {explained(error)}. The previous version is kept."
             ) from error
         self._seen.keep({f"{folder}/{MANIFEST}": ("", content)})
         if replaces is None or replaces.strays or replaces.unreadable:
@@ -333,7 +351,7 @@ class Store:
         except FileNotFoundError:
             return None
         except Exception as error:  # each service raises its own
-            raise StoreError(f"cannot read {self._shown(path)}: {error}") from error
+            raise StoreError(f"cannot read {self._shown(path)}: {explained(error)}") from error
         return self._parse(path, content)
 
     def read(
@@ -404,7 +422,7 @@ class Store:
         try:
             folders = list_local(root) if self._local else list_remote(self._fs, root)
         except Exception as error:  # each service raises its own
-            raise StoreError(f"cannot list {self._shown(root)}: {error}") from error
+            raise StoreError(f"cannot list {self._shown(root)}: {explained(error)}") from error
         if asset is not None:
             folders = {f"{asset}/{folder}" if folder else asset: files for folder, files in folders.items()}
         return Listing(folders)
@@ -453,7 +471,7 @@ class Store:
             except FileNotFoundError:
                 return None
             except Exception as error:  # each service raises its own
-                return StoreError(f"cannot read {self._shown(paths[key])}: {error}")
+                return StoreError(f"cannot read {self._shown(paths[key])}: {explained(error)}")
 
         if self._local or len(missing) < 2:  # faster without threads
             read = [get(key) for key in missing]
@@ -498,7 +516,7 @@ class Store:
         except (ValueError, KeyError, TypeError):
             return None
         except Exception as error:  # each service raises its own
-            raise StoreError(f"cannot read {self._shown(path)}: {error}") from error
+            raise StoreError(f"cannot read {self._shown(path)}: {explained(error)}") from error
         return value if intact else None
 
     def keep_record(self, kind: str, digest: str, value: Mapping[str, Any]) -> None:
@@ -513,7 +531,7 @@ class Store:
         try:
             self._commit(path, json.dumps(content, ensure_ascii=False).encode())
         except Exception as error:  # each service raises its own
-            raise StoreError(f"cannot write {self._shown(path)}: {error}") from error
+            raise StoreError(f"cannot write {self._shown(path)}: {explained(error)}") from error
 
     def records(self, kind: str) -> list[str]:
         """Digests of all kept results of a kind, sorted."""
@@ -563,7 +581,7 @@ class Store:
         except FileNotFoundError:
             return []
         except Exception as error:  # each service raises its own
-            raise StoreError(f"cannot list {self._shown(self._root)}: {error}") from error
+            raise StoreError(f"cannot list {self._shown(self._root)}: {explained(error)}") from error
         names = (_name(entry["name"].rstrip("/")) for entry in entries if entry["type"] == "directory")
         return sorted(name for name in names if SAFE.fullmatch(name))
 
@@ -602,20 +620,41 @@ class Store:
             raise StoreError(f"{key} is not stored in {self.url}; `d3m distill` builds it")
         return self._shown(f"{folder}/{self._file(key, manifest, name).path}")
 
+    def probe(self) -> None:
+        """Write a small file, read it back and delete it.
+
+        Raises:
+            StoreError: One of the three does not work; the message says which and what to do.
+        """
+        content = secrets.token_bytes(16)
+        path, step = f"{self._root}/.probe-{content.hex()}", "write"
+        new = self._local and not Path(self._root).exists()
+        try:
+            self._put(path, content)
+            step = "read"
+            if self._fs.cat_file(path) != content:
+                raise OSError("what was read is not what was written")
+            step = "delete"
+            self._remove(path)
+            if new:
+                Path(self._root).rmdir()
+        except Exception as error:  # each service raises its own
+            raise StoreError(f"cannot {step} {self._shown(path)}: {explained(error)}") from error
+
     # Everything below deals in paths of the file system, without protocol.
 
     @cached_property
     def _opened(self) -> tuple[fsspec.AbstractFileSystem, str]:
-        fs, root = fsspec.url_to_fs(self.url, **self._options)
+        fs, root = fsspec.url_to_fs(self._address, **self._options)
         return fs, root.rstrip("/")
 
     @cached_property
     def _seen(self) -> ManifestCache:
         """Commit records that were read or written; a local disk is as quick as a file of them would be."""
         if self._cache_folder is None or self._local:
-            return ManifestCache()
-        digest = hashlib.sha256(self.url.encode()).hexdigest()[:16]
-        return ManifestCache(Path(self._cache_folder) / f"manifests-{digest}.sqlite")
+            return ManifestCache(root=self._root)
+        digest = hashlib.sha256(self._address.encode()).hexdigest()[:16]
+        return ManifestCache(Path(self._cache_folder) / f"manifests-{digest}.sqlite", self._root)
 
     @property
     def _fs(self) -> fsspec.AbstractFileSystem:
@@ -631,7 +670,7 @@ class Store:
 
     def __getstate__(self) -> dict[str, Any]:
         # A file system holds connections and threads; another process opens its own.
-        return {"url": self.url, "_options": self._options, "_cache_folder": self._cache_folder}
+        return {"_address": self._address, "_options": self._options, "_cache_folder": self._cache_folder}
 
     def _find(self, root: str) -> list[str]:
         """Paths of all files below a folder."""
@@ -639,7 +678,7 @@ class Store:
         try:
             return list(self._fs.find(root))
         except Exception as error:  # each service raises its own
-            raise StoreError(f"cannot list {self._shown(root)}: {error}") from error
+            raise StoreError(f"cannot list {self._shown(root)}: {explained(error)}") from error
 
     def _record_path(self, kind: str, digest: str) -> str:
         if not SAFE.fullmatch(kind) or not re.fullmatch(r"[0-9a-f]{64}", digest):
@@ -650,7 +689,11 @@ class Store:
         return f"{self._root}/{key.path}"
 
     def _shown(self, path: str) -> str:
-        return path if self._local else self._fs.unstrip_protocol(path)
+        if self._local:
+            return path
+        # As the user has written it: only the address as a whole tells what in it is a password.
+        below = path.removeprefix(self._root) if path.startswith(self._root) else None
+        return masked(self._fs.unstrip_protocol(path)) if below is None else self.url.rstrip("/") + below
 
     def _file(self, key: ArtefactKey, manifest: Manifest, name: str) -> FileRecord:
         if name not in manifest.files:
@@ -683,7 +726,10 @@ class Store:
         if not self._local:
             try:
                 self._fs.pipe_file(path, data)
-            except FileNotFoundError:  # a file system with real folders
+            except FileNotFoundError:
+                protocol = self._fs.protocol
+                if _OBJECT_STORES.intersection([protocol] if isinstance(protocol, str) else protocol):
+                    raise  # it has no folders: the bucket is missing, and to create one is not ours
                 self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
                 self._fs.pipe_file(path, data)
             return

@@ -82,9 +82,11 @@ class ManifestCache:
 
     Args:
         file: Where to keep it; None: in memory.
+        root: Folder of the store; what is kept is known by its path below it, since an address may hold a password.
     """
 
-    def __init__(self, file: Path | None = None) -> None:
+    def __init__(self, file: Path | None = None, root: str = "") -> None:
+        self._root = root
         self._lock = threading.Lock()
         self._database: sqlite3.Connection | None = None
         try:
@@ -111,7 +113,7 @@ class ManifestCache:
 
     def keep(self, contents: Mapping[str, tuple[str, bytes]]) -> None:
         """Keep contents by path, each with its version; an empty version is valid for :meth:`latest` only."""
-        rows = [(path, version, content) for path, (version, content) in contents.items()]
+        rows = [(self._below(path), version, content) for path, (version, content) in contents.items()]
         with self._lock, contextlib.suppress(sqlite3.Error):
             if self._database is not None:
                 with self._database:
@@ -122,16 +124,20 @@ class ManifestCache:
         with self._lock, contextlib.suppress(sqlite3.Error):
             if self._database is not None:
                 with self._database:
-                    self._database.execute("DELETE FROM manifests WHERE path = ?", (path,))
+                    self._database.execute("DELETE FROM manifests WHERE path = ?", (self._below(path),))
+
+    def _below(self, path: str) -> str:
+        return path.removeprefix(self._root)
 
     def _rows(self, paths: Iterable[str]) -> dict[str, tuple[str, bytes]]:
-        chosen, rows = list(paths), {}
+        full = {self._below(path): path for path in paths}
+        chosen, rows = list(full), {}
         with self._lock, contextlib.suppress(sqlite3.Error):
             for start in range(0, len(chosen) if self._database is not None else 0, 500):
                 some = chosen[start : start + 500]  # SQLite takes a limited number of parameters
                 marks = ",".join("?" * len(some))
                 query = f"SELECT path, version, content FROM manifests WHERE path IN ({marks})"  # noqa: S608 # only marks
-                rows.update({p: (v, c) for p, v, c in self._database.execute(query, some)})  # type: ignore[union-attr]
+                rows.update({full[p]: (v, c) for p, v, c in self._database.execute(query, some)})  # type: ignore[union-attr]
         return rows
 
 

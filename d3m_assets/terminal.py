@@ -12,8 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from d3m_assets.addresses import masked
 from d3m_assets.progress import Progress, ProgressEvent
 
+SECONDS_BETWEEN_LINES = 5.0
+"""Longest silence of a program at work whose output is no terminal."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C, by convention 128 and the signal's number."""
 
@@ -45,9 +48,9 @@ def answer_interrupts() -> None:
 def printable(value: Any, limit: int = 500) -> str:
     """A value on one line, without what could steer a terminal or reorder the line.
 
-    Control characters, marks of direction and the like become escapes; long text is cut.
+    Passwords in addresses are hidden, control characters, marks of direction and the like become escapes; long text is cut.
     """
-    text = str(value)
+    text = masked(str(value))
     shown = "".join(
         c if unicodedata.category(c)[0] != "C" and c not in "\u2028\u2029" else _escape(c) for c in text[:limit]
     )
@@ -61,26 +64,18 @@ def _escape(character: str) -> str:
 
 @contextmanager
 def shown_progress() -> Iterator[Progress]:
-    """A bar a stage with time left on a terminal; elsewhere a line when a stage begins, when it moves, and every ten seconds."""
+    """A bar a stage with time left on a terminal; elsewhere a line when a stage begins, when it moves, and every few seconds.
+
+    Where a stage says nothing for that long, its last line is repeated with the seconds since.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        last = 0.0
-        known: set[tuple[str, bool]] = set()
-
-        def line(event: ProgressEvent) -> None:
-            nonlocal last
-            now = time.monotonic()
-            if now - last > 10 or (event.stage, event.done > 0) not in known:
-                last = now
-                known.add((event.stage, event.done > 0))
-                share = f"{100 * event.done / event.total:3.0f} %" if event.total else ""
-                print(f"{event.stage:24} {share:6} {printable(event.detail)}", file=sys.stderr, flush=True)
-
-        yield line
+        with _lines() as line:
+            yield line
         return
     bars: dict[str, Any] = {}
     columns = (
@@ -105,3 +100,43 @@ def shown_progress() -> Iterator[Progress]:
             shown.update(bars[event.stage], completed=event.done, total=event.total or None, detail=detail)
 
         yield bar
+
+
+@contextmanager
+def _lines() -> Iterator[Progress]:
+    """Progress as lines on stderr."""
+    lock, ended = threading.Lock(), threading.Event()
+    written = heard = time.monotonic()
+    known: set[tuple[str, bool]] = set()
+    newest = ""
+
+    def write(text: str) -> None:
+        nonlocal written
+        written = time.monotonic()
+        print(text, file=sys.stderr, flush=True)
+
+    def line(event: ProgressEvent) -> None:
+        nonlocal heard, newest
+        with lock:
+            heard = time.monotonic()
+            share = f"{100 * event.done / event.total:3.0f} %" if event.total else ""
+            newest = f"{event.stage:24} {share:6} {printable(event.detail)}".rstrip()
+            if heard - written > SECONDS_BETWEEN_LINES or (event.stage, event.done > 0) not in known:
+                known.add((event.stage, event.done > 0))
+                write(newest)
+
+    def repeat() -> None:
+        while not ended.wait(SECONDS_BETWEEN_LINES / 10):
+            with lock:
+                now = time.monotonic()
+                if newest and now - written > SECONDS_BETWEEN_LINES:
+                    silent = f" (for {now - heard:.0f} s)" if now - heard > SECONDS_BETWEEN_LINES else ""
+                    write(newest + silent)
+
+    repeater = threading.Thread(target=repeat, name="progress", daemon=True)
+    repeater.start()
+    try:
+        yield line
+    finally:
+        ended.set()
+        repeater.join()

@@ -27,7 +27,18 @@ ROOMS = (
     ("datasets",),
     ("planning",),
     ("compute",),
-    ("store", "store_listing", "ledger", "provenance", "errors", "progress", "terminal", "setting_types"),
+    (
+        "store",
+        "store_listing",
+        "store_errors",
+        "ledger",
+        "provenance",
+        "errors",
+        "progress",
+        "terminal",
+        "setting_types",
+        "addresses",
+    ),
 )
 """Rooms from the top to the ground; a file may import its own room and those below."""
 

@@ -1,12 +1,15 @@
 """What is shown in a terminal; and that the command line shows nothing else."""
 
 import json
+import re
 import shutil
+import threading
+import time
 
 import pytest
 from PIL import Image
 
-from d3m_assets import cli
+from d3m_assets import cli, terminal
 from d3m_assets.progress import ProgressEvent
 from d3m_assets.terminal import printable, shown_progress
 
@@ -38,6 +41,18 @@ def test_a_line_comes_when_a_stage_begins_and_when_it_moves(capsys):
             progress(ProgressEvent("regenerate", done, 1_000_000, f"image {done}"))
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[-1] for line in lines] == ["0", "1"]
+
+
+def test_a_stage_that_says_nothing_is_repeated_with_its_seconds(capsys, monkeypatch):
+    monkeypatch.setattr(terminal, "SECONDS_BETWEEN_LINES", 0.1)
+    with shown_progress() as progress:
+        progress(ProgressEvent("evaluation", 1, 4, "ipc-1"))
+        time.sleep(1)
+    lines = capsys.readouterr().err.splitlines()
+    assert 3 < len(lines) < 12
+    assert lines[0].split() == ["evaluation", "25", "%", "ipc-1"]
+    assert all(re.fullmatch(r"evaluation +25 % +ipc-1 \(for \d+ s\)", line) for line in lines[1:])
+    assert "progress" not in {thread.name for thread in threading.enumerate()}
 
 
 @pytest.mark.parametrize("broken", [1, 2])

@@ -100,10 +100,10 @@ def stored_catalog(store: Store, scan: Scan) -> pd.DataFrame | None:
 
 
 def _refuse_old_layout(store: Store) -> None:
-    root = store.url.rpartition("/")[0]
-    if root and Store.open(root).manifest(ArtefactKey(ClassCatalog.name)):
+    above = store.parent()
+    if above is not None and above.manifest(ArtefactKey(ClassCatalog.name)):
         raise StoreError(
-            f"{root} was written by an earlier version, which kept one dataset there; move what is in it into "
+            f"{above.url} was written by an earlier version, which kept one dataset there; move what is in it into "
             f"{store.url}, or name another place with --storage"
         )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from d3m_assets import provenance
+from d3m_assets.addresses import masked
 from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.distilled_bundle import DistilledBundle, read_bundle
 from d3m_assets.assets.files import from_parquet, to_parquet
@@ -206,7 +207,7 @@ def _provenance(context: Context) -> dict[str, Any]:
     manifests = {key: manifest for key in measured if (manifest := context.inputs.manifest(key))}
     times = sorted(manifest.created for manifest in manifests.values())
     return {
-        "dataset": settings.dataset,
+        "dataset": masked(settings.dataset),
         "dataset fingerprint": context.dataset.scan.fingerprint,
         "foundation model": settings.foundation,
         "foundation fingerprint": model.files.fingerprint,

@@ -9,6 +9,7 @@ from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.files import to_json
 from d3m_assets.datasets.problems import DatasetProblem
 from d3m_assets.foundation.files import EMBEDDED
+from d3m_assets.ledger import ImageShape
 from d3m_assets.planning.asset import Asset, Check, Finding, Made
 
 LARGEST_CHARACTER = 64
@@ -47,10 +48,19 @@ class FoundationModel(Asset):
 
 
 def model_problems(context: Context) -> list[DatasetProblem]:
-    """What is told of the model beside the problems in the data: that the embedded one is used for other than characters."""
-    shape = context.dataset.shape
+    """What is told of the model beside the problems in the data."""
+    return problems_of_model(context.model.name, context.dataset.shape)
+
+
+def problems_of_model(name: str, shape: ImageShape) -> list[DatasetProblem]:
+    """That the embedded model is used for other than characters.
+
+    Args:
+        name: Setting ``foundation``.
+        shape: Of the dataset's images.
+    """
     colour, large = shape.channels == 3, max(shape.height, shape.width) > LARGEST_CHARACTER
-    if context.model.name != EMBEDDED or not (colour or large):
+    if name != EMBEDDED or not (colour or large):
         return []
     what = (
         "draws single characters in grey at 32x32 pixels and knows nothing else, but the images are "

@@ -12,6 +12,7 @@ import fsspec
 from d3m_assets.datasets.image_folder import SPLIT_FOLDERS, stamp_of
 from d3m_assets.datasets.listed_source import ListedSplit
 from d3m_assets.errors import DatasetError
+from d3m_assets.store_errors import explained
 
 _WILDCARDS = re.compile(r"[*?{]")
 _SPLIT = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_FOLDERS)})(?![a-z])", re.IGNORECASE)
@@ -58,7 +59,7 @@ def data_files(url: str, options: Mapping[str, Any], suffixes: Sequence[str]) ->
         else:
             found = {root: fs.info(root)}
     except Exception as error:  # each service raises its own
-        raise DatasetError(f"cannot open the dataset {url}: {error}. Check `dataset`.") from error
+        raise DatasetError(f"cannot open the dataset {url}: {explained(error)}. Check `dataset`.") from error
     if not found:
         raise DatasetError(f"the dataset {url} has no {' or '.join(suffixes)} file. Check `dataset`.")
     # Names are what follows the last folder that is spelled out, so that they stay when the dataset moves.

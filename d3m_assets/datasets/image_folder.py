@@ -21,6 +21,7 @@ from d3m_assets.datasets.images import read_bytes, too_large
 from d3m_assets.datasets.listed_source import SUFFIXES, ListedFolder, ListedImage, ListedSource, ListedSplit, Listing
 from d3m_assets.datasets.problems import DatasetProblem, listed_names
 from d3m_assets.errors import DatasetError
+from d3m_assets.store_errors import explained
 
 LAYOUT = "Expected train/<class>/<image> and test/<class>/<image> (val/<class>/<image> may be there too), or <class>/<image> alone."
 
@@ -83,10 +84,13 @@ class ImageFolder(ListedSource):
             # Over http everything is a file to info(), also a page that lists a folder.
             kind = "" if not fs.exists(root) else "directory" if fs.isdir(root) else "file"
         except Exception as error:  # each service raises its own
-            raise DatasetError(f"cannot open the dataset {self.url}: {error}. Check `dataset`.") from error
+            raise DatasetError(f"cannot open the dataset {self.url}: {explained(error)}. Check `dataset`.") from error
         if not kind:
+            silent_server = "" if "://" not in self.url else ", or its server does not answer"
             here = f" (looked in {Path.cwd()})" if "://" not in self.url else ""
-            raise DatasetError(f"the dataset {self.url} does not exist{here}. Set `dataset` to a folder. {LAYOUT}")
+            raise DatasetError(
+                f"the dataset {self.url} does not exist{here}{silent_server}. Set `dataset` to a folder. {LAYOUT}"
+            )
         if kind == "file":
             raise DatasetError(
                 f"the dataset {self.url} is a file. Set `dataset` to a folder, or to a .zip, .tar, .parquet, .arrow, .csv "

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from d3m_assets.addresses import masked
+
 MOST_LISTED = 20
 """Files or classes named in one message."""
 
@@ -27,6 +29,11 @@ class DatasetProblem:
     what: str
     remedy: str
     severity: Literal["error", "warning"] = "error"
+
+    def __post_init__(self) -> None:
+        # What a server says may quote the address with its password, and problems are stored.
+        for name in ("place", "what", "remedy"):
+            object.__setattr__(self, name, masked(getattr(self, name)))
 
     def __str__(self) -> str:
         """Place, what and remedy as a sentence."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from d3m_assets.addresses import masked
 from d3m_assets.datasets.problems import DatasetProblem
 from d3m_assets.progress import Progress, silent
 
@@ -89,6 +90,9 @@ class ClassImages:
 
         columns = list(ImageRecord.__slots__)
         rows = [[getattr(image, column) for column in columns] for image in self.images]
+        place = columns.index("uri")
+        for row in rows:
+            row[place] = masked(row[place])  # the table is stored
         return pd.DataFrame(rows, columns=columns).assign(class_id=class_id, class_name=self.class_name)
 
 

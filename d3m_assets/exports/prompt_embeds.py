@@ -42,7 +42,7 @@ def export_prompt_embeds(
     Raises:
         BundleError: Another foundation model, or the folder is not empty.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     bundle.check_foundation(foundation.files.fingerprint, foundation.files.name)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -56,7 +56,7 @@ def export_prompt_embeds(
             tensors[POOLED] = states.pooled.float().cpu().contiguous()
         path = output / f"{model_slug(bundle)}-d3m-{c.prompts.class_id:04d}.safetensors"
         about = {"class": c.prompts.class_name, "base_model": bundle.recipe.foundation, "bundle": bundle.sha256}
-        save_file(tensors, path, metadata=about)
+        path.write_bytes(save(tensors, metadata=about))
         paths.append(path)
         prompts = [c.prompts.learned(prompt) for prompt in range(c.plan.prompts)]
         listed.append({"class": c.prompts.class_name, "file": path.name, "prompts": prompts})

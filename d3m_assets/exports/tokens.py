@@ -65,7 +65,7 @@ def export_tokens(bundle: Bundle, layout: VectorLayout, output: Path, kind: Toke
     Raises:
         BundleError: The folder is not empty, or a vector of the bundle is not usable.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise BundleError(f"{output} is not an empty folder; name a new one with --output")
@@ -79,7 +79,8 @@ def export_tokens(bundle: Bundle, layout: VectorLayout, output: Path, kind: Toke
             path.parent.mkdir(exist_ok=True)
             parts = np.split(vectors, np.cumsum(layout.widths)[:-1], axis=-1)
             names = SDXL_PARTS if len(parts) > 1 else ("emb_params" if kind == "a1111" else token,)
-            save_file({n: np.ascontiguousarray(p) for n, p in zip(names, parts, strict=True)}, path)
+            content = save({n: np.ascontiguousarray(p) for n, p in zip(names, parts, strict=True)})
+            path.write_bytes(content)  # a full disk is then an OSError, as everywhere
             text = learned.prompts.learned(prompt)
             if kind == "a1111":
                 text = text.replace(token, path.stem)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
+from d3m_assets.addresses import masked
 from d3m_assets.orchestration.alerts import build_failure_sensors
 from d3m_assets.orchestration.assets import build_assets
 from d3m_assets.orchestration.checks import build_checks
@@ -45,9 +46,9 @@ def build_code_location(
         resources={"pipelines": PipelineResource(settings, open_pipeline)},
         executor=executor,
         metadata={
-            "dataset": settings.dataset,
+            "dataset": masked(settings.dataset),
             "foundation": settings.foundation,
             "budgets": ", ".join(settings.budgets),
-            "storage": settings.storage_url,
+            "storage": masked(settings.storage_url),
         },
     )

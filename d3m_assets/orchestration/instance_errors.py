@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,15 @@ import yaml
 from d3m_assets.errors import InstanceError
 
 CONFIG = "dagster.yaml"
+_SQLITE = (
+    ("disk is full", "free some space, or set `home` (or DAGSTER_HOME) to a larger disk"),
+    ("disk I/O error", "its disk is full or failing: free some space, or set `home` (or DAGSTER_HOME) to another disk"),
+    ("readonly database", "make it writable, or set `home` (or DAGSTER_HOME) to another folder"),
+    ("unable to open database file", "make it writable, or set `home` (or DAGSTER_HOME) to another folder"),
+    ("malformed", "delete that folder, which costs the history of runs and no artefact"),
+    ("not a database", "delete that folder, which costs the history of runs and no artefact"),
+)
+"""Words of SQLite's errors, and what to do about each."""
 
 
 @contextlib.contextmanager
@@ -67,6 +77,17 @@ def _sentence(home: Path, error: BaseException) -> str:
             )
         if "Couldn't import module dagster_postgres" in text or _is_missing(link, ("dagster_postgres", "psycopg2")):
             return f"{_database(file)} needs a package that is not installed; install d3m-assets[postgres]"
+    for link in _chain(error):
+        text = str(link)
+        if type(link).__name__ == "DagsterInvalidConfigError" or isinstance(link, yaml.YAMLError):
+            first = next(
+                (line.strip() for line in text.splitlines() if "Error 1:" in line), " ".join(text.split())[:300]
+            )
+            return (
+                f"{file} cannot be used: {first.removeprefix('Error 1: ')}; correct it, or delete it to get a new one"
+            )
+        if isinstance(link, sqlite3.Error) and (advice := next((a for w, a in _SQLITE if w in text), "")):
+            return f"Dagster's database in {home} cannot be used: {text}; {advice}"
     if any(type(link).__module__.partition(".")[0] in ("psycopg", "psycopg2") for link in _chain(error)):
         reason = _reason(next(link for link in _chain(error) if type(link).__module__.startswith("psycopg")), file)
         return f"{_database(file)} cannot be used: {reason}. Start it, or correct {file}"

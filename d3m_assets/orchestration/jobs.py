@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from d3m_assets.addresses import mask_error, masked
 from d3m_assets.errors import D3MError
 from d3m_assets.orchestration import checks, record
 from d3m_assets.orchestration.dagster_private import event_log_kept_open
@@ -119,6 +120,9 @@ def build_distill(
                 artefacts=None if config.artefacts is None else frozenset(config.artefacts),
                 log=log or context.log.info,
             )
+        except Exception as error:
+            mask_error(error)
+            raise
         finally:
             pipelines.close()
         finished(tally)
@@ -127,7 +131,7 @@ def build_distill(
             *(len(tally.made), len(tally.failed), len(tally.blocked), len(tally.deferred)),
         )
         if tally.failed:
-            raise record.failure([str(outcome.error) for outcome in tally.failed])
+            raise record.failure([masked(str(outcome.error)) for outcome in tally.failed])
 
     # The run's own process is isolation enough for its one step; a second process would start for 5 to 14 s more.
     @dg.job(name=DISTILL, description=__doc__, tags=tags, executor_def=dg.in_process_executor)
@@ -161,6 +165,7 @@ def build_verify(graph: Graph, automation: AutomationSettings) -> dg.JobDefiniti
                 for asset, check in checks.checks_of(graph):
                     checks.log(context, checks.unevaluated(asset, check, error))
                 # Green, the run would look as if all had been checked, and nobody would be told.
+                mask_error(error)
                 raise dg.Failure(f"nothing could be checked: {error}", allow_retries=False) from error
             checks.evaluate(context, planner, graph.names, beside_makers)
             if automation.max_age_hours is not None and not makers_at_work(context.instance):

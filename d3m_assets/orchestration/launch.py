@@ -27,6 +27,8 @@ from d3m_assets.settings import Settings
 
 SECONDS_OF_A_NEW_LOCK = 60.0
 """A lock file is left alone for so long: the process that made it may not have locked it yet."""
+MOST_FAILURES_LISTED = 20
+"""A full disk or a missing file may fail every class for the same reason."""
 LAUNCHER_TAG = "d3m/launcher"
 """Tag of runs that a shell started: :func:`launcher_prefix` and a random part."""
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -86,7 +88,9 @@ class Launched:
             StageError: Something failed.
         """
         if self.done.failed:
-            lines = [str(outcome.error) for outcome in self.done.failed]
+            lines = [str(outcome.error) for outcome in self.done.failed[:MOST_FAILURES_LISTED]]
+            if (more := len(self.done.failed) - len(lines)) > 0:
+                lines.append(f"and {more} more; `d3m status` lists what is missing")
             if self.done.blocked:
                 lines.append(f"{len(self.done.blocked)} artefacts that need them were left out")
             raise StageError("\n".join(lines))

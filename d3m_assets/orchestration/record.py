@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from d3m_assets.addresses import mask_error, masked
 from d3m_assets.orchestration.dagster_private import EVENTS_ALREADY_LOGGED, event_log_kept_open
 from d3m_assets.orchestration.metadata import describe
 from d3m_assets.orchestration.partitions import artefact_key, partition_key, register_classes
@@ -42,6 +43,9 @@ def run_asset(
     """
     try:
         return _run_asset(context, config, pipelines, asset)
+    except Exception as error:
+        mask_error(error)
+        raise
     finally:
         pipelines.close()
 
@@ -68,10 +72,10 @@ def _run_asset(
                     tally.add(outcome)
     except Exception as error:
         # The retry policy is there for killed processes; a defect would only fail the same way again.
-        raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=False) from error
+        raise dg.Failure(masked(f"{type(error).__name__}: {error}"), allow_retries=False) from error
     unknown = sorted(keys - set(planner.possible_keys(asset.name)), key=str)
     failed = [f"{key} is not in the dataset and settings any more" for key in unknown]
-    failed += [str(outcome.error) for outcome in tally.failed]
+    failed += [masked(str(outcome.error)) for outcome in tally.failed]
     if failed:
         raise failure(failed)
     return dg.Output(None, metadata={EVENTS_ALREADY_LOGGED: True})

@@ -5,6 +5,7 @@ The sensor asks for each thing once; a schedule asks again.
 
 import dagster as dg
 
+from d3m_assets.addresses import mask_error
 from d3m_assets.orchestration import alerts
 from d3m_assets.orchestration.launch import fail_abandoned_runs
 from d3m_assets.orchestration.requests import RunRequest, select
@@ -34,6 +35,7 @@ def build_schedules(job: dg.JobDefinition, verify: dg.JobDefinition, settings: S
             planner = pipelines.fresh()
             pending = planner.plan().pending()
         except Exception as error:
+            mask_error(error)
             # A skipped tick looks as if there were nothing to do; this one is red, and somebody is told. Also of defects.
             alerts.unusable(context.instance, settings.automation, error, context.log, at_once=True)
             raise

@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from d3m_assets.addresses import mask_error
 from d3m_assets.orchestration import alerts, checks, sources
 from d3m_assets.orchestration.launch import fail_abandoned_runs
 from d3m_assets.orchestration.partitions import CLASSES, class_changes
@@ -38,6 +39,7 @@ def build_sensor(job: dg.JobDefinition, settings: Settings) -> dg.SensorDefiniti
             added, vanished = class_changes(context.instance, planner.context.values("class"))
             events: list[Any] = [*sources.changes(context.instance, planner)]
         except Exception as error:
+            mask_error(error)
             # The dataset is being copied, or broken: change nothing, look again at the next tick. This one is red for as long
             # as it lasts, since a skipped one looks as if there were nothing to do.
             alerts.unusable(context.instance, settings.automation, error, context.log)

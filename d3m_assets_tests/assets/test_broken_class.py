@@ -163,16 +163,16 @@ def only(pipeline, assets):
 
 
 def test_the_table_on_a_terminal_shows_names_as_they_are(tmp_path, image_folder, capsys):
-    from d3m_assets.cli import _show_problems
+    from d3m_assets.cli.showing import show_problems
 
     folder = image_folder(("[red]x", "1", "7"))
     truncate(folder / "train/[red]x/003.png")
-    _show_problems(open_pipeline(tmp_path, folder))
+    show_problems(open_pipeline(tmp_path, folder))
     line = capsys.readouterr().err
     assert line.startswith("error in class [red]x: train/[red]x/003.png cannot be decoded")
     assert line.count("\n") == 1
     (folder / "train/1/again.png").write_bytes((folder / "train/1/000.png").read_bytes())
-    _show_problems(open_pipeline(tmp_path, folder))
+    show_problems(open_pipeline(tmp_path, folder))
     table = capsys.readouterr().err
     assert "Problems in the data" in table
     assert "[red]x" in table

@@ -1,0 +1,142 @@
+"""``d3m distill``, ``status``, ``metrics`` and ``prune``: the work on one dataset."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Annotated
+
+import typer
+
+from d3m_assets.cli.app import app
+from d3m_assets.cli.help import WORK, Command
+from d3m_assets.cli.options import AsJson, offline, with_settings
+from d3m_assets.cli.showing import copy_report, show_metrics, show_problems, stored_metrics
+from d3m_assets.progress import ProgressEvent
+from d3m_assets.settings import Settings
+from d3m_assets.terminal import printable, shown_progress
+
+
+@app.command(cls=Command, rich_help_panel=WORK)
+@with_settings()
+def distill(
+    settings: Settings,
+) -> None:
+    """Make everything that is missing or out of date, then show the table.
+
+    Example: d3m distill --dataset photos/ --foundation models/stable-diffusion-v1-5 --budget 16KiB
+
+    Stopped by Ctrl-C or a crash, the same command goes on where it was.
+    """
+    begun = time.monotonic()
+    offline()
+    with contextlib.ExitStack() as opened:
+        progress = opened.enter_context(shown_progress())
+        progress(ProgressEvent("start", 0, 0, "opening Dagster's instance"))  # its import alone takes seconds
+        from d3m_assets.orchestration.launch import open_instance, run_pending
+        from d3m_assets.pipeline import Pipeline
+
+        instance = opened.enter_context(open_instance(settings))
+        pipeline = Pipeline(settings, progress=progress)
+        # Before the images are read, which may take an hour.
+        _ = pipeline.context.model.files
+        pipeline.store.probe()
+        show_problems(pipeline)
+        try:
+            launched = run_pending(settings, instance, pipeline, progress=progress)
+        finally:
+            pipeline.context.close()
+    launched.raise_for_failures()
+    show_metrics(pipeline)
+    if launched.run_id is None:
+        print("\nEverything was up to date; nothing was done.")
+    print(f"\nReport: {copy_report(pipeline)}")
+    print(f"{time.monotonic() - begun:.0f} s")
+
+
+@app.command(cls=Command, rich_help_panel=WORK)
+@with_settings()
+def status(
+    settings: Settings,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is up to date, missing or out of date, and why.
+
+    Example: d3m status --set inversion.steps=300 (what would have to be made again?)
+    """
+    from d3m_assets.pipeline import Pipeline
+
+    pipeline = Pipeline(settings)
+    plan = pipeline.plan()
+    if as_json:
+        print(plan.to_json())
+        return
+    show_problems(pipeline)
+    for asset in pipeline.graph.names:
+        entries = plan.of(asset)
+        if not entries:
+            print(f"{asset:24} not needed by these settings")
+            continue
+        current = sum(e.state == "up to date" for e in entries)
+        print(f"{asset:24} {current:5} of {len(entries)} up to date")
+        behind = [e for e in entries if e.state != "up to date"]
+        for entry in behind[:5]:
+            reasons = f": {'; '.join(entry.reasons)}" if entry.reasons and entry.reasons != [entry.state] else ""
+            print(printable(f"    {entry.key} is {entry.state}{reasons}", 2000))
+        if len(behind) > 5:
+            print(f"    … and {len(behind) - 5} more")
+    if plan.extra:
+        shown = ", ".join(map(str, plan.extra[:10])) + (" …" if len(plan.extra) > 10 else "")
+        print(f"kept, but of no class, budget or setting that there is now: {shown}. `d3m prune` removes them")
+
+
+@app.command(cls=Command, rich_help_panel=WORK)
+@with_settings()
+def prune(
+    settings: Settings,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove it; without, it is only listed.")] = False,
+) -> None:
+    """List, or remove, what the store keeps of classes, budgets, settings and assets that are gone.
+
+    Example: d3m prune --delete
+    """
+    from d3m_assets.inspection.pruning import leftovers
+    from d3m_assets.ledger import byte_size
+    from d3m_assets.pipeline import Pipeline
+
+    pipeline = Pipeline(settings)
+    found = leftovers(pipeline)
+    for key in found.artefacts:
+        print(key)
+    if found.students:
+        print(f"{len(found.students)} results of students that no table names")
+    if found.superseded:
+        print(f"{len(found.superseded)} commit records of replaced versions that nothing names")
+    if not found.artefacts and not found.students and not found.superseded:
+        print("Nothing to prune.")
+    elif delete:
+        found.remove(pipeline.store)
+        print(f"Removed. {len(found.artefacts)} artefacts had {byte_size(found.bytes)}.")
+    else:
+        print(f"{len(found.artefacts)} artefacts, {byte_size(found.bytes)}; `d3m prune --delete` removes them.")
+
+
+@app.command(cls=Command, rich_help_panel=WORK)
+@with_settings()
+def metrics(
+    settings: Settings,
+    as_json: AsJson = False,
+) -> None:
+    """Show what students have reached: mean and 95 % interval over seeds.
+
+    Example: d3m metrics --json > metrics.json
+    """
+    from d3m_assets.pipeline import Pipeline
+
+    pipeline = Pipeline(settings)
+    if as_json:
+        from d3m_assets.evaluation.statistics import summarize
+
+        print(summarize(stored_metrics(pipeline)).to_json(orient="records", indent=1))
+    else:
+        show_metrics(pipeline)
