@@ -81,17 +81,23 @@ def distill(
     storage: Storage = None,
     seed: Seed = None,
     settings_: Set = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Begin a long job without asking.")] = False,
 ) -> None:
     """Make everything that is missing or out of date, then show the table."""
     begun = time.monotonic()
     settings = _settings(dataset, foundation, budget, storage, seed, settings_)
     _offline()
+    from d3m_assets.cost_estimate.asking import ask_before
     from d3m_assets.orchestration.launch import open_instance, run_pending
     from d3m_assets.pipeline import Pipeline
 
+    with shown_progress() as progress:
+        planned = Pipeline(settings, progress=progress)
+        _show_problems(planned)
+        planned.plan()
+    ask_before(planned, yes=yes)  # with the terminal to itself
     with open_instance(settings) as instance, shown_progress() as progress:
-        pipeline = Pipeline(settings, progress=progress)
-        _show_problems(pipeline)
+        pipeline = planned
         try:
             launched = run_pending(settings, instance, pipeline, progress=progress)
         finally:
@@ -244,6 +250,47 @@ def status(
     if plan.extra:
         shown = ", ".join(map(str, plan.extra[:10])) + (" …" if len(plan.extra) > 10 else "")
         print(f"kept, but of no class, budget or setting that there is now: {shown}. `d3m prune` removes them")
+
+
+@app.command()
+def plan(
+    dataset: Dataset = None,
+    foundation: FoundationOption = None,
+    budget: Budget = None,
+    storage: Storage = None,
+    seed: Seed = None,
+    settings_: Set = None,
+    gpu: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=DOLLARS]", help="GPU to estimate for, and its rent an hour; repeatable. Default: plan.gpus."
+        ),
+    ] = None,
+    describe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLASSES,TRAIN,TEST,WxHxC",
+            help="Instead of a dataset its numbers: 1000,1281167,50000,500x375x3 for ImageNet-1K.",
+        ),
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Do a few seconds of the work first, to know the speed of this machine.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a job will make and cost, in bytes, FLOPs, hours, money and memory, before anything is begun."""
+    given = [*(settings_ or ()), *([f"plan.gpus={','.join(gpu)}"] if gpu else ())]
+    settings = _settings(dataset, foundation, budget, storage, seed, given)
+    _offline()
+    from d3m_assets.cost_estimate.asking import pipeline_to_plan, show
+    from d3m_assets.cost_estimate.estimate import estimate
+
+    with shown_progress() as progress:
+        pipeline = pipeline_to_plan(settings, described=describe, progress=progress)
+        if not as_json:
+            _show_problems(pipeline)
+        found = estimate(pipeline, measured=measure)
+    print(found.to_json()) if as_json else show(found)
 
 
 @app.command()

@@ -91,5 +91,7 @@ def gpu_called(device_name: str) -> Gpu | None:
     words = set(re.split(r"[^a-z0-9]+", device_name.casefold()))
     if "pcie" in words:
         return None  # slower than the modules of the same name
-    found = [gpu for gpu in GPUS if set(gpu.name.casefold().removesuffix(" sxm").removesuffix(" 80gb").split()) <= words]
+    found = [
+        gpu for gpu in GPUS if set(gpu.name.casefold().removesuffix(" sxm").removesuffix(" 80gb").split()) <= words
+    ]
     return found[0] if len(found) == 1 else None

@@ -22,10 +22,12 @@ class Count:
     Attributes:
         flops: Floating-point operations.
         peak_bytes: Most memory that its tensors take at a time, those of its inputs and weights left out.
+        operations: PyTorch operations, each of which is launched after the one before.
     """
 
     flops: int
     peak_bytes: int
+    operations: int
 
 
 def count(work: Callable[[], object], inputs: object = ()) -> Count:
@@ -40,24 +42,25 @@ def count(work: Callable[[], object], inputs: object = ()) -> Count:
     memory = _memory_mode(inputs)
     with _fused_attention(), FlopCounterMode(display=False) as flops, memory:
         work()
-    return Count(flops.get_total_flops(), memory.peak)
+    return Count(flops.get_total_flops(), memory.peak, memory.operations)
 
 
 def _memory_mode(inputs: object) -> Any:
-    """A dispatch mode that follows the storages of all tensors that are made: ``peak`` is the most bytes that were alive."""
+    """A dispatch mode that counts operations and follows the storages of tensors: ``peak`` is the most bytes that were alive."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
-    class PeakMemory(TorchDispatchMode):
+    class Followed(TorchDispatchMode):
         def __init__(self, known: Iterator[torch.Tensor]) -> None:
             super().__init__()
-            self.alive, self.peak = 0, 0
+            self.alive, self.peak, self.operations = 0, 0, 0
             # Views of weights share their storage, which is held so that its identity stays its own.
             self._before = [tensor.untyped_storage() for tensor in known]
             self._bytes = {id(storage): 0 for storage in self._before}
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.operations += 1
             result = func(*args, **(kwargs or {}))
             for tensor in tree_leaves(result):
                 if isinstance(tensor, torch.Tensor):
@@ -75,7 +78,7 @@ def _memory_mode(inputs: object) -> Any:
         def _forget(self, key: int) -> None:
             self.alive -= self._bytes.pop(key)
 
-    return PeakMemory(_tensors(inputs))
+    return Followed(_tensors(inputs))
 
 
 def _tensors(inputs: object) -> Iterator[torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -32,6 +33,7 @@ from d3m_assets.cost_estimate.counting import count
 from d3m_assets.cost_estimate.model_work import ModelWork
 from d3m_assets.distillation.inversion_state import InversionTask
 from d3m_assets.distillation.objective import FIXED_SAMPLES
+from d3m_assets.distillation.packing import MOST_CLASSES
 from d3m_assets.distillation.settings import GenerationSettings, InversionSettings
 from d3m_assets.evaluation.baselines import BASELINES
 from d3m_assets.evaluation.codec_choice import FINALISTS
@@ -44,6 +46,8 @@ from d3m_assets.planning.planner import Plan
 Kind: TypeAlias = Literal["inversion", "generation", "encoding", "training"]
 """Work that has a speed of its own: optimizer steps of vectors, sampling with decoding, encoding, training of classifiers."""
 
+DECODED_AT_ONCE = 8
+"""Images that the autoencoder decodes together on a GPU, unless set."""
 STEPS_OF_THE_SCRIPT, BATCH_OF_THE_SCRIPT = 3000, 4
 """Of diffusers' textual_inversion example, as its README calls it: max_train_steps, train_batch_size x gradient accumulation."""
 
@@ -57,14 +61,19 @@ class Stage:
         kind: Which speed it has.
         amount: How much, in words.
         flops: Of all of it.
-        steps: Optimizer steps of small networks, one after the other: a GPU takes a while for each, however small.
+        operations: PyTorch operations that follow each other on a GPU, which takes a while to launch each, however small.
     """
 
     name: str
     kind: Kind
     amount: str
     flops: float
-    steps: int = 0
+    operations: float = 0
+
+
+def evaluations(settings: InversionSettings) -> int:
+    """How often the loss of a class on its fixed batch is looked at."""
+    return len({*range(0, settings.steps + 1, settings.check_every), settings.steps})
 
 
 def inversion_flops(model: ModelWork, settings: InversionSettings, prompts: int, samples: int) -> int:
@@ -77,10 +86,16 @@ def inversion_flops(model: ModelWork, settings: InversionSettings, prompts: int,
         samples: Samples of one step, of all prompts.
     """
     step = samples * model.predict_gradient.flops + prompts * model.prompt_gradient.flops
-    evaluations = len({*range(0, settings.steps + 1, settings.check_every), settings.steps})
     fixed = prompts * max(1, math.ceil(FIXED_SAMPLES / prompts))
     evaluation = fixed * model.predict.flops + prompts * model.encode_prompt.flops
-    return settings.steps * step + evaluations * evaluation
+    return settings.steps * step + evaluations(settings) * evaluation
+
+
+def inversion_operations(model: ModelWork, settings: InversionSettings, batches: int) -> int:
+    """Operations of learning batches of classes, one batch after the other."""
+    step = model.predict_gradient.operations + model.prompt_gradient.operations
+    evaluation = model.predict.operations + model.encode_prompt.operations
+    return batches * (settings.steps * step + evaluations(settings) * evaluation)
 
 
 def generation_flops(model: ModelWork, settings: GenerationSettings, images: int, prompts: int = 1) -> int:
@@ -99,8 +114,30 @@ def generation_flops(model: ModelWork, settings: GenerationSettings, images: int
     return round(computed * image) + (prompts + 1) * model.encode_prompt.flops
 
 
-def training_flops(settings: StudentSettings, n_classes: int, channels: int, side: int) -> tuple[int, int]:
-    """FLOPs of training a classifier on one image in one step, and of one image through it."""
+def generation_operations(model: ModelWork, settings: GenerationSettings, images: int) -> int:
+    """Operations of generating images of one class, batch after batch."""
+    decodings = math.ceil(settings.batch_size / (settings.decode_batch_size or DECODED_AT_ONCE))
+    batch = settings.steps * model.predict.operations + decodings * model.decode_image.operations
+    return math.ceil(images / settings.batch_size) * batch
+
+
+@dataclass(frozen=True)
+class TrainingWork:
+    """Work of training a classifier.
+
+    Attributes:
+        image: FLOPs of one image in one step.
+        step: Operations of a step.
+        forward: FLOPs of one image through the network.
+    """
+
+    image: int
+    step: int
+    forward: int
+
+
+def training_work(settings: StudentSettings, n_classes: int, channels: int, side: int) -> TrainingWork:
+    """Count the work of a classifier that is trained."""
     import torch
 
     from d3m_assets.evaluation.architectures import build_student
@@ -117,7 +154,8 @@ def training_flops(settings: StudentSettings, n_classes: int, channels: int, sid
         with torch.no_grad():
             network(images)
 
-    return count(step, network).flops // 2, count(forward, network).flops // 2
+    counted = count(step, network)
+    return TrainingWork(counted.flops // 2, counted.operations, count(forward, network).flops // 2)
 
 
 def inversion_task(context: Context, item: Item) -> InversionTask:
@@ -167,14 +205,13 @@ def _inversion(context: Context, items: Sequence[Item], model: ModelWork) -> lis
     of_shape = {shape: inversion_flops(model, settings, *shape) for shape in shapes}
     flops = sum(of_shape[t.plan.prompts, t.samples(settings.samples_per_step)] for t in tasks)
     steps = f"up to {settings.steps}" if settings.patience is not None else f"{settings.steps}"
+    by_replicate = Counter(item.replicate for item in learned)
+    batches = sum(math.ceil(count_ / MOST_CLASSES) for count_ in by_replicate.values())
+    amount = f"{len(learned):,} x {steps} steps, {samples / len(learned):,.3g} samples a step"
+    operations = inversion_operations(model, settings, batches)
     return [
         Stage("encoding of images", "encoding", f"{encoded:,} images{again}", encoded * model.encode_image.flops),
-        Stage(
-            "inversion",
-            "inversion",
-            f"{len(learned):,} x {steps} steps, {samples / len(learned):g} samples a step",
-            flops,
-        ),
+        Stage("inversion", "inversion", amount, flops, operations),
     ]
 
 
@@ -192,12 +229,13 @@ def fits_cache(context: Context, model: ModelWork) -> bool:
 def _pools(context: Context, items: Sequence[Item], model: ModelWork) -> Stage | None:
     if not items:
         return None
-    settings, flops, images = context.settings.generation, 0, 0
+    settings, flops, operations, images = context.settings.generation, 0, 0, 0
     for item in items:
         candidates = class_selection_plan(context, item).candidates
         images += candidates
         flops += generation_flops(model, settings, candidates, embedding_plan(context, item).prompts)
-    return Stage("generation", "generation", f"{images:,} images of {_sampling(settings)}", flops)
+        operations += generation_operations(model, settings, candidates)
+    return Stage("generation", "generation", f"{images:,} images of {_sampling(settings)}", flops, operations)
 
 
 def _sampling(settings: GenerationSettings) -> str:
@@ -212,7 +250,8 @@ def _class_name_images(context: Context, pending: Mapping[str, Sequence[Item]], 
     settings = class_name_generation(context)
     flops = classes * generation_flops(model, settings, count_)
     amount = f"{classes * count_:,} images of {_sampling(settings)}"
-    return Stage("images of class names", "generation", amount, flops)
+    operations = classes * generation_operations(model, settings, count_)
+    return Stage("images of class names", "generation", amount, flops, operations)
 
 
 def _fresh_images(context: Context, pending: Mapping[str, Sequence[Item]], model: ModelWork) -> Stage | None:
@@ -223,8 +262,10 @@ def _fresh_images(context: Context, pending: Mapping[str, Sequence[Item]], model
         return None
     students, classes = context.settings.students, len(context.dataset.classes)
     each, sets = math.ceil(students.steps * students.batch_size / classes), context.settings.distillations
-    flops = sets * classes * generation_flops(model, context.settings.generation, each)
-    return Stage("fresh samples", "generation", f"{sets * classes * each:,} images", flops)
+    generation = context.settings.generation
+    flops = sets * classes * generation_flops(model, generation, each)
+    operations = sets * classes * generation_operations(model, generation, each)
+    return Stage("fresh samples", "generation", f"{sets * classes * each:,} images", flops, operations)
 
 
 def student_side(context: Context, settings: StudentSettings) -> int:
@@ -238,15 +279,15 @@ def _classifiers(context: Context, pending: Mapping[str, Sequence[Item]]) -> lis
     settings, classes = context.settings, len(context.dataset.classes)
     channels, test = context.dataset.scan.channels, int(context.dataset.catalog["n_test"].sum())
     by_network = _students(context, pending)
-    flops = steps = 0
+    flops = operations = 0
     for network, students in by_network.items():
         of_network = settings.students.of(network)  # type: ignore[arg-type]
-        each, forward = training_flops(of_network, classes, channels, student_side(context, of_network))
-        flops += students * (of_network.steps * of_network.batch_size * each + test * forward)
-        steps += students * of_network.steps
+        work = training_work(of_network, classes, channels, student_side(context, of_network))
+        flops += students * (of_network.steps * of_network.batch_size * work.image + test * work.forward)
+        operations += students * of_network.steps * work.step
     students = sum(by_network.values())
     amount = f"up to {students:,} students, {settings.students.steps:,} steps of {settings.students.batch_size}"
-    stages = [Stage("students", "training", amount, flops, steps)] if students else []
+    stages = [Stage("students", "training", amount, flops, operations)] if students else []
     recipe = settings.teacher
     helpers = [
         ("network of the selection", SelectionModel, settings.selection.features is None, RECIPE.width, RECIPE.steps, RECIPE.batch_size),
@@ -256,9 +297,9 @@ def _classifiers(context: Context, pending: Mapping[str, Sequence[Item]]) -> lis
     for name, asset, trained, width, steps, batch in helpers:
         if asset.name in pending and trained:
             network = StudentSettings(width=width)
-            each, _ = training_flops(network, classes, channels, student_side(context, network))
+            work = training_work(network, classes, channels, student_side(context, network))
             words = f"ConvNet-3, {steps:,} steps of {batch}"
-            stages.append(Stage(name, "training", words, steps * batch * each, steps))
+            stages.append(Stage(name, "training", words, steps * batch * work.image, steps * work.step))
     return stages
 
 
@@ -282,7 +323,11 @@ def _students(context: Context, pending: Mapping[str, Sequence[Item]]) -> dict[s
         single += equal_ipc([item.budget]) + unaugmented
         single += kinds if "rejection" in evaluation.variants else 0
         largest = item.budget == largest_budget(context.budgets, context.dataset.shape)
-        single += sum(kind != "soft stored" for kind in evaluation.labels) if "fresh" in evaluation.variants and largest else 0
+        single += (
+            sum(kind != "soft stored" for kind in evaluation.labels)
+            if "fresh" in evaluation.variants and largest
+            else 0
+        )
     choices = 0
     for asset in (ReferenceMetrics, FrontierMetrics):
         for item in pending.get(asset.name, ()):

@@ -12,7 +12,7 @@ import numpy as np
 
 from d3m_assets.assets.context import Context
 from d3m_assets.compute.devices import device_name, one_thread
-from d3m_assets.cost_estimate.job_work import generation_flops, inversion_flops, student_side, training_flops
+from d3m_assets.cost_estimate.job_work import generation_flops, inversion_flops, student_side, training_work
 from d3m_assets.cost_estimate.model_work import ModelWork
 from d3m_assets.cost_estimate.speed import Measurement
 from d3m_assets.datasets.labelled_images import LabelledImages
@@ -76,12 +76,14 @@ def measure(context: Context, model: ModelWork, plan: EmbeddingPlan) -> Measurem
         pixels = rng.integers(0, 256, (64, side, side, channels), np.uint8)
         train = LabelledImages(pixels, np.arange(64) % classes, "synthetic")
         train_student(train, recipe, n_classes=classes, seed=0, device=str(device))
-        return steps * recipe.batch_size * training_flops(recipe, classes, channels, side)[0]
+        return steps * recipe.batch_size * training_work(recipe, classes, channels, side).image
 
     speeds = {}
     with one_thread() if device.type == "cpu" else nullcontext():
         tokenize(foundation, ["a"])  # the tokenizer's first use is no work of the job
-        for done, (name, work) in enumerate([("inversion", inversion), ("generation", generation), ("training", training)]):
+        for done, (name, work) in enumerate(
+            [("inversion", inversion), ("generation", generation), ("training", training)]
+        ):
             context.progress(ProgressEvent(STAGE, done, 3, name))
             speeds[name] = _speed(work, device.type == "cuda")
     source = f"measured {datetime.now(UTC):%Y-%m-%d} on this machine by d3m plan --measure"

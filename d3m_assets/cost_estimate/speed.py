@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from d3m_assets.compute.devices import cores, device_name, one_thread
-from d3m_assets.compute.hardware import PEAK_SOURCE, Gpu, gpu_called
+from d3m_assets.compute.hardware import Gpu, gpu_called
 from d3m_assets.cost_estimate.job_work import Kind, Stage
 from d3m_assets.cost_estimate.model_work import ModelWork
 
@@ -21,8 +21,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 CPU_UTILISATION = 0.4
 """Part of the speed of a large float32 matrix product, measured at the time, that the work reaches on one core, as assumed
 where nothing was measured. docs/planning-a-job.md has what was measured."""
-GPU_STEP_SECONDS = 0.005
-"""Least time of an optimizer step of a small network on a GPU, as assumed: it waits for the launches of its kernels."""
+GPU_OPERATION_SECONDS = 10e-6
+"""Time of launching one PyTorch operation on a GPU, as assumed: small networks wait for launches and not for products."""
 _CALIBRATION_SIDE, _CALIBRATION_SECONDS = 512, 0.3
 
 
@@ -35,7 +35,7 @@ class Device:
         flops_per_second: Of each kind of work, all of one device.
         source: Where these speeds come from.
         measured: Whether they were measured with such a model on such a device.
-        step_seconds: Least time of an optimizer step of a small network.
+        operation_seconds: Least time of one operation after another.
         devices: That share the work; classes do not need each other, so twice as many take half the time.
         memory_bytes: Of one; None: unknown.
         usd_per_hour: Rent of one; None: unknown or not rented.
@@ -48,7 +48,7 @@ class Device:
     flops_per_second: Mapping[Kind, float]
     source: str
     measured: bool
-    step_seconds: float = 0.0
+    operation_seconds: float = 0.0
     devices: int = 1
     memory_bytes: int | None = None
     usd_per_hour: float | None = None
@@ -62,7 +62,7 @@ class Device:
 
     def _seconds(self, stage: Stage) -> float:
         computing = stage.flops / self.flops_per_second[stage.kind]
-        return max(computing, stage.steps * self.step_seconds) / self.devices
+        return max(computing, stage.operations * self.operation_seconds) / self.devices
 
     def dollars(self, seconds: float) -> float | None:
         """Rent of all devices for a time; None: unknown."""
@@ -160,9 +160,9 @@ def gpu_device(
     device = Device(
         name=gpu.name,
         flops_per_second=dict.fromkeys(KINDS, assumed),
-        source=f"assumed: {utilisation:.0%} of {gpu.peak_flops / 1e12:g} TFLOP/s ({PEAK_SOURCE})",
+        source=f"assumed: {utilisation:.0%} of {gpu.peak_flops / 1e12:g} TFLOP/s",
         measured=False,
-        step_seconds=GPU_STEP_SECONDS,
+        operation_seconds=GPU_OPERATION_SECONDS,
         devices=devices,
         memory_bytes=gpu.memory_bytes,
         usd_per_hour=gpu.usd_per_hour,
