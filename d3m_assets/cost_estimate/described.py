@@ -17,9 +17,10 @@ MOST_CLASSES, MOST_IMAGES = 1_000_000, 10**10
 class CountedClass(ClassImages):
     """A class whose images are counted and not listed."""
 
-    def __init__(self, class_name: str, train: int, test: int) -> None:
+    def __init__(self, class_name: str, train: int, validation: int, test: int) -> None:
         super().__init__(class_name, ())
-        object.__setattr__(self, "_counts", {"train": range(train), "validation": range(0), "test": range(test)})
+        counts = {"train": range(train), "validation": range(validation), "test": range(test)}
+        object.__setattr__(self, "_counts", counts)
 
     def of(self, split: str) -> tuple[ImageRecord, ...]:  # type: ignore[override]
         """As many as there are images of a split; only their number means anything."""
@@ -96,7 +97,11 @@ class _Described:
             return total // of.classes + (k < total % of.classes)
 
         names = [str(k) for k in range(of.classes)]
-        classes = {name: CountedClass(name, share(learned, k), share(of.test, k)) for k, name in enumerate(names)}
+        held_out = of.train - learned
+        classes = {
+            name: CountedClass(name, share(learned, k), share(held_out, k), share(of.test, k))
+            for k, name in enumerate(names)
+        }
         return Scan(self.url, classes, of.height, of.width, of.channels)
 
     def read(self, image: ImageRecord) -> bytes:

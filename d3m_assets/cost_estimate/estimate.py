@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,13 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from d3m_assets.assets.context import Item
+from d3m_assets.assets.frontier_metrics import FrontierMetrics
 from d3m_assets.assets.inverted_embeddings import (
     InvertedEmbeddings,
     class_selection_plan,
     embedding_plan,
 )
+from d3m_assets.assets.pool_audit import PoolAudit
+from d3m_assets.assets.reference_metrics import ReferenceMetrics
 from d3m_assets.assets.rows import kept_images
+from d3m_assets.assets.selection_model import SelectionModel
 from d3m_assets.assets.synthetic_pool import class_name_generation
+from d3m_assets.assets.teacher_model import TeacherModel
+from d3m_assets.assets.whole_dataset_metrics import WholeDatasetMetrics
 from d3m_assets.compute.devices import device_name
 from d3m_assets.compute.hardware import gpu_called, parse_gpu
 from d3m_assets.cost_estimate.job_work import (
@@ -25,6 +33,7 @@ from d3m_assets.cost_estimate.job_work import (
     DECODED_AT_ONCE,
     STEPS_OF_THE_SCRIPT,
     Stage,
+    classifier_work,
     fits_cache,
     generation_flops,
     generation_operations,
@@ -34,7 +43,6 @@ from d3m_assets.cost_estimate.job_work import (
     latents_bytes,
     pending_stages,
     student_side,
-    training_work,
 )
 from d3m_assets.cost_estimate.measuring import measure
 from d3m_assets.cost_estimate.model_work import ModelWork, count_model
@@ -48,6 +56,7 @@ from d3m_assets.cost_estimate.speed import (
     read_measured,
 )
 from d3m_assets.distillation.packing import MOST_CLASSES
+from d3m_assets.errors import FoundationError
 from d3m_assets.evaluation.settings import StudentSettings
 from d3m_assets.ledger import byte_size
 from d3m_assets.pipeline import Pipeline
@@ -57,6 +66,13 @@ ENCODED_AT_ONCE = 50
 """Images that the autoencoder encodes together (``Foundation.encode_images``)."""
 FREE_SHARE = 0.85
 """Part of a GPU's free memory that a batch of classes is let fill (distillation.packing)."""
+HOLDING_IMAGES = frozenset(
+    asset.name
+    for asset in (SelectionModel, TeacherModel, PoolAudit, ReferenceMetrics, FrontierMetrics, WholeDatasetMetrics)
+)
+"""Assets that are made with all training images in memory."""
+LEAST_SAMPLES = 4
+"""Samples of a prompt in a step, at least (distillation.inversion_state)."""
 PROCESS_BYTES = 570_000_000
 """A worker process with a model of a few megabytes (benchmarks/results/memory-2026-11-23.json: 1,143 MB in two)."""
 EPOCHS = 100
@@ -125,7 +141,7 @@ class Alternative:
         bytes_per_class: To be stored for a class.
         shared_bytes: To be stored once; what everyone has is not counted.
         flops: To make it.
-        hours: On the first device, one of it.
+        hours: On the device that they are compared on.
         note: What to know of it.
     """
 
@@ -150,7 +166,9 @@ class Estimate:
         shared_bytes: Weights of the models that regeneration needs.
         stages: The work.
         costs: On each device, the first one first.
+        host_bytes: Images that one process holds in the computer's memory for selection and evaluation.
         alternatives: What else could be done.
+        compared_on: Name of the device that their hours are of: the first that the job fits on.
         runs: Dagster runs in words.
         run_counts: Dagster runs as numbers: of ``d3m distill``, a backfill of each partitioned asset, nights of the schedule.
         notes: What else to know before spending.
@@ -164,7 +182,9 @@ class Estimate:
     shared_bytes: int
     stages: list[Stage]
     costs: list[Cost]
+    host_bytes: int
     alternatives: list[Alternative]
+    compared_on: str
     runs: str
     run_counts: dict[str, Any]
     notes: list[str]
@@ -213,7 +233,8 @@ def estimate(
     samples = max(inversion_task(context, item).samples(settings.inversion.samples_per_step) for item in items)
     devices = job_devices(pipeline, model, own_device=own_device)
     costs = [_cost(device, stages, model, pipeline, samples) for device in devices]
-    counts = _run_counts(pipeline, plan)
+    counts, host = _run_counts(pipeline, plan), _host_bytes(pipeline, plan)
+    compared = next((cost.device for cost in costs if cost.fits), costs[0].device)
     return Estimate(
         dataset=_dataset_words(pipeline),
         model=_model_words(pipeline, model),
@@ -223,10 +244,12 @@ def estimate(
         shared_bytes=_shared_bytes(pipeline, model),
         stages=stages,
         costs=costs,
-        alternatives=_alternatives(pipeline, model, items, devices[0]) if devices else [],
+        host_bytes=host,
+        alternatives=_alternatives(pipeline, model, items, compared),
         runs=_run_words(counts, pipeline),
         run_counts=counts,
-        notes=_notes(pipeline, model, costs, stages),
+        compared_on=compared.name,
+        notes=_notes(pipeline, model, costs, stages, host),
     )
 
 
@@ -241,9 +264,9 @@ def job_devices(pipeline: Pipeline, model: ModelWork, *, own_device: bool = True
     workers = settings.compute.workers if on_ray and settings.compute.workers else 1
     found = []
     if own_device and not on_ray:
-        where = pipeline.context.device
+        where = _device_here(pipeline)
         if where == "cpu":
-            found.append(cpu_device(model, measurements, settings.workers))
+            found.append(replace(cpu_device(model, measurements, settings.workers), memory_bytes=machine_memory()))
         elif where.startswith("cuda") and (gpu := gpu_called(device_name(where))) is not None:
             from d3m_assets.compute.devices import choose_devices
 
@@ -255,6 +278,14 @@ def job_devices(pipeline: Pipeline, model: ModelWork, *, own_device: bool = True
     elif on_ray:
         found.append(cpu_device(model, measurements, 1, workers))
     return found
+
+
+def _device_here(pipeline: Pipeline) -> str:
+    """The torch device that the settings name; empty where this machine has none, and the job is for another one."""
+    try:
+        return pipeline.context.device
+    except FoundationError:
+        return ""
 
 
 def _renamed(device: Device, name: str) -> Device:
@@ -370,10 +401,14 @@ def _run_words(counts: dict[str, Any], pipeline: Pipeline) -> str:
     return words
 
 
-def _notes(pipeline: Pipeline, model: ModelWork, costs: Sequence[Cost], stages: Sequence[Stage]) -> list[str]:
+def _notes(
+    pipeline: Pipeline, model: ModelWork, costs: Sequence[Cost], stages: Sequence[Stage], host: int
+) -> list[str]:
     context, settings, notes = pipeline.context, pipeline.settings, []
     if not context.model.files.has_weights:
         notes.append("the weights of the model are not here: what was made with them cannot be told from what was not")
+    if settings.compute.engine == "local" and not _device_here(pipeline):
+        notes.append(f"this machine has no device {settings.device}; the job is for another one")
     if not fits_cache(context, model) and any(stage.kind == "encoding" for stage in stages):
         size = latents_bytes(context, model)
         notes.append(
@@ -385,15 +420,56 @@ def _notes(pipeline: Pipeline, model: ModelWork, costs: Sequence[Cost], stages: 
             f"everything is distilled {settings.distillations} times, for honest intervals; "
             "evaluation.distillations=1 takes one of them"
         )
-    for cost in costs:
-        if not cost.fits:
-            notes.append(
-                f"{cost.device.name} has {byte_size(cost.device.memory_bytes or 0)}, but the job needs about "
-                f"{byte_size(cost.least_memory)} at least; lower inversion.samples_per_step or inversion.max_prompts"
-                if model.weight_bytes < (cost.device.memory_bytes or 0)
-                else f"{cost.device.name} cannot hold the model"
-            )
+    here = machine_memory()
+    if host > (here or math.inf):
+        notes.append(
+            f"training and test images are held in the memory of one process, {byte_size(host)}, and this machine has "
+            f"{byte_size(here or 0)}; a copy of the dataset with smaller images needs less"
+        )
+    if small := [cost for cost in costs if not cost.fits]:
+        names = ", ".join(cost.device.name for cost in small)
+        notes.append(f"the memory of {names} does not hold the job{_remedy(pipeline, model, small)}")
     return notes
+
+
+def _remedy(pipeline: Pipeline, model: ModelWork, small: Sequence[Cost]) -> str:
+    """What makes a job fit into the largest of the devices that are too small, as the rest of a sentence."""
+    room = max(cost.device.memory_bytes or 0 for cost in small) - model.weight_bytes
+    settings = pipeline.settings
+    decoded = settings.generation.decode_batch_size or DECODED_AT_ONCE
+    if ENCODED_AT_ONCE * model.encode_image.peak_bytes > room:
+        size = byte_size(ENCODED_AT_ONCE * model.encode_image.peak_bytes)
+        return f": the autoencoder encodes {ENCODED_AT_ONCE} images at a time, which takes {size} beside the weights"
+    if decoded * model.decode_image.peak_bytes > room:
+        return "; lower generation.decode_batch_size"
+    samples = room // model.predict_gradient.peak_bytes
+    if samples < LEAST_SAMPLES or any(cost.device.is_cpu for cost in small):
+        return ""
+    prompts = min(settings.inversion.max_prompts, samples // LEAST_SAMPLES)
+    wanted = [f"inversion.max_prompts={prompts}"]
+    if settings.inversion.samples_per_step > samples:
+        wanted.append(f"inversion.samples_per_step={samples}")
+    return f"; a class of {samples} samples a step would fit into the largest of them: {' and '.join(wanted)}"
+
+
+def machine_memory() -> int | None:
+    """Bytes of this machine's memory, or what its container is allowed; None: unknown."""
+    try:
+        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+    with contextlib.suppress(OSError, ValueError):  # "max", or no control groups
+        return min(physical, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return physical
+
+
+def _host_bytes(pipeline: Pipeline, plan: Plan) -> int:
+    """Bytes of the images that evaluation and selection hold in one process, at their stored size."""
+    if not {entry.key.asset for entry in plan.pending()} & HOLDING_IMAGES:
+        return 0
+    catalog = pipeline.context.dataset.catalog
+    images = int(catalog[["n_train", "n_validation", "n_test"]].to_numpy().sum())
+    return images * pipeline.context.dataset.shape.bytes
 
 
 def _one_replicate(pipeline: Pipeline, model: ModelWork, items: Sequence[Item]) -> list[Stage]:
@@ -456,7 +532,7 @@ def _alternatives(pipeline: Pipeline, model: ModelWork, items: Sequence[Item], d
         add(f"random real images at {largest}", images * shape.bytes, 0, [], note)
     teacher = settings.teacher
     width = StudentSettings(width=teacher.width)
-    work = training_work(width, classes, shape.channels, student_side(context, width))
+    work = classifier_work(context, width)
     images_seen = teacher.steps * teacher.batch_size
     stage = Stage("teacher", "training", "", images_seen * work.image, teacher.steps * work.step)
     if allowed >= shape.bytes:
@@ -465,7 +541,7 @@ def _alternatives(pipeline: Pipeline, model: ModelWork, items: Sequence[Item], d
         add(f"real images by k-means at {largest}", images * shape.bytes, 0, [stage], note)
     students = settings.students
     side = student_side(context, students)
-    work = training_work(students, classes, shape.channels, side)
+    work = classifier_work(context, students)
     steps = math.ceil(EPOCHS * train / students.batch_size)
     stage = Stage("whole", "training", "", float(EPOCHS) * train * work.image, steps * work.step)
     note = f"{students.architecture} at {side} px"

@@ -276,31 +276,41 @@ def student_side(context: Context, settings: StudentSettings) -> int:
 
 def _classifiers(context: Context, pending: Mapping[str, Sequence[Item]]) -> list[Stage]:
     """Students, and the networks that select, teach and audit."""
-    settings, classes = context.settings, len(context.dataset.classes)
-    channels, test = context.dataset.scan.channels, int(context.dataset.catalog["n_test"].sum())
+    settings, test = context.settings, int(context.dataset.catalog["n_test"].sum())
     by_network = _students(context, pending)
     flops = operations = 0
     for network, students in by_network.items():
         of_network = settings.students.of(network)  # type: ignore[arg-type]
-        work = training_work(of_network, classes, channels, student_side(context, of_network))
+        work = classifier_work(context, of_network)
         flops += students * (of_network.steps * of_network.batch_size * work.image + test * work.forward)
         operations += students * of_network.steps * work.step
     students = sum(by_network.values())
     amount = f"up to {students:,} students, {settings.students.steps:,} steps of {settings.students.batch_size}"
     stages = [Stage("students", "training", amount, flops, operations)] if students else []
-    recipe = settings.teacher
-    helpers = [
-        ("network of the selection", SelectionModel, settings.selection.features is None, RECIPE.width, RECIPE.steps, RECIPE.batch_size),
-        ("teacher", TeacherModel, recipe.checkpoint is None, recipe.width, recipe.steps, recipe.batch_size),
-        ("network of the audit", PoolAudit, True, StudentSettings().width, settings.audit.steps, StudentSettings().batch_size),
-    ]  # fmt: skip
-    for name, asset, trained, width, steps, batch in helpers:
-        if asset.name in pending and trained:
-            network = StudentSettings(width=width)
-            work = training_work(network, classes, channels, student_side(context, network))
-            words = f"ConvNet-3, {steps:,} steps of {batch}"
-            stages.append(Stage(name, "training", words, steps * batch * work.image, steps * work.step))
+    if SelectionModel.name in pending and settings.selection.features is None:
+        network = StudentSettings(width=RECIPE.width, steps=RECIPE.steps, batch_size=RECIPE.batch_size)
+        stages.append(_classifier(context, "network of the selection", network))
+    if TeacherModel.name in pending and settings.teacher.checkpoint is None:
+        recipe = settings.teacher
+        network = StudentSettings(width=recipe.width, steps=recipe.steps, batch_size=recipe.batch_size)
+        stages.append(_classifier(context, "teacher", network))
+    if PoolAudit.name in pending:
+        stages.append(_classifier(context, "network of the audit", StudentSettings(steps=settings.audit.steps)))
     return stages
+
+
+def _classifier(context: Context, name: str, settings: StudentSettings) -> Stage:
+    """A single network that is trained on the train split."""
+    work = classifier_work(context, settings)
+    flops = settings.steps * settings.batch_size * work.image
+    amount = f"ConvNet-3, {settings.steps:,} steps of {settings.batch_size}"
+    return Stage(name, "training", amount, flops, settings.steps * work.step)
+
+
+def classifier_work(context: Context, settings: StudentSettings) -> TrainingWork:
+    """Work of training a classifier of the dataset."""
+    classes, channels = len(context.dataset.classes), context.dataset.scan.channels
+    return training_work(settings, classes, channels, student_side(context, settings))
 
 
 def _students(context: Context, pending: Mapping[str, Sequence[Item]]) -> dict[str, int]:

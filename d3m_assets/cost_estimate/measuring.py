@@ -12,7 +12,7 @@ import numpy as np
 
 from d3m_assets.assets.context import Context
 from d3m_assets.compute.devices import device_name, one_thread
-from d3m_assets.cost_estimate.job_work import generation_flops, inversion_flops, student_side, training_work
+from d3m_assets.cost_estimate.job_work import classifier_work, generation_flops, inversion_flops, student_side
 from d3m_assets.cost_estimate.model_work import ModelWork
 from d3m_assets.cost_estimate.speed import Measurement
 from d3m_assets.datasets.labelled_images import LabelledImages
@@ -76,7 +76,7 @@ def measure(context: Context, model: ModelWork, plan: EmbeddingPlan) -> Measurem
         pixels = rng.integers(0, 256, (64, side, side, channels), np.uint8)
         train = LabelledImages(pixels, np.arange(64) % classes, "synthetic")
         train_student(train, recipe, n_classes=classes, seed=0, device=str(device))
-        return steps * recipe.batch_size * training_work(recipe, classes, channels, side).image
+        return steps * recipe.batch_size * classifier_work(context, recipe).image
 
     speeds = {}
     with one_thread() if device.type == "cpu" else nullcontext():

@@ -103,9 +103,13 @@ def page(estimate: Estimate) -> Iterator[RenderableType]:
                 basis,
             )
         yield costs
+        if estimate.host_bytes:
+            yield line(
+                f"Beside it, {byte_size(estimate.host_bytes)} of images in the memory of the process that evaluates."
+            )
         yield from map(line, _sources(estimate))
     if estimate.alternatives:
-        first = estimate.costs[0].device.name
+        first = estimate.compared_on
         others = table(
             "\nAlternatives, made once",
             "what",
