@@ -51,12 +51,17 @@ def _squeezed(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.casefold())
 
 
+def _short(name: str) -> str:
+    """A name without memory and form."""
+    return name.removesuffix(" SXM").removesuffix(" 80GB")
+
+
 def parse_gpu(text: str) -> Gpu:
     """Read ``NAME``, ``NAME=PRICE``, or ``NAME:TFLOPS:GB=PRICE`` for a GPU that is not in the table.
 
     Args:
-        text: Upper and lower case, blanks and hyphens in the name do not count, and its beginning is enough where it is
-            that of one GPU: "a100" is "A100 80GB".
+        text: Upper and lower case, blanks and hyphens in the name do not count, and its memory or form may be left out:
+            "a100" is "A100 80GB".
 
     Raises:
         SettingsError: There is no such GPU in the table, or the text is written otherwise.
@@ -74,14 +79,11 @@ def parse_gpu(text: str) -> Gpu:
             raise SettingsError(f'"{text}": a GPU has more than 0 TFLOP/s and more than 0 GB')
         return Gpu(match["name"], peak, memory, price, "" if price is None else "given")
     name = _squeezed(match["name"])
-    found = [gpu for gpu in GPUS if _squeezed(gpu.name) == name] or [
-        gpu for gpu in GPUS if name and _squeezed(gpu.name).startswith(name)
-    ]
-    if len(found) != 1:
-        several = f"may be {' or '.join(gpu.name for gpu in found)}" if found else "is not known"
+    found = [gpu for gpu in GPUS if name in (_squeezed(gpu.name), _squeezed(_short(gpu.name)))]
+    if not found:
         raise SettingsError(
-            f'the GPU "{match["name"]}" {several}; known are {known}. For another one, give its dense bfloat16 TFLOP/s and '
-            f'its memory in GB: "{match["name"]}:100:24=0.50"'
+            f'the GPU "{match["name"]}" is not known; known are {known}. For another one, give its dense bfloat16 TFLOP/s '
+            f'and its memory in GB: "{match["name"]}:100:24=0.50"'
         )
     return found[0] if price is None else replace(found[0], usd_per_hour=price, price_source="given")
 
@@ -91,7 +93,5 @@ def gpu_called(device_name: str) -> Gpu | None:
     words = set(re.split(r"[^a-z0-9]+", device_name.casefold()))
     if "pcie" in words:
         return None  # slower than the modules of the same name
-    found = [
-        gpu for gpu in GPUS if set(gpu.name.casefold().removesuffix(" sxm").removesuffix(" 80gb").split()) <= words
-    ]
+    found = [gpu for gpu in GPUS if set(_short(gpu.name).casefold().split()) <= words]
     return found[0] if len(found) == 1 else None

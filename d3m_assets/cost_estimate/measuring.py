@@ -49,7 +49,15 @@ def measure(context: Context, model: ModelWork, plan: EmbeddingPlan) -> Measurem
         raise FoundationError(f"nothing can be measured: {error}") from error
     settings, device = context.settings, foundation.device
     rng = np.random.default_rng(0)
-    prompts = ClassPrompts.of(0, "0", "0")
+    words = settings.prompts
+    prompts = ClassPrompts.of(
+        0,
+        "0",
+        "0",
+        templates=words.templates,
+        initializer=words.initializer,
+        keep_class_name=words.keep_class_name,
+    )
     images = rng.integers(0, 256, (max(4, plan.prompts), model.image_size, model.image_size, 3), np.uint8)
     task = InversionTask(prompts, images, plan)
     samples = task.samples(settings.inversion.samples_per_step)

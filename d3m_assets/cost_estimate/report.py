@@ -50,7 +50,8 @@ def memory_words(cost: Cost) -> str:
         return f"{needed}: does not fit"
     if cost.classes_at_a_time is None:
         return needed
-    return f"{needed}; {min(MOST_CLASSES, cost.classes_at_a_time):,} classes at a time"
+    together = min(MOST_CLASSES, cost.classes_at_a_time)
+    return f"{needed}; {together:,} {'class' if together == 1 else 'classes'} at a time"
 
 
 def page(estimate: Estimate) -> Iterator[RenderableType]:
