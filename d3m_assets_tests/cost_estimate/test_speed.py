@@ -101,7 +101,7 @@ def test_measuring_does_the_real_work_and_is_used_from_then_on(tmp_path, image_f
     first = estimate(pipeline, measured=True)
     (kept,) = read_measured(measured_file(pipeline))
     assert set(kept.flops_per_second) == {"inversion", "generation", "training"}
-    assert all(1e7 < speed < 1e13 for speed in kept.flops_per_second.values())
+    assert all(1e5 < speed < 1e13 for speed in kept.flops_per_second.values())
     device = first.costs[0].device
     assert device.measured and "d3m plan --measure" in device.source
     again = estimate(open_pipeline(tmp_path, tmp_path / "images", device="cpu"))
