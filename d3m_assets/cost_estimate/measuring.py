@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 SECONDS = 2.0
 """About how long each kind of work is measured, unless one piece of it takes longer."""
+MOST_PIECES = 10_000
 STAGE = "measuring"
 
 
@@ -62,6 +63,8 @@ def measure(context: Context, model: ModelWork, plan: EmbeddingPlan) -> Measurem
     task = InversionTask(prompts, images, plan)
     samples = task.samples(settings.inversion.samples_per_step)
 
+    speeds: dict[str, float] = {}
+
     def inversion(steps: int) -> float:
         recipe = settings.inversion.model_copy(update={"steps": steps, "patience": None})
         for _, result in invert(foundation, [task], recipe, 0):
@@ -70,7 +73,10 @@ def measure(context: Context, model: ModelWork, plan: EmbeddingPlan) -> Measurem
         return inversion_flops(model, recipe, plan.prompts, samples) + len(images) * model.encode_image.flops
 
     def generation(batches: int) -> float:
-        recipe = settings.generation.model_copy(update={"batch_size": min(settings.generation.batch_size, 10)})
+        # As large a batch as takes about the time, since small ones are slower.
+        image = generation_flops(model, settings.generation.model_copy(update={"batch_size": 1}), 1)
+        most = max(1, round(SECONDS * speeds["inversion"] / image))
+        recipe = settings.generation.model_copy(update={"batch_size": min(settings.generation.batch_size, most)})
         count = batches * recipe.batch_size
         generate(foundation, prompts, recipe, 0, count=count)
         return generation_flops(model, recipe, count)
@@ -86,7 +92,6 @@ def measure(context: Context, model: ModelWork, plan: EmbeddingPlan) -> Measurem
         train_student(train, recipe, n_classes=classes, seed=0, device=str(device))
         return steps * recipe.batch_size * classifier_work(context, recipe).image
 
-    speeds = {}
     with one_thread() if device.type == "cpu" else nullcontext():
         tokenize(foundation, ["a"])  # the tokenizer's first use is no work of the job
         for done, (name, work) in enumerate(
@@ -99,23 +104,23 @@ def measure(context: Context, model: ModelWork, plan: EmbeddingPlan) -> Measurem
     return Measurement(name, model.parameters["unet"], model.image_size, speeds, source)
 
 
-def _speed(work: Callable[[int], float], synchronized: bool) -> float:
-    """FLOP/s of ``work(n)``, which does n pieces and returns their FLOPs; the first pieces warm up."""
+def _speed(work: Callable[[int], float], on_gpu: bool) -> float:
+    """FLOP/s of ``work(n)``, which does n pieces and returns their FLOPs; the first piece warms up."""
 
     def timed(pieces: int) -> tuple[float, float]:
         import torch
 
-        begun = time.perf_counter()
+        # On a processor its own time: what else runs on the machine now need not run beside the job.
+        clock = time.perf_counter if on_gpu else time.process_time
+        begun = clock()
         flops = work(pieces)
-        if synchronized:
+        if on_gpu:
             torch.cuda.synchronize()
-        return flops, time.perf_counter() - begun
+        return flops, clock() - begun
 
     flops, seconds = timed(1)
-    if seconds > SECONDS:
-        return flops / seconds
     pieces = 1
-    while seconds < SECONDS and pieces < 10_000:
+    while seconds < SECONDS and pieces < MOST_PIECES:
         pieces = max(2 * pieces, min(10 * pieces, round(pieces * SECONDS / max(seconds, 1e-3))))
         flops, seconds = timed(pieces)
     return flops / seconds
