@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TextIO
 
+from d3m_assets.assets.context import Item
 from d3m_assets.assets.inverted_embeddings import InvertedEmbeddings, class_selection_plan
 from d3m_assets.assets.synthetic_pool import SyntheticPool
 from d3m_assets.cost_estimate.described import DatasetDescription
 from d3m_assets.cost_estimate.estimate import Estimate, estimate
-from d3m_assets.cost_estimate.job_work import inversion_task
-from d3m_assets.errors import StageError
+from d3m_assets.cost_estimate.job_work import inversion_task, students_to_train
+from d3m_assets.errors import FoundationError, StageError
 from d3m_assets.foundation.files import EMBEDDED
 from d3m_assets.foundation.loading import find_configurations
 from d3m_assets.pipeline import Pipeline, open_model
@@ -21,9 +21,9 @@ from d3m_assets.progress import Progress, silent
 from d3m_assets.settings import Settings
 from d3m_assets.store import Store
 
-SMALL_SAMPLES, SMALL_IMAGES, SMALL_STUDENT_IMAGES = 1_000_000, 100_000, 10_000_000
-"""Training samples of the embedded model's inversions, images that it generates, and images that one student after the other
-is trained on. A job within all three takes minutes on any processor, so it is neither counted nor asked about."""
+SMALL_SAMPLES, SMALL_IMAGES, SMALL_STUDENT_IMAGES = 1_000_000, 100_000, 2_000_000
+"""Training samples of the embedded model's inversions, images that it generates, and images in all steps of all ConvNet-3
+students. A job within all three takes minutes on any processor, so it is neither counted nor asked about."""
 
 
 def pipeline_to_plan(settings: Settings, *, described: str | None = None, progress: Progress = silent) -> Pipeline:
@@ -59,7 +59,8 @@ def show(found: Estimate, file: TextIO | None = None) -> None:
 def ask_before(pipeline: Pipeline, *, yes: bool = False) -> None:
     """Show the plan of a large job and ask whether to begin; a small one begins without a word.
 
-    Large is what is estimated to take ``plan.ask_above_hours`` or more on the device that it would run on.
+    Large is what is estimated to take ``plan.ask_above_hours`` or more on the device that it would run on; where that is not
+    known, on the first of ``plan.gpus``.
 
     Args:
         pipeline: Of the job.
@@ -72,12 +73,16 @@ def ask_before(pipeline: Pipeline, *, yes: bool = False) -> None:
     plan = pipeline.plan()
     if _certainly_small(pipeline, plan):
         return
-    found = estimate(pipeline, plan=plan)
-    if not found.stages or not found.costs or found.costs[0].hours < limit:
+    try:
+        found = estimate(pipeline, plan=plan)
+    except FoundationError as error:  # a model may well work although its work cannot be counted
+        print(f"This job cannot be estimated, so nothing is asked: {error}", file=sys.stderr)
+        return
+    if not found.stages or found.costs[0].hours < limit:
         return
     show(replace(found, alternatives=[]), sys.stderr)
     device, hours = found.costs[0].device, found.costs[0].hours
-    words = f"about {hours:,.1f} hours on {device.name}"
+    words = f"about {hours:,.1f} hours on {f'{device.devices} x ' if device.devices > 1 else ''}{device.name}"
     if yes:
         return
     if not sys.stdin.isatty():
@@ -96,17 +101,15 @@ def _certainly_small(pipeline: Pipeline, plan: Plan) -> bool:
     pending = plan.pending()
     if not pending:
         return True
-    if context.model.name != EMBEDDED:
+    students = settings.students
+    if settings.foundation != EMBEDDED or {students.architecture, *settings.evaluation.architectures} != {"convnet-3"}:
         return False
-
-    def items(asset: str) -> Sequence[object]:
-        return [context.item(entry.key) for entry in pending if entry.key.asset == asset]
-
-    tasks = [inversion_task(context, item) for item in items(InvertedEmbeddings.name)]  # type: ignore[arg-type]
+    items: dict[str, list[Item]] = {}
+    for entry in pending:
+        items.setdefault(entry.key.asset, []).append(context.item(entry.key))
+    tasks = [inversion_task(context, item) for item in items.get(InvertedEmbeddings.name, ())]
     samples = sum(task.samples(settings.inversion.samples_per_step) for task in tasks) * settings.inversion.steps
-    images = sum(class_selection_plan(context, i).candidates for i in items(SyntheticPool.name))  # type: ignore[arg-type]
+    images = sum(class_selection_plan(context, item).candidates for item in items.get(SyntheticPool.name, ()))
     images += len(context.dataset.classes) * settings.distillations * settings.generation.images_per_class
-    trained = settings.students.steps * settings.students.batch_size * len(settings.students.seeds)
-    networks = 1 + len(settings.evaluation.architectures)
-    trained *= networks * len(pending)
+    trained = sum(students_to_train(context, items).values()) * students.steps * students.batch_size
     return samples <= SMALL_SAMPLES and images <= SMALL_IMAGES and trained <= SMALL_STUDENT_IMAGES

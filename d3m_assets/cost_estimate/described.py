@@ -80,7 +80,7 @@ class DatasetDescription:
         return Dataset(lambda: _Described(self, validation_fraction), name, lambda scan: None)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Described:
     """The source of a described dataset."""
 
@@ -98,7 +98,7 @@ class _Described:
 
         names = [str(k) for k in range(of.classes)]
         held_out = of.train - learned
-        classes = {
+        classes: dict[str, ClassImages] = {
             name: CountedClass(name, share(learned, k), share(held_out, k), share(of.test, k))
             for k, name in enumerate(names)
         }

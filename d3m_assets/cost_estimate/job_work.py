@@ -37,7 +37,7 @@ from d3m_assets.distillation.packing import MOST_CLASSES
 from d3m_assets.distillation.settings import GenerationSettings, InversionSettings
 from d3m_assets.evaluation.baselines import BASELINES
 from d3m_assets.evaluation.codec_choice import FINALISTS
-from d3m_assets.evaluation.settings import StudentSettings
+from d3m_assets.evaluation.settings import Architecture, StudentSettings
 from d3m_assets.evaluation.students import student_image_size
 from d3m_assets.foundation.files import EMBEDDED
 from d3m_assets.ledger import Budget, holds_real_image, largest_budget
@@ -277,10 +277,10 @@ def student_side(context: Context, settings: StudentSettings) -> int:
 def _classifiers(context: Context, pending: Mapping[str, Sequence[Item]]) -> list[Stage]:
     """Students, and the networks that select, teach and audit."""
     settings, test = context.settings, int(context.dataset.catalog["n_test"].sum())
-    by_network = _students(context, pending)
+    by_network = students_to_train(context, pending)
     flops = operations = 0
-    for network, students in by_network.items():
-        of_network = settings.students.of(network)  # type: ignore[arg-type]
+    for architecture, students in by_network.items():
+        of_network = settings.students.of(architecture)
         work = classifier_work(context, of_network)
         flops += students * (of_network.steps * of_network.batch_size * work.image + test * work.forward)
         operations += students * of_network.steps * work.step
@@ -313,7 +313,7 @@ def classifier_work(context: Context, settings: StudentSettings) -> TrainingWork
     return training_work(settings, classes, channels, student_side(context, settings))
 
 
-def _students(context: Context, pending: Mapping[str, Sequence[Item]]) -> dict[str, int]:
+def students_to_train(context: Context, pending: Mapping[str, Sequence[Item]]) -> dict[Architecture, int]:
     """Most students that pending tables train, by network: what was trained before is not trained again."""
     settings, evaluation = context.settings, context.settings.evaluation
     first = settings.students.architecture
