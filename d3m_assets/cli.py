@@ -92,12 +92,12 @@ def distill(
     from d3m_assets.pipeline import Pipeline
 
     with shown_progress() as progress:
-        planned = Pipeline(settings, progress=progress)
-        _show_problems(planned)
-        planned.plan()
-    ask_before(planned, yes=yes)  # with the terminal to itself
+        pipeline = Pipeline(settings, progress=progress)
+        _show_problems(pipeline)
+        pipeline.plan()
+    ask_before(pipeline, yes=yes)  # with the terminal to itself
     with open_instance(settings) as instance, shown_progress() as progress:
-        pipeline = planned
+        pipeline.context.progress = progress
         try:
             launched = run_pending(settings, instance, pipeline, progress=progress)
         finally:
@@ -290,7 +290,10 @@ def plan(
         if not as_json:
             _show_problems(pipeline)
         found = estimate(pipeline, measured=measure)
-    print(found.to_json()) if as_json else show(found)
+    if as_json:
+        print(found.to_json())
+    else:
+        show(found)
 
 
 @app.command()

@@ -26,7 +26,7 @@ def answered(home, answer, *arguments, timeout=300, **more):
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "d3m_assets.cli", *map(str, arguments)],
-        env=environment(home, TERM="dumb", **more), stdin=theirs, stdout=theirs, stderr=theirs,
+        env=environment(home, TERM="xterm", **more), stdin=theirs, stdout=theirs, stderr=theirs,
     )  # fmt: skip
     os.close(theirs)
     shown, begun, asked = "", time.monotonic(), False
@@ -100,6 +100,8 @@ def test_a_long_job_begins_with_yes_or_when_the_answer_is_yes(tmp_path, image_fo
         tmp_path / "home", "y", *job, "--set", "generation.steps=3", D3M_PLAN__ASK_ABOVE_HOURS="0", timeout=500
     )
     assert status == 0 and "Report:" in shown
+    # Progress has the terminal again after the answer.
+    assert "synthetic_pool" in shown.partition("[y/N]")[2]
     quiet = d3m(tmp_path / "home", *job, "--set", "generation.steps=1")
     assert "Time and money" not in quiet.stderr and "Report:" in quiet.stdout
 
