@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from d3m_assets.compute.devices import device_name
+
 if TYPE_CHECKING:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -28,20 +30,6 @@ PEAKS = {"A100": 312e12, "H100 80GB HBM3": 989e12, "H100 SXM": 989e12, "H200": 9
 def peak_flops(device_name: str) -> float | None:
     """Dense bf16 FLOP/s of a device; None where it is not known."""
     return next((peak for name, peak in PEAKS.items() if name in device_name), None)
-
-
-def device_name(device: str) -> str:
-    """What the hardware calls itself: the GPU's name, or the processor's."""
-    import torch
-
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.machine())
 
 
 def _git(*words: str) -> str:

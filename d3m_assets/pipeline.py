@@ -5,6 +5,7 @@ Of the assets it names one file only: the stored catalog, which gives classes th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from d3m_assets import provenance
@@ -33,6 +34,8 @@ class Pipeline(Planner):
         store: Where artefacts are kept; by default ``settings.storage_url``.
         progress: Told how far the work is.
         graph: The assets.
+        dataset: Instead of the one that the settings name.
+        model: Instead of the one that the settings name.
     """
 
     context: Context
@@ -44,10 +47,12 @@ class Pipeline(Planner):
         store: Store | None = None,
         progress: Progress = silent,
         graph: Graph = GRAPH,
+        dataset: Dataset | None = None,
+        model: Model | None = None,
     ) -> None:
         self.settings = settings
         store = store or Store.open(settings.storage_url, cache=settings.home.absolute() / "cache")
-        dataset = Dataset(
+        dataset = dataset or Dataset(
             lambda: open_dataset(
                 settings.dataset,
                 home=settings.home,
@@ -59,7 +64,7 @@ class Pipeline(Planner):
             lambda scan: stored_catalog(store, scan),
             progress,
         )
-        context = Context(settings, dataset, open_model(settings), store, progress)
+        context = Context(settings, dataset, model or open_model(settings), store, progress)
         super().__init__(graph, context, store, self._made_here)
 
     def _made_here(self, asset: Asset) -> dict[str, Any]:
@@ -71,13 +76,18 @@ class Pipeline(Planner):
         return provenance.of_process(self.context.device, cores())
 
 
-def open_model(settings: Settings) -> Model:
-    """The foundation model that the settings name, not loaded and not even looked for yet."""
+def open_model(settings: Settings, find_files: Callable[..., FoundationFiles] = find_foundation) -> Model:
+    """The foundation model that the settings name, not loaded and not even looked for yet.
+
+    Args:
+        settings: They name it.
+        find_files: How its files are found.
+    """
     # Weights that have not changed are not read again by every pipeline and every tick of a sensor.
     digests = settings.home / "cache" / "digests.json"
 
     def find() -> FoundationFiles:
-        return find_foundation(
+        return find_files(
             settings.foundation,
             config=settings.foundation_config,
             revision=settings.foundation_revision,

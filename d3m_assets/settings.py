@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretSt
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from d3m_assets.addresses import masked
-from d3m_assets.compute.settings import ComputeSettings
+from d3m_assets.compute.settings import ComputeSettings, PlanSettings
 from d3m_assets.datasets.settings import ImageSettings
 from d3m_assets.distillation.settings import GenerationSettings, InversionSettings, PromptSettings, SelectionSettings
 from d3m_assets.errors import BudgetError, SettingsError
@@ -248,6 +248,9 @@ class Settings(BaseSettings):
     teacher: TeacherSettings = Field(default=TeacherSettings(), description="Who gives soft labels and features.")
     audit: AuditSettings = Field(default=AuditSettings(), description="How pools are searched for faults.")
     compute: ComputeSettings = Field(default=ComputeSettings(), description="Where the work is done.")
+    plan: PlanSettings = Field(
+        default=PlanSettings(), description="What a job is estimated for, and when it is asked about."
+    )
     execution: ExecutionSettings = Field(
         default=ExecutionSettings(), description="How Dagster runs the steps of assets."
     )

@@ -14,6 +14,7 @@ PACKAGE = Path(d3m_assets.__file__).parent
 ROOMS = (
     ("cli", "definitions"),
     ("foundation_card",),
+    ("cost_estimate",),
     ("pipeline",),
     ("inspection",),
     ("assets",),

@@ -4,7 +4,7 @@ from d3m_assets.cli.app import app, main
 from d3m_assets.cli.bundles import export, inspect, lineage, regenerate, verify
 from d3m_assets.cli.first_steps import doctor, init
 from d3m_assets.cli.foundation import foundation_card, foundation_train
-from d3m_assets.cli.pipeline import distill, metrics, prune, status
+from d3m_assets.cli.pipeline import distill, metrics, plan, prune, status
 from d3m_assets.cli.web import ui
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "lineage",
     "main",
     "metrics",
+    "plan",
     "prune",
     "regenerate",
     "status",

@@ -1,4 +1,4 @@
-"""``d3m distill``, ``status``, ``metrics`` and ``prune``: the work on one dataset."""
+"""``d3m distill``, ``plan``, ``status``, ``metrics`` and ``prune``: the work on one dataset."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from d3m_assets.cli.app import app
-from d3m_assets.cli.help import WORK, Command
+from d3m_assets.cli.help import START, WORK, Command
 from d3m_assets.cli.options import AsJson, offline, with_settings
 from d3m_assets.cli.showing import copy_report, show_metrics, show_problems, stored_metrics
 from d3m_assets.progress import ProgressEvent
@@ -21,6 +21,7 @@ from d3m_assets.terminal import printable, shown_progress
 @with_settings()
 def distill(
     settings: Settings,
+    yes: Annotated[bool, typer.Option("--yes", help="Begin a long job without asking.")] = False,
 ) -> None:
     """Make everything that is missing or out of date, then show the table.
 
@@ -31,21 +32,24 @@ def distill(
     begun = time.monotonic()
     offline()
     with contextlib.ExitStack() as opened:
-        progress = opened.enter_context(shown_progress())
-        progress(ProgressEvent("start", 0, 0, "opening Dagster's instance"))  # its import alone takes seconds
-        from d3m_assets.orchestration.launch import open_instance, run_pending
-        from d3m_assets.pipeline import Pipeline
+        with shown_progress() as progress:
+            progress(ProgressEvent("start", 0, 0, "opening Dagster's instance"))  # its import alone takes seconds
+            from d3m_assets.cost_estimate.asking import ask_before
+            from d3m_assets.orchestration.launch import open_instance, run_pending
+            from d3m_assets.pipeline import Pipeline
 
-        instance = opened.enter_context(open_instance(settings))
-        pipeline = Pipeline(settings, progress=progress)
-        # Before the images are read, which may take an hour.
-        _ = pipeline.context.model.files
-        pipeline.store.probe()
-        show_problems(pipeline)
-        try:
+            instance = opened.enter_context(open_instance(settings))
+            pipeline = Pipeline(settings, progress=progress)
+            opened.callback(pipeline.context.close)
+            # Before the images are read, which may take an hour.
+            _ = pipeline.context.model.files
+            pipeline.store.probe()
+            show_problems(pipeline)
+            pipeline.plan()
+        ask_before(pipeline, yes=yes)  # with the terminal to itself
+        with shown_progress() as progress:
+            pipeline.context.progress = progress
             launched = run_pending(settings, instance, pipeline, progress=progress)
-        finally:
-            pipeline.context.close()
     launched.raise_for_failures()
     show_metrics(pipeline)
     if launched.run_id is None:
@@ -88,6 +92,52 @@ def status(
     if plan.extra:
         shown = ", ".join(map(str, plan.extra[:10])) + (" …" if len(plan.extra) > 10 else "")
         print(f"kept, but of no class, budget or setting that there is now: {shown}. `d3m prune` removes them")
+
+
+@app.command(cls=Command, rich_help_panel=START)
+@with_settings()
+def plan(
+    settings: Settings,
+    gpu: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=DOLLARS]", help="GPU to estimate for, and its rent an hour; repeatable. Default: plan.gpus."
+        ),
+    ] = None,
+    describe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLASSES,TRAIN,TEST,WxHxC",
+            help="Instead of a dataset its numbers: 1000,1281167,50000,500x375x3 for ImageNet-1K.",
+        ),
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Do a few seconds of the work first, to know the speed of this machine.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a job will make and cost, in bytes, FLOPs, hours, money and memory, before anything is begun.
+
+    Example: d3m plan --gpu L4 --gpu "H100 SXM=3.5"
+    """
+    offline()
+    from d3m_assets.compute.hardware import parse_gpu
+    from d3m_assets.cost_estimate.asking import pipeline_to_plan, show
+    from d3m_assets.cost_estimate.estimate import estimate
+
+    if gpu:
+        for text in gpu:
+            parse_gpu(text)  # tells what is wrong with it
+        settings = settings.model_copy(update={"plan": settings.plan.model_copy(update={"gpus": tuple(gpu)})})
+    with shown_progress() as progress:
+        pipeline = pipeline_to_plan(settings, described=describe, progress=progress)
+        if not as_json:
+            show_problems(pipeline)
+        found = estimate(pipeline, measured=measure)
+    if as_json:
+        print(found.to_json())
+    else:
+        show(found)
 
 
 @app.command(cls=Command, rich_help_panel=WORK)

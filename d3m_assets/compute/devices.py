@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from d3m_assets.errors import FoundationError
@@ -53,6 +55,20 @@ def set_own_device(name: str | None) -> None:
     """Give this process a device of its own; a worker does so once, before its first item."""
     global _own_device
     _own_device = name
+
+
+def device_name(device: str) -> str:
+    """What the hardware of a torch device calls itself: the GPU's name, or the processor's."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.machine())
 
 
 def cores() -> int:

@@ -5,12 +5,56 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
-from d3m_assets.setting_types import Positive, Section, as_list
+from d3m_assets.compute.hardware import parse_gpu
+from d3m_assets.errors import SettingsError
+from d3m_assets.setting_types import Positive, Section, as_list, distinct
 
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], NoDecode, BeforeValidator(as_list)]
+
+
+def _gpu(value: str) -> str:
+    # The text stays as it is written, so that a dump of the settings can be read back.
+    try:
+        parse_gpu(value)
+    except SettingsError as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+Gpus = Annotated[
+    tuple[Annotated[str, AfterValidator(_gpu)], ...],
+    NoDecode,
+    BeforeValidator(as_list),
+    Field(min_length=1),
+    AfterValidator(distinct),
+]
+
+
+class PlanSettings(Section):
+    """What `d3m plan` compares, and from when on `d3m distill` asks before it begins. None of it changes a result."""
+
+    gpus: Gpus = Field(
+        default=("L4", "RTX 4090", "L40S", "A100 80GB", "H100 SXM"),
+        description="GPUs to estimate for: NAME of the table, NAME=DOLLARS_AN_HOUR, or NAME:TFLOPS:GB=DOLLARS_AN_HOUR.",
+    )
+    utilisation: float = Field(
+        default=0.15,
+        gt=0,
+        le=1,
+        description="Part of a GPU's peak that is taken as reached where nothing was measured.",
+    )
+    measurements: Path | None = Field(
+        default=None,
+        description="Folder of result files of benchmarks.engine; none: benchmarks/results of a clone, where there is one.",
+    )
+    ask_above_hours: float = Field(
+        default=1.0,
+        ge=0,
+        description="Estimated hours from which on `d3m distill` shows the plan and asks first.",
+    )
 
 
 class ComputeSettings(Section):

@@ -94,6 +94,14 @@ class FoundationFiles:
         files = [self.checkpoint] if self.checkpoint else self.path.glob("*/*.safetensors")
         return sum(f.stat().st_size for f in files)
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether every part has weights on disk, and not its configuration alone."""
+        if self.checkpoint is not None:
+            return True
+        parts = ("vae", *TEXT_ENCODERS[self.kind], "unet")
+        return all(any((self.path / part).glob("*.safetensors")) for part in parts)
+
     def config(self, component: str) -> dict[str, Any]:
         """The JSON configuration of one component.
 

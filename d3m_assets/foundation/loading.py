@@ -70,6 +70,30 @@ def find_foundation(
     return files
 
 
+def find_configurations(
+    name: str, *, config: str | None = None, revision: str | None = None, digests: Path | None = None
+) -> FoundationFiles:
+    """Find a pipeline as :func:`find_foundation` does, but its configurations are enough: its weights may be missing.
+
+    Of a hub id only the configurations are fetched, unless the weights have been before.
+
+    Args:
+        name: Setting ``foundation``.
+        config: Setting ``foundation_config``, which a single-file checkpoint needs.
+        revision: Setting ``foundation_revision``.
+        digests: Cache file of content digests.
+
+    Raises:
+        FoundationError: No such path, not a diffusers pipeline, or one of a kind that is not supported.
+    """
+    if Path(name).expanduser().is_file():
+        return find_foundation(name, config=config, revision=revision, digests=digests)
+    files = FoundationFiles(name, _pipeline_folder(name, revision, ("*.json", "*.txt"), "foundation"), digests=digests)
+    for part in ("vae", *TEXT_ENCODERS[files.kind], "unet", "scheduler"):
+        files.config(part)
+    return files
+
+
 def _pipeline_folder(name: str, revision: str | None, patterns: Sequence[str], setting: str) -> Path:
     """The diffusers directory that a setting names; of a hub id, files that match ``patterns`` are fetched."""
     path = embedded_path() if name == EMBEDDED else Path(name).expanduser()
