@@ -163,7 +163,7 @@ class Bundle:
         from safetensors.numpy import save
 
         first = self.classes[0].plan
-        vectors = np.concatenate([c.vectors.reshape(c.plan.prompts * c.plan.vectors, -1) for c in self.classes])
+        vectors = np.concatenate([c.vectors.reshape(-1, first.stored_width) for c in self.classes])
         vectors = vectors.astype(NUMPY_TYPES[first.storage_type])
         selections = b"".join(c.selection for c in self.classes)
         entries = [_class_entry(c, bool(self.recipe.candidates)) for c in self.classes]
