@@ -1,4 +1,4 @@
-"""``synthetic_pool``: labelled images generated from the vectors of a class, all candidates of its selection."""
+"""``synthetic_pool``: labelled images of the payload of a class: generated, all candidates of its selection, or coded."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from d3m_assets.assets.class_prompts import ClassPrompts, read_prompts
 from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.files import from_parquet, to_parquet
 from d3m_assets.assets.foundation_model import FoundationModel
+from d3m_assets.assets.image_codes import ImageCodes, codes_key, read_images
 from d3m_assets.assets.inverted_embeddings import (
     RECORD,
     InvertedEmbeddings,
@@ -25,16 +26,16 @@ from d3m_assets.assets.raw_dataset import RawDataset
 from d3m_assets.datasets.images import contact_sheet, decode_png, encode_png
 from d3m_assets.distillation import generation
 from d3m_assets.distillation.budgets import EmbeddingPlan
-from d3m_assets.distillation.generation import Sample, generate
+from d3m_assets.distillation.generation import Sample, coded_sample, generate
 from d3m_assets.distillation.prompts import ClassPrompts as Prompts
-from d3m_assets.distillation.settings import GenerationSettings
+from d3m_assets.distillation.settings import CODES, PROMPTS, GenerationSettings
 from d3m_assets.errors import D3MError, StageError
-from d3m_assets.exports.image_record import image_name
+from d3m_assets.exports.image_record import CODED, GENERATED, Origin, image_name
 from d3m_assets.foundation.model import ModelReference
 from d3m_assets.planning.asset import Asset, Check, Finding, Made
 from d3m_assets.planning.versions import Version, stored_version
 from d3m_assets.progress import Progress
-from d3m_assets.store import ArtefactKey, Store, asset_of
+from d3m_assets.store import ArtefactKey, Manifest, Store, asset_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,13 +47,14 @@ PREVIEW_IMAGES = 30
 class SyntheticPool(Asset):
     """Labelled images generated from the vectors of a class, of which ``sample_selection`` keeps the training set.
 
-    A cache: the vectors can always generate them again.
+    Of a class that is stored as image codes, the decoded images; with ``payload=auto`` both. A cache: the payload can always
+    give them again.
     """
 
     group = "distillation"
     partitions = ("class", "budget")
     replicated = True
-    deps = (InvertedEmbeddings, ClassPrompts, FoundationModel)
+    deps = (InvertedEmbeddings, ImageCodes, ClassPrompts, FoundationModel)
     kinds = frozenset({"pytorch", "parquet"})
     code_version = generation.CODE_VERSION
     device = True
@@ -61,15 +63,26 @@ class SyntheticPool(Asset):
     )
 
     def settings(self, context: Context, item: Item) -> dict[str, Any]:
-        """How images are generated, how many, and their channels."""
+        """How images are generated, how many, and their channels; of coded images their shape."""
+        if context.settings.payload == CODES:
+            return {"image": context.image_shape}
         described = generation_fingerprint(context, item.seed) | {"channels": context.dataset.scan.channels}
         candidates = class_selection_plan(context, item).candidates
         if candidates != context.settings.generation.images_per_class:
             described["candidates"] = candidates
+        if context.settings.payload != PROMPTS:
+            described["image"] = context.image_shape
         return described
 
+    def inputs(self, context: Context, item: Item) -> Sequence[type[Asset]]:
+        """No model where nothing is generated."""
+        return (ImageCodes, ClassPrompts) if context.settings.payload == CODES else self.deps
+
     def make(self, context: Context, items: Sequence[Item]) -> Iterator[Made]:
-        """Generate the pools of classes; each is yielded as it finishes."""
+        """Generate or decode the pools of classes; each is yielded as it finishes."""
+        if context.settings.payload == CODES:
+            yield from super().make(context, items)
+            return
         jobs: dict[Item, GenerationJob] = {}
         for item in items:
             try:
@@ -84,24 +97,41 @@ class SyntheticPool(Asset):
                 yield Made(item.key, error=result)
                 continue
             images, samples = result
-            table = pool_table(jobs[item].prompts, images, samples).assign(**_lineage(context.for_item(item), item))
-            yield Made(item.key, {FILE: to_parquet(table)}, {"images": len(table), "size": images.shape[1]})
+            own = context.for_item(item)
+            table = pool_table(jobs[item].prompts, images, samples).assign(**_lineage(own, item))
+            facts: dict[str, Any] = {"images": len(table), "size": images.shape[1]}
+            if context.settings.payload != PROMPTS:
+                coded = coded_table(own, item)
+                table, facts["coded images"] = _with_coded(table, coded), len(coded)
+            yield Made(item.key, {FILE: to_parquet(table)}, facts)
+
+    def make_one(self, context: Context, item: Item) -> Made:
+        """Decode the pool of a class whose payload is image codes."""
+        table = coded_table(context, item)
+        return Made(item.key, {FILE: to_parquet(table)}, {"coded images": len(table)})
 
     def preview(self, context: Context, item: Item) -> dict[str, Any]:
-        """A contact sheet, and where the first images come from."""
+        """Contact sheets, and where the first images come from."""
         table = from_parquet(context.inputs.read(item.key, FILE))
-        return {
-            "rows": len(table),
-            "synthetic_images_png": contact_sheet(pool_images(table.head(PREVIEW_IMAGES)), 10, 2),
-            "lineage": lineage_table(context, item, table.head(5)),
-        }
+        generated, coded = of_origin(table, GENERATED), of_origin(table, CODED)
+        shown: dict[str, Any] = {"rows": len(table)}
+        if len(coded):
+            shown["coded_images_png"] = contact_sheet(pool_images(coded.head(PREVIEW_IMAGES)), 10, 4)
+        if len(generated):
+            shown["synthetic_images_png"] = contact_sheet(pool_images(generated.head(PREVIEW_IMAGES)), 10, 2)
+            shown["lineage"] = lineage_table(context, item, generated.head(5))
+        return shown
 
     def verify(self, context: Context, item: Item) -> Iterable[Finding]:
         """Whether all images are there, and of the class."""
         table = from_parquet(context.inputs.read(item.key, FILE))
-        expected, dataset_class = class_selection_plan(context, item).candidates, item.dataset_class
-        if list(table["index"]) != list(range(expected)):
-            yield Finding(f"{len(table)} images, not samples 0 to {expected - 1}")
+        dataset_class, coded = item.dataset_class, of_origin(table, CODED)
+        if context.settings.payload != CODES:
+            expected, generated = class_selection_plan(context, item).candidates, of_origin(table, GENERATED)
+            if list(generated["index"]) != list(range(expected)):
+                yield Finding(f"{len(generated)} images, not samples 0 to {expected - 1}")
+        if list(coded["index"]) != list(range(len(coded))):
+            yield Finding(f"{len(coded)} coded images, not images 0 to {len(coded) - 1}")
         if set(table["class_id"]) != {dataset_class.class_id} or set(table["class_name"]) != {dataset_class.name}:
             yield Finding(f"images of class {sorted(set(table['class_name']))}, not of {dataset_class.name}")
 
@@ -224,6 +254,36 @@ def pool_table(prompts: Prompts, images: np.ndarray, samples: Sequence[Sample]) 
     )
 
 
+def coded_table(context: Context, item: Item) -> pd.DataFrame:
+    """One row a coded image, as :func:`pool_table` has them, with its origin and what it was decoded from."""
+    source = codes_key(context, item.dataset_class.key, item.budget.name, item.replicate)
+    images, prompts = read_images(context, source), read_prompts(context, item.dataset_class.key)
+    codes = context.inputs.manifest(source)
+    assert codes is not None  # its code was just read
+    table = pool_table(prompts, images, [coded_sample(k) for k in range(len(images))])
+    lineage = {
+        "embeddings_fingerprint": "",
+        "raw_dataset_fingerprint": _raw_dataset(codes),
+        "foundation_fingerprint": "",
+    }
+    return table.assign(**lineage, origin=CODED, codes_fingerprint=codes.fingerprint)
+
+
+def _with_coded(generated: pd.DataFrame, coded: pd.DataFrame) -> pd.DataFrame:
+    """Generated images, then coded ones."""
+    import pandas as pd
+
+    generated = generated.assign(origin=GENERATED, codes_fingerprint="")
+    return pd.concat([generated, coded], ignore_index=True) if len(coded) else generated
+
+
+def of_origin(table: pd.DataFrame, origin: Origin) -> pd.DataFrame:
+    """The images of a pool that have one origin; without codes, all were generated."""
+    if "origin" not in table:
+        return table if origin == GENERATED else table.iloc[:0]
+    return table[table["origin"] == origin].reset_index(drop=True)
+
+
 def _source(context: Context, item: Item) -> ArtefactKey:
     return vectors_key(context, item.dataset_class.key, item.budget.name, item.replicate)
 
@@ -232,12 +292,16 @@ def _lineage(context: Context, item: Item) -> dict[str, str]:
     """Fingerprints of what a pool was made from, for every row of it."""
     embeddings = context.inputs.manifest(_source(context, item))
     assert embeddings is not None  # its vectors were just read
-    images = next((p for name, p in embeddings.inputs.items() if asset_of(name) == RawDataset.name), "")
     return {
         "embeddings_fingerprint": embeddings.fingerprint,
-        "raw_dataset_fingerprint": images,
+        "raw_dataset_fingerprint": _raw_dataset(embeddings),
         "foundation_fingerprint": context.model.files.fingerprint,
     }
+
+
+def _raw_dataset(payload: Manifest) -> str:
+    """Fingerprint of the real images that a payload was made from."""
+    return next((p for name, p in payload.inputs.items() if asset_of(name) == RawDataset.name), "")
 
 
 def lineage_table(context: Context, item: Item, rows: pd.DataFrame) -> pd.DataFrame:
@@ -280,28 +344,31 @@ def pool_images(table: pd.DataFrame) -> np.ndarray:
     return np.stack([decode_png(image["bytes"]) for image in table["image"]])
 
 
-def read_pool(context: Context, class_key: str, budget: str, replicate: int = 0) -> pd.DataFrame:
-    """The stored pool of a class."""
+def read_pool(
+    context: Context, class_key: str, budget: str, replicate: int = 0, origin: Origin = GENERATED
+) -> pd.DataFrame:
+    """The images of one origin in the stored pool of a class."""
     (key,) = context.inputs.keys(SyntheticPool, class_key=class_key, budget=budget, replicate=replicate)
-    return from_parquet(context.inputs.read(key, FILE))
+    return of_origin(from_parquet(context.inputs.read(key, FILE)), origin)
 
 
 def pool_versions(store: Store, bundle: Version, class_keys: Iterable[str]) -> dict[str, Version]:
-    """The stored pools that were generated from the vectors of a bundle, by class key.
+    """The stored pools that were made from the payloads of a bundle, by class key.
 
     Raises:
-        StageError: A pool was generated from other vectors.
+        StageError: A pool was made from other vectors or codes.
     """
     found: dict[str, Version] = {}
     for key in class_keys:
         pool = stored_version(store, ArtefactKey(SyntheticPool.name, key, bundle.key.budget))
         if pool is None:
             continue
-        name = str(ArtefactKey(InvertedEmbeddings.name, key, bundle.key.budget))
-        if pool.manifest.inputs.get(name) != bundle.manifest.inputs.get(name):
-            raise StageError(
-                f"{pool.key} was generated from another version of the vectors than the bundle; `d3m distill` brings both "
-                "up to date"
-            )
+        for asset, payload in ((InvertedEmbeddings, "vectors"), (ImageCodes, "image codes")):
+            name = str(ArtefactKey(asset.name, key, bundle.key.budget))
+            if pool.manifest.inputs.get(name) != bundle.manifest.inputs.get(name):
+                raise StageError(
+                    f"{pool.key} was generated from another version of the {payload} than the bundle; `d3m distill` brings "
+                    "both up to date"
+                )
         found[key] = pool
     return found

@@ -139,7 +139,11 @@ def _page(plan: ExportPlan, writer: FormatWriter, option: str) -> str:
         if coded
         else "No image is a real one: all were generated from the learned prompts of a distilled dataset."
     )
-    needed = "with the bundle" if coded else f"with the bundle and the base model named above; these were generated with {plan.precision}"
+    needed = (
+        "with the bundle"
+        if coded
+        else f"with the bundle and the base model named above; these were generated with {plan.precision}"
+    )
     example = "\n".join(f"    {line}" if line else "" for line in writer.loading_example().splitlines())
     return "\n".join(
         [

@@ -1,4 +1,4 @@
-"""The images of a bundle as a stream: generated, or decoded from image codes, chunk after chunk, so that memory stays flat however many are asked for.
+"""The images of a bundle as a stream: generated or decoded chunk after chunk, so that memory stays flat.
 
 An image has a *position* in the stream: classes in the bundle's order, within a class its samples in the order of
 :meth:`Bundle.samples <d3m_assets.distillation.bundle.Bundle.samples>`. A stream can begin at any position, and gives the

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from d3m_assets.assets import distilled_bundle, synthetic_pool
 from d3m_assets.assets.distilled_bundle import find_bundle
 from d3m_assets.assets.files import from_parquet
-from d3m_assets.assets.synthetic_pool import pool_versions
+from d3m_assets.assets.synthetic_pool import of_origin, pool_versions
 from d3m_assets.datasets.images import decode_png
 from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.errors import BundleError
+from d3m_assets.exports.image_record import CODED, GENERATED
 from d3m_assets.exports.verification import FolderImages, ImageSource
 from d3m_assets.planning.versions import Version
 from d3m_assets.store import Store
@@ -60,7 +61,7 @@ def subject(target: Path, bundle: Path | None, store: Store) -> tuple[Bundle, Im
 
 
 class PoolImages:
-    """Images of the pools that were generated from a bundle's vectors, one class in memory at a time.
+    """Images of the pools that were made from a bundle's payloads, one class in memory at a time.
 
     Args:
         bundle: The bundle.
@@ -86,11 +87,14 @@ class PoolImages:
             for c in bundle.classes
             if (numbers := bundle.selected(c)) is not None
         }
+        self._origin = CODED if bundle.is_coded else GENERATED
         self._held: tuple[str, pd.DataFrame] | None = None
 
     @property
     def precision(self) -> str:
-        """As the commit records say; empty: they do not."""
+        """As the commit records say; empty: they do not, or the images are decoded."""
+        if self._origin == CODED:
+            return ""
         devices = {
             str(p.manifest.provenance.get("hardware", "")).rpartition("device ")[2] for p in self._pools.values()
         }
@@ -102,7 +106,7 @@ class PoolImages:
         if class_name not in self._pools:
             return None
         if self._held is None or self._held[0] != class_name:
-            table = from_parquet(self._pools[class_name].read(synthetic_pool.FILE))
+            table = of_origin(from_parquet(self._pools[class_name].read(synthetic_pool.FILE)), self._origin)
             self._held = class_name, table.set_index("index")
         return self._held[1]
 

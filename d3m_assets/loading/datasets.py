@@ -313,9 +313,7 @@ class IterableDistilledDataset(IterableDataset[Sample]):
         )
         self.bundle, self.classes = self._images.bundle, self._images.classes
         if fresh and self.bundle.is_coded:
-            raise ValueError(
-                "this bundle holds coded real images, of which there are no fresh ones; give fresh=False"
-            )
+            raise ValueError("this bundle holds coded real images, of which there are no fresh ones; give fresh=False")
         reader = self._images.reader
         self._order = StreamOrder(
             self._images.samples, reader.chunk_size, seed=seed, fresh=fresh, mixed_chunks=mixed_chunks

@@ -46,7 +46,9 @@ def code_header(code: bytes, shape: tuple[int, int, int]) -> CodeHeader:
     if codec not in CODED:
         raise StageError(f"images coded as {codec.words} are no payload; get the code again")
     if isinstance(codec, LossySheet) and not available(codec.format):
-        raise StageError(f"images coded as {codec.words} cannot be read by this Pillow; install one with {codec.format}")
+        raise StageError(
+            f"images coded as {codec.words} cannot be read by this Pillow; install one with {codec.format}"
+        )
     if not 1 <= count <= MOST_PIXELS // max(1, int(np.prod(shape))) or not codec.suits(shape, count):
         raise StageError(
             f"a code of {count} images of {' x '.join(map(str, shape))} as {codec.words} is none; get it again"
