@@ -114,8 +114,8 @@ def _made(context: Context, item: Item, images: EncodableClass) -> Made:
     if code is None and context.settings.payload == CODES:
         words = "any codec" if chosen.codec is None else chosen.codec.words
         raise StageError(
-            f"no image of class {item.dataset_class.name} fits into {item.budget} ({allowed} bytes) as {words}; give more bytes, or "
-            "payload=prompts"
+            f"no image of class {item.dataset_class.name} fits into {item.budget} ({allowed} bytes) as {words}; give more bytes, "
+            "or payload=prompts"
         )
     shape = images.shape
     count = 0 if code is None else code_header(code, shape).count

@@ -87,7 +87,8 @@ class PayloadChoice(Asset):
         means = {payload: float(np.mean(values)) for payload, values in found.items()}
         chosen = CODES if means[CODES] > means[PROMPTS] else PROMPTS
         told = " and ".join(f"{100 * mean:.1f} % with {payload}" for payload, mean in means.items())
-        sentence = f"{chosen} by the validation part: {told}, mean of {len(found[chosen])} students each on {len(validation)} images"
+        counts = f"mean of {len(found[chosen])} students each on {len(validation)} images"
+        sentence = f"{chosen} by the validation part: {told}, {counts}"
         stored = {
             "payload": chosen,
             "accuracies": found,
