@@ -52,7 +52,8 @@ class CodecChoice(Asset):
         """Bytes of a class, the students that choose, and the file formats that there are."""
         return {
             "bytes_per_class": item.budget.bytes(context.dataset.shape),
-            "students": context.settings.students.model_dump(mode="json", exclude={"recipe"}),
+            "students": context.settings.students.model_dump(mode="json", exclude={"recipe", "seeds"}),
+            "student seed": context.settings.students.seeds[0],
             "seed": item.seed,
             "formats": codecs.pictures.available_formats(),
             "image": context.image_shape,
