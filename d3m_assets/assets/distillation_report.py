@@ -27,7 +27,7 @@ from d3m_assets.assets.synthetic_pool import SyntheticPool, pool_images
 from d3m_assets.assets.teacher_model import TeacherModel, read_teacher
 from d3m_assets.assets.whole_dataset_metrics import TEACHER_FILE, WholeDatasetMetrics
 from d3m_assets.compute.devices import cores
-from d3m_assets.distillation.settings import PROMPTS
+from d3m_assets.distillation.settings import CODES, PROMPTS
 from d3m_assets.errors import StageError
 from d3m_assets.ledger import Kind, LedgerLine, distillation_ledger
 from d3m_assets.planning.asset import Asset, Check, Made
@@ -220,7 +220,7 @@ def _provenance(context: Context) -> dict[str, Any]:
         "validation fraction": settings.validation_fraction,
         **({} if settings.payload == PROMPTS else {"payload": settings.payload}),
         "prompts": settings.prompts.model_dump(mode="json"),
-        "inversion": settings.inversion.model_dump(mode="json"),
+        **({} if settings.payload == CODES else {"inversion": settings.inversion.model_dump(mode="json")}),
         "generation": settings.generation.model_dump(mode="json"),
         "students": settings.students.model_dump(mode="json"),
         # The name of a table and budgets without a row decide about nothing that is shown.

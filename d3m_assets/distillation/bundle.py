@@ -439,6 +439,8 @@ def _read_class(
     )
     if recipe.payload == CODES:
         return DistilledClass.coded(words, _own_code(codes, names.get("codes"), (prompts, per_prompt), recipe))
+    if "codes" in names:
+        raise ValueError("image codes beside prompts")
     plan = replace(shared_plan, prompts=prompts, vectors=per_prompt)
     own = vectors[: prompts * per_prompt].reshape(prompts, per_prompt, plan.stored_width)
     selection = b""
