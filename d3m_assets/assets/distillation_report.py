@@ -13,6 +13,7 @@ from d3m_assets.assets.distilled_bundle import DistilledBundle, read_bundle
 from d3m_assets.assets.files import from_parquet, to_parquet
 from d3m_assets.assets.foundation_metrics import FoundationMetrics, read_class_name_pool
 from d3m_assets.assets.frontier_metrics import FrontierMetrics
+from d3m_assets.assets.image_codes import ImageCodes
 from d3m_assets.assets.measuring import MeasuredAsset, read_metrics
 from d3m_assets.assets.origins import image_origins
 from d3m_assets.assets.payload_choice import PayloadChoice, read_distilled
@@ -60,6 +61,7 @@ class DistillationReport(Asset):
         DistilledBundle,
         SyntheticPool,
         SampleSelection,
+        ImageCodes,
         PayloadChoice,
         RawDataset,
         TeacherModel,

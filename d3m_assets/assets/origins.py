@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from d3m_assets.assets.context import Context
-from d3m_assets.assets.image_codes import ImageCodes, coded_from
+from d3m_assets.assets.image_codes import coded_from, codes_key
 from d3m_assets.assets.inverted_embeddings import InvertedEmbeddings, learned_from, training_facts
 from d3m_assets.assets.payload_choice import chosen_payload, read_distilled
 from d3m_assets.assets.synthetic_pool import SyntheticPool
@@ -50,7 +50,7 @@ def _origins(context: Context, dataset_class: DatasetClass, budget: str) -> list
         (found for name in pool.input_names(InvertedEmbeddings.name) if (found := pool.made_from(name))), None
     )
     if chosen_payload(context, budget) == CODES:
-        return _coded_origins(context, dataset_class, budget, pool)
+        return _coded_origins(context, dataset_class, budget)
     origins = []
     rows = read_distilled(context, dataset_class.key, budget).drop_duplicates("prompt_index").head(PROMPTS)
     for row in rows.to_dict("records"):
@@ -75,11 +75,11 @@ def _origins(context: Context, dataset_class: DatasetClass, budget: str) -> list
     return origins
 
 
-def _coded_origins(context: Context, dataset_class: DatasetClass, budget: str, pool: Version) -> list[Origin]:
+def _coded_origins(context: Context, dataset_class: DatasetClass, budget: str) -> list[Origin]:
     """The first coded images of a class, each beside the real image that it is."""
     from d3m_assets.evaluation.report.origins import Origin
 
-    codes = next((found for name in pool.input_names(ImageCodes.name) if (found := pool.made_from(name))), None)
+    codes = context.inputs.version(codes_key(context, dataset_class.key, budget))
     origins = []
     for row in read_distilled(context, dataset_class.key, budget).head(PROMPTS).to_dict("records"):
         index = int(row["index"])

@@ -12,9 +12,10 @@ import numpy as np
 from d3m_assets.assets.codec_choice import no_codes
 from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.files import to_json
+from d3m_assets.assets.image_codes import ImageCodes
 from d3m_assets.assets.raw_dataset import RawDataset, image_rows, labelled_images
 from d3m_assets.assets.sample_selection import SampleSelection, read_selected
-from d3m_assets.assets.synthetic_pool import SyntheticPool, pool_images, read_pool
+from d3m_assets.assets.synthetic_pool import SyntheticPool, coded_table, pool_images, read_pool
 from d3m_assets.compute.devices import own_device
 from d3m_assets.compute.shared import Shared
 from d3m_assets.datasets.labelled_images import LabelledImages
@@ -23,7 +24,6 @@ from d3m_assets.errors import D3MError, StageError
 from d3m_assets.evaluation import students
 from d3m_assets.evaluation.baselines.encoded import labelled
 from d3m_assets.evaluation.settings import StudentSettings
-from d3m_assets.exports.image_record import CODED
 from d3m_assets.planning.asset import Asset, Made
 from d3m_assets.progress import Progress
 from d3m_assets.settings import Settings
@@ -43,7 +43,7 @@ class PayloadChoice(Asset):
 
     group = "distillation"
     partitions = ("budget",)
-    deps = (SyntheticPool, SampleSelection, RawDataset)
+    deps = (SyntheticPool, SampleSelection, ImageCodes, RawDataset)
     kinds = frozenset({"pytorch"})
     code_version = students.CODE_VERSION
     device = True
@@ -172,7 +172,7 @@ def _generated_set(context: Context, budget: str, replicate: int) -> LabelledIma
 
 def _coded_set(context: Context, budget: str, replicate: int) -> LabelledImages | None:
     """The coded images of all classes; None where a class has none."""
-    tables = [read_pool(context, c.key, budget, replicate, CODED) for c in context.dataset.classes]
+    tables = [coded_table(context, c, budget, replicate) for c in context.dataset.classes]
     if not all(len(table) for table in tables):
         return None
     return labelled([pool_images(table) for table in tables], np.arange(len(tables)))
@@ -203,7 +203,7 @@ def read_distilled(
     """The images of a class that are its training set, as rows of its pool: selected samples, or all coded images.
 
     Args:
-        context: Of an asset that declares pool, selection and choice of the payload.
+        context: Of an asset that declares pool, selection, codes and choice of the payload.
         class_key: The class.
         budget: Name of the budget.
         replicate: Of the distillation.
@@ -211,5 +211,8 @@ def read_distilled(
     """
     if chosen_payload(context, budget) == PROMPTS:
         return read_selected(context, class_key, budget, replicate, kept=kept)
-    coded = read_pool(context, class_key, budget, replicate, CODED)
+    if context.settings.payload == CODES:
+        coded = read_pool(context, class_key, budget, replicate)
+    else:  # the pool has what is generated
+        coded = coded_table(context, context.dataset.class_by_key[class_key], budget, replicate)
     return coded if kept else coded.iloc[:0]

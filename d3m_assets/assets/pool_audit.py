@@ -12,6 +12,7 @@ import numpy as np
 
 from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.files import to_json, to_parquet
+from d3m_assets.assets.image_codes import ImageCodes
 from d3m_assets.assets.measuring import CODE_VERSION
 from d3m_assets.assets.payload_choice import PayloadChoice, chosen_payload, read_distilled
 from d3m_assets.assets.raw_dataset import RawDataset, image_rows, labelled_images
@@ -43,7 +44,7 @@ class PoolAudit(Asset):
 
     group = "evaluation"
     partitions = ("budget",)
-    deps = (SyntheticPool, SampleSelection, PayloadChoice, RawDataset)
+    deps = (SyntheticPool, SampleSelection, ImageCodes, PayloadChoice, RawDataset)
     kinds = frozenset({"pytorch", "scikitlearn"})
     code_version = f"{audit.CODE_VERSION}.{CODE_VERSION}"
     device = True

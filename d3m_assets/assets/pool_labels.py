@@ -9,6 +9,7 @@ import numpy as np
 
 from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.files import from_parquet, to_parquet
+from d3m_assets.assets.image_codes import ImageCodes
 from d3m_assets.assets.payload_choice import PayloadChoice, read_distilled
 from d3m_assets.assets.sample_selection import SampleSelection
 from d3m_assets.assets.synthetic_pool import SyntheticPool, pool_images
@@ -33,7 +34,7 @@ class PoolLabels(Asset):
     group = "evaluation"
     partitions = ("class", "budget")
     replicated = True
-    deps = (SyntheticPool, SampleSelection, PayloadChoice, TeacherModel)
+    deps = (SyntheticPool, SampleSelection, ImageCodes, PayloadChoice, TeacherModel)
     kinds = frozenset({"pytorch", "parquet"})
     code_version = labels.CODE_VERSION
     device = True

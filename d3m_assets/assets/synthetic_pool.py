@@ -26,11 +26,11 @@ from d3m_assets.assets.raw_dataset import RawDataset
 from d3m_assets.datasets.images import contact_sheet, decode_png, encode_png
 from d3m_assets.distillation import generation
 from d3m_assets.distillation.budgets import EmbeddingPlan
-from d3m_assets.distillation.generation import Sample, coded_sample, generate
+from d3m_assets.distillation.generation import Sample, generate
 from d3m_assets.distillation.prompts import ClassPrompts as Prompts
-from d3m_assets.distillation.settings import CODES, PROMPTS, GenerationSettings
+from d3m_assets.distillation.settings import CODES, GenerationSettings
 from d3m_assets.errors import D3MError, StageError
-from d3m_assets.exports.image_record import CODED, GENERATED, Origin, image_name
+from d3m_assets.exports.image_record import CODED, image_name
 from d3m_assets.foundation.model import ModelReference
 from d3m_assets.planning.asset import Asset, Check, Finding, Made
 from d3m_assets.planning.versions import Version, stored_version
@@ -40,6 +40,8 @@ from d3m_assets.store import ArtefactKey, Manifest, Store, asset_of
 if TYPE_CHECKING:
     import pandas as pd
 
+    from d3m_assets.datasets.dataset import DatasetClass
+
 FILE = "pool.parquet"
 PREVIEW_IMAGES = 30
 
@@ -47,8 +49,7 @@ PREVIEW_IMAGES = 30
 class SyntheticPool(Asset):
     """Labelled images generated from the vectors of a class, of which ``sample_selection`` keeps the training set.
 
-    Of a class that is stored as image codes, the decoded images; with ``payload=auto`` both. A cache: the payload can always
-    give them again.
+    With ``payload=codes`` the decoded images of the class. A cache: the payload can always give them again.
     """
 
     group = "distillation"
@@ -70,13 +71,13 @@ class SyntheticPool(Asset):
         candidates = class_selection_plan(context, item).candidates
         if candidates != context.settings.generation.images_per_class:
             described["candidates"] = candidates
-        if context.settings.payload != PROMPTS:
-            described["image"] = context.image_shape
         return described
 
     def inputs(self, context: Context, item: Item) -> Sequence[type[Asset]]:
-        """No model where nothing is generated."""
-        return (ImageCodes, ClassPrompts) if context.settings.payload == CODES else self.deps
+        """Codes, or what images are generated from: with ``payload=auto`` a new code must not generate them again."""
+        if context.settings.payload == CODES:
+            return (ImageCodes,)
+        return (InvertedEmbeddings, ClassPrompts, FoundationModel)
 
     def make(self, context: Context, items: Sequence[Item]) -> Iterator[Made]:
         """Generate or decode the pools of classes; each is yielded as it finishes."""
@@ -97,41 +98,35 @@ class SyntheticPool(Asset):
                 yield Made(item.key, error=result)
                 continue
             images, samples = result
-            own = context.for_item(item)
-            table = pool_table(jobs[item].prompts, images, samples).assign(**_lineage(own, item))
-            facts: dict[str, Any] = {"images": len(table), "size": images.shape[1]}
-            if context.settings.payload != PROMPTS:
-                coded = coded_table(own, item)
-                table, facts["coded images"] = _with_coded(table, coded), len(coded)
-            yield Made(item.key, {FILE: to_parquet(table)}, facts)
+            table = pool_table(jobs[item].prompts, images, samples).assign(**_lineage(context.for_item(item), item))
+            yield Made(item.key, {FILE: to_parquet(table)}, {"images": len(table), "size": images.shape[1]})
 
     def make_one(self, context: Context, item: Item) -> Made:
         """Decode the pool of a class whose payload is image codes."""
-        table = coded_table(context, item)
+        table = coded_table(context, item.dataset_class, item.budget.name, item.replicate)
         return Made(item.key, {FILE: to_parquet(table)}, {"coded images": len(table)})
 
     def preview(self, context: Context, item: Item) -> dict[str, Any]:
-        """Contact sheets, and where the first images come from."""
+        """A contact sheet, and where the first images come from."""
         table = from_parquet(context.inputs.read(item.key, FILE))
-        generated, coded = of_origin(table, GENERATED), of_origin(table, CODED)
-        shown: dict[str, Any] = {"rows": len(table)}
-        if len(coded):
-            shown["coded_images_png"] = contact_sheet(pool_images(coded.head(PREVIEW_IMAGES)), 10, 4)
-        if len(generated):
-            shown["synthetic_images_png"] = contact_sheet(pool_images(generated.head(PREVIEW_IMAGES)), 10, 2)
-            shown["lineage"] = lineage_table(context, item, generated.head(5))
-        return shown
+        images = pool_images(table.head(PREVIEW_IMAGES))
+        if is_coded(table):
+            return {"rows": len(table), "coded_images_png": contact_sheet(images, 10, 4)}
+        return {
+            "rows": len(table),
+            "synthetic_images_png": contact_sheet(images, 10, 2),
+            "lineage": lineage_table(context, item, table.head(5)),
+        }
 
     def verify(self, context: Context, item: Item) -> Iterable[Finding]:
         """Whether all images are there, and of the class."""
         table = from_parquet(context.inputs.read(item.key, FILE))
-        dataset_class, coded = item.dataset_class, of_origin(table, CODED)
-        if context.settings.payload != CODES:
-            expected, generated = class_selection_plan(context, item).candidates, of_origin(table, GENERATED)
-            if list(generated["index"]) != list(range(expected)):
-                yield Finding(f"{len(generated)} images, not samples 0 to {expected - 1}")
-        if list(coded["index"]) != list(range(len(coded))):
-            yield Finding(f"{len(coded)} coded images, not images 0 to {len(coded) - 1}")
+        coded, dataset_class = context.settings.payload == CODES, item.dataset_class
+        expected = max(1, len(table)) if coded else class_selection_plan(context, item).candidates
+        if is_coded(table) != coded:
+            yield Finding(f"images of another payload than {context.settings.payload}")
+        if list(table["index"]) != list(range(expected)):
+            yield Finding(f"{len(table)} images, not samples 0 to {expected - 1}")
         if set(table["class_id"]) != {dataset_class.class_id} or set(table["class_name"]) != {dataset_class.name}:
             yield Finding(f"images of class {sorted(set(table['class_name']))}, not of {dataset_class.name}")
 
@@ -254,34 +249,32 @@ def pool_table(prompts: Prompts, images: np.ndarray, samples: Sequence[Sample]) 
     )
 
 
-def coded_table(context: Context, item: Item) -> pd.DataFrame:
-    """One row a coded image, as :func:`pool_table` has them, with its origin and what it was decoded from."""
-    source = codes_key(context, item.dataset_class.key, item.budget.name, item.replicate)
-    images, prompts = read_images(context, source), read_prompts(context, item.dataset_class.key)
-    codes = context.inputs.manifest(source)
-    assert codes is not None  # its code was just read
-    table = pool_table(prompts, images, [coded_sample(k) for k in range(len(images))])
-    lineage = {
-        "embeddings_fingerprint": "",
-        "raw_dataset_fingerprint": _raw_dataset(codes),
-        "foundation_fingerprint": "",
-    }
-    return table.assign(**lineage, origin=CODED, codes_fingerprint=codes.fingerprint)
-
-
-def _with_coded(generated: pd.DataFrame, coded: pd.DataFrame) -> pd.DataFrame:
-    """Generated images, then coded ones."""
+def coded_table(context: Context, dataset_class: DatasetClass, budget: str, replicate: int = 0) -> pd.DataFrame:
+    """One row an image that is decoded from the stored code of a class, as :func:`pool_table` has them, with its origin."""
     import pandas as pd
 
-    generated = generated.assign(origin=GENERATED, codes_fingerprint="")
-    return pd.concat([generated, coded], ignore_index=True) if len(coded) else generated
+    source = codes_key(context, dataset_class.key, budget, replicate)
+    images, codes = read_images(context, source), context.inputs.manifest(source)
+    assert codes is not None  # its code was just read
+    count = len(images)
+    columns = {
+        "image": [
+            {"bytes": encode_png(image), "path": f"{dataset_class.name}/{image_name(k)}"}
+            for k, image in enumerate(images)
+        ],
+        "class_id": dataset_class.class_id,
+        "class_name": dataset_class.name,
+        "index": np.arange(count),
+        "origin": CODED,
+        "codes_fingerprint": codes.fingerprint,
+        "raw_dataset_fingerprint": _raw_dataset(codes),
+    }
+    return pd.DataFrame(columns, index=range(count))
 
 
-def of_origin(table: pd.DataFrame, origin: Origin) -> pd.DataFrame:
-    """The images of a pool that have one origin; without codes, all were generated."""
-    if "origin" not in table:
-        return table if origin == GENERATED else table.iloc[:0]
-    return table[table["origin"] == origin].reset_index(drop=True)
+def is_coded(table: pd.DataFrame) -> bool:
+    """Whether the images of a pool are coded real images."""
+    return "origin" in table
 
 
 def _source(context: Context, item: Item) -> ArtefactKey:
@@ -344,12 +337,10 @@ def pool_images(table: pd.DataFrame) -> np.ndarray:
     return np.stack([decode_png(image["bytes"]) for image in table["image"]])
 
 
-def read_pool(
-    context: Context, class_key: str, budget: str, replicate: int = 0, origin: Origin = GENERATED
-) -> pd.DataFrame:
-    """The images of one origin in the stored pool of a class."""
+def read_pool(context: Context, class_key: str, budget: str, replicate: int = 0) -> pd.DataFrame:
+    """The stored pool of a class."""
     (key,) = context.inputs.keys(SyntheticPool, class_key=class_key, budget=budget, replicate=replicate)
-    return of_origin(from_parquet(context.inputs.read(key, FILE)), origin)
+    return from_parquet(context.inputs.read(key, FILE))
 
 
 def pool_versions(store: Store, bundle: Version, class_keys: Iterable[str]) -> dict[str, Version]:
@@ -363,12 +354,13 @@ def pool_versions(store: Store, bundle: Version, class_keys: Iterable[str]) -> d
         pool = stored_version(store, ArtefactKey(SyntheticPool.name, key, bundle.key.budget))
         if pool is None:
             continue
-        for asset, payload in ((InvertedEmbeddings, "vectors"), (ImageCodes, "image codes")):
-            name = str(ArtefactKey(asset.name, key, bundle.key.budget))
-            if pool.manifest.inputs.get(name) != bundle.manifest.inputs.get(name):
-                raise StageError(
-                    f"{pool.key} was generated from another version of the {payload} than the bundle; `d3m distill` brings "
-                    "both up to date"
-                )
+        vectors, codes = (str(ArtefactKey(a.name, key, bundle.key.budget)) for a in (InvertedEmbeddings, ImageCodes))
+        of_pool, of_bundle = pool.manifest.inputs, bundle.manifest.inputs
+        same_vectors = of_pool.get(vectors) == of_bundle.get(vectors)
+        if not same_vectors or (codes in of_pool and of_pool[codes] != of_bundle.get(codes)):
+            raise StageError(
+                f"{pool.key} was generated from another version of the {'codes' if same_vectors else 'vectors'} than the bundle; "
+                "`d3m distill` brings both up to date"
+            )
         found[key] = pool
     return found

@@ -27,7 +27,7 @@ from d3m_assets.datasets.names import class_key
 from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.distillation.settings import CODES
 from d3m_assets.errors import D3MError, StageError, StoreError
-from d3m_assets.exports.image_record import CODED, GENERATED, ImageRecord
+from d3m_assets.exports.image_record import CODED, ImageRecord
 from d3m_assets.planning.versions import NOT_RECORDED, Version, find_version, made, stored_version
 from d3m_assets.store import ArtefactKey, Store
 from d3m_assets.terminal import printable
@@ -197,31 +197,16 @@ def lineage_of_pool_row(at_hand: AtHand, budget: str, class_name: str, index: in
             f"there is no store at {at_hand.store_name}; name it with --storage, and the dataset with --dataset"
         )
     version = _pool(store, budget, class_name, replicate)
+    if _is_coded(store, version):
+        return _lineage_of_code(store, version, index)
     table = from_parquet(version.read(synthetic_pool.FILE))
     rows = table[table["index"] == index]
     if rows.empty:
         raise StageError(
             f"{version.key} has no image {index}, but {len(table)}: {table['index'].min()} to {table['index'].max()}"
         )
-    found = Lineage(f"image {index} of {version.key}")
-    rows = rows[rows["origin"] == _payload_origin(store, version)] if len(rows) > 1 else rows
     row = rows.iloc[0]
-    if row.get("origin", GENERATED) == CODED:
-        found.sections["image"] = {
-            "origin": CODED,
-            "class": str(row["class_name"]),
-            "class id": int(row["class_id"]),
-            "index": int(row["index"]),
-        }
-        found.sections["pool"] = _version_facts(version)
-        name = next(iter(version.input_names(ImageCodes.name)), "")
-        _describe_codes(found, find_version(store, name, str(row["codes_fingerprint"])) if name else None, index)
-        found.sections["settings"] = version.manifest.settings
-        found.sections["regenerate"] = {
-            "possible": "yes",
-            "with": f"d3m verify of the bundle of {budget}, or `d3m distill`: the pool is made again when it is missing",
-        }
-        return found
+    found = Lineage(f"image {index} of {version.key}")
     found.sections["image"] = {
         "class": str(row["class_name"]),
         "class id": int(row["class_id"]),
@@ -338,11 +323,29 @@ def _pool(store: Store, budget: str, class_name: str, replicate: int) -> Version
     )
 
 
-def _payload_origin(store: Store, pool: Version) -> str:
-    """Which of the images that a pool has of both origins are the training set."""
+def _is_coded(store: Store, pool: Version) -> bool:
+    """Whether the training set of a class at a budget is its image codes."""
+    if list(pool.input_names(ImageCodes.name)):
+        return True
     choice = stored_version(store, ArtefactKey(PayloadChoice.name, None, pool.key.budget))
-    coded = choice is not None and choice.manifest.metrics.get("payload") == CODES
-    return CODED if coded else GENERATED
+    return choice is not None and choice.manifest.metrics.get("payload") == CODES
+
+
+def _lineage_of_code(store: Store, pool: Version, index: int) -> Lineage:
+    """Where a coded image comes from, by the pool of its class."""
+    key = replace(pool.key, asset=ImageCodes.name)
+    codes = stored_version(store, key)
+    if codes is None:
+        raise StageError(f"{store.url} does not have {key}; `d3m distill` makes it again")
+    if index >= (count := codes.manifest.metrics["images"]):
+        raise StageError(f"{key} has no image {index}, but {count}: 0 to {count - 1}")
+    found = Lineage(f"image {index} of {key}")
+    found.sections["image"] = {"origin": CODED, "class": str(key.class_key), "index": index}
+    _describe_codes(found, codes, index)
+    found.sections["settings"] = codes.manifest.settings
+    with_ = f"d3m regenerate of the bundle of {key.budget}; no model is needed"
+    found.sections["regenerate"] = {"possible": "yes", "with": with_}
+    return found
 
 
 def _payload(bundle: Version, key: str, asset: str) -> Version | None:

@@ -15,12 +15,12 @@ from d3m_assets.assets.image_codes import FILE, MEMBERS
 from d3m_assets.assets.payload_choice import FILE as CHOICE
 from d3m_assets.assets.student_metrics import synthetic_images
 from d3m_assets.assets.synthetic_pool import FILE as POOL
-from d3m_assets.assets.synthetic_pool import of_origin, pool_images
+from d3m_assets.assets.synthetic_pool import pool_images
 from d3m_assets.datasets.images import decode_png
 from d3m_assets.distillation.bundle import Bundle, DistilledClass
 from d3m_assets.errors import BundleError, SettingsError
 from d3m_assets.evaluation.codecs import decode_images
-from d3m_assets.exports.image_record import CODED, GENERATED, read_record
+from d3m_assets.exports.image_record import CODED, read_record
 from d3m_assets.exports.images import regenerate
 from d3m_assets.exports.tokens import export_tokens
 from d3m_assets.exports.verification import FolderImages, verify
@@ -295,6 +295,22 @@ def test_inspect_tells_codec_and_choice_and_regenerate_opens_no_model(coded, tmp
     assert made.exit_code == 0, made.output
 
 
+def training_images(pipeline, bundle):
+    """Images of each class that the payload of a bundle has, from the artefacts that it was made from."""
+    if bundle.is_coded:
+        return [decode_images(read(pipeline, "image_codes", FILE, c), (8, 8, 1)) for c in "017"]
+    return [pool_images(from_parquet(read(pipeline, "synthetic_pool", POOL, c))) for c in "017"]
+
+
+def test_a_new_code_does_not_generate_images_again(finished, tmp_path):
+    def spec(**changes):
+        pipeline = opened(finished, SMALL | {"budgets": ("64B",)} | changes)
+        return pipeline.spec(ArtefactKey("synthetic_pool", "7", "64B")).fingerprint
+
+    assert spec(payload="auto") == spec() == spec(**{"payload": "auto", "students.steps": 9})
+    assert spec(payload="codes") not in (spec(), spec(**{"payload": "codes", "students.steps": 9}))
+
+
 def test_auto_decides_by_validation_and_tells(decided, foundation):
     pipeline = opened(decided, AUTO)
     assert run(pipeline) == []
@@ -308,10 +324,7 @@ def test_auto_decides_by_validation_and_tells(decided, foundation):
     page = pipeline.store.read(ArtefactKey("distillation_report"), "report.html").decode()
     assert choice["sentence"] in page
     context = pipeline.reading(ArtefactKey("student_metrics", None, "64B"))
-    pools = [from_parquet(read(pipeline, "synthetic_pool", POOL, c)) for c in "017"]
-    origin = CODED if bundle.is_coded else GENERATED
-    expected = np.concatenate([pool_images(of_origin(pool, origin)) for pool in pools])
-    assert np.array_equal(synthetic_images(context, "64B").images, expected)
+    assert np.array_equal(synthetic_images(context, "64B").images, np.concatenate(training_images(pipeline, bundle)))
     given = None if bundle.is_coded else foundation
     assert verify(bundle, given, PoolImages(bundle, pipeline.store)).verdict == "equal"
 
@@ -332,11 +345,11 @@ def test_either_decision_goes_through_all_that_follows(decided, tmp_path, founda
     assert bundle.is_coded == (payload == "codes")
     assert f"{payload} by the validation part: " in bundle.recipe.payload_choice
     regenerate(bundle, None if bundle.is_coded else foundation, tmp_path / "out")
-    origin = CODED if bundle.is_coded else GENERATED
-    for c in "017":
-        pool = of_origin(from_parquet(read(pipeline, "synthetic_pool", POOL, c)), origin)
+    for c, images in zip("017", training_images(pipeline, bundle), strict=True):
         files = sorted((tmp_path / "out" / c).glob("*.png"))
-        assert np.array_equal(np.stack([decode_png(path.read_bytes()) for path in files]), pool_images(pool))
+        assert np.array_equal(np.stack([decode_png(path.read_bytes()) for path in files]), images)
+    given = None if bundle.is_coded else foundation
+    assert verify(bundle, given, PoolImages(bundle, pipeline.store)).verdict == "equal"
     found = lineage_of_pool_row(AtHand.of(pipeline.store), "64B", "7", 0)
     assert (found.sections["image"].get("origin") == CODED) == bundle.is_coded
 
