@@ -483,7 +483,7 @@ def _codes(tensors: dict[str, Any], metadata: dict[str, str], recipe: Recipe, na
     return codes
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _decoded(codes: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     from d3m_assets.evaluation.codecs.reading import read_code
 
