@@ -20,6 +20,7 @@ from d3m_assets.datasets.images import decode_png
 from d3m_assets.distillation.bundle import Bundle, DistilledClass
 from d3m_assets.errors import BundleError, SettingsError
 from d3m_assets.evaluation.codecs import decode_images
+from d3m_assets.exports.bundle_repository import from_pretrained, save_pretrained
 from d3m_assets.exports.image_record import CODED, read_record
 from d3m_assets.exports.images import regenerate
 from d3m_assets.exports.tokens import export_tokens
@@ -170,6 +171,17 @@ def test_more_images_than_are_coded_are_refused_with_the_way_out(coded, tmp_path
     assert not (tmp_path / "many").exists()
     with pytest.raises(BundleError, match="holds coded real images and no prompts"):
         export_tokens(bundle, None, tmp_path / "tokens", "diffusers")
+
+
+def test_a_repository_of_a_coded_bundle_has_a_card_without_prompts(coded, tmp_path):
+    bundle = bundle_of(opened(coded))
+    save_pretrained(bundle, tmp_path / "repository")
+    assert from_pretrained(tmp_path / "repository").to_bytes() == bundle.to_bytes()
+    card = (tmp_path / "repository" / "README.md").read_text()
+    assert "coded real images of 3 classes" in card
+    assert bundle.recipe.payload_choice in card
+    assert "prompt_embeds" not in card
+    assert "textual-inversion" not in card
 
 
 def test_a_flipped_bit_of_a_code_is_refused(coded):
