@@ -35,8 +35,8 @@ from d3m_assets.settings import load_settings
 from d3m_assets.store import ArtefactKey
 
 MADE = (
-    "class_catalog", "raw_dataset", "foundation_model", "class_prompts", "inverted_embeddings", "synthetic_pool",
-    "selection_model", "sample_selection",
+    "class_catalog", "raw_dataset", "foundation_model", "class_prompts", "inverted_embeddings", "selection_model",
+    "codec_choice", "image_codes", "synthetic_pool", "sample_selection", "payload_choice",
 )  # fmt: skip
 
 

@@ -24,7 +24,8 @@ from benchmarks.record import surroundings
 from d3m_assets.assets.context import Context
 from d3m_assets.assets.inverted_embeddings import embedding_plan, selection_plan
 from d3m_assets.assets.rows import training_set
-from d3m_assets.assets.sample_selection import SampleSelection, real_features, see
+from d3m_assets.assets.sample_selection import SampleSelection, real_features
+from d3m_assets.assets.selection_model import see
 from d3m_assets.assets.student_metrics import synthetic_images
 from d3m_assets.assets.synthetic_pool import pool_images, read_pool
 from d3m_assets.distillation.selection import CRITERIA, Candidates, selection_bytes

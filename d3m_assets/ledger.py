@@ -262,6 +262,7 @@ class BundleBytes:
     Attributes:
         vectors: Bytes of the embedding vectors of all classes.
         selections: Bytes of the numbers of the samples that are kept; None: all are, and nobody asked for a selection.
+        codes: Bytes of the image codes of all classes, which then have no vectors and need no model; None: there are none.
         file: Bytes of the bundle file.
         foundation: Bytes of the foundation model's weights.
         autoencoder: Bytes of the tiny autoencoder's weights; None: the bundle needs none.
@@ -272,9 +273,13 @@ class BundleBytes:
     foundation: int
     autoencoder: int | None = None
     selections: int | None = None
+    codes: int | None = None
 
     def own_lines(self) -> list[LedgerLine]:
         """Lines of the bundle file itself."""
+        if self.codes is not None:
+            coded = LedgerLine("image codes", "class", "stored", self.codes)
+            return [coded, LedgerLine("recipe and names", "shared", "stored", self.file - self.codes)]
         lines = [LedgerLine("embedding vectors", "class", "stored", self.vectors)]
         if self.selections is not None:
             item = "selection of samples" if self.selections else "selection of samples (none: the budget has no room)"
@@ -284,6 +289,8 @@ class BundleBytes:
 
     def model_lines(self) -> list[LedgerLine]:
         """Lines of the models, which the bundles of all budgets share."""
+        if self.codes is not None:
+            return []
         lines = [LedgerLine("foundation model", "shared", "stored", self.foundation)]
         if self.autoencoder is not None:
             lines.append(LedgerLine("tiny autoencoder", "shared", "stored", self.autoencoder))

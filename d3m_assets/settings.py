@@ -22,7 +22,14 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from d3m_assets.addresses import masked
 from d3m_assets.compute.settings import ComputeSettings, PlanSettings
 from d3m_assets.datasets.settings import ImageSettings
-from d3m_assets.distillation.settings import GenerationSettings, InversionSettings, PromptSettings, SelectionSettings
+from d3m_assets.distillation.settings import (
+    PROMPTS,
+    GenerationSettings,
+    InversionSettings,
+    Payload,
+    PromptSettings,
+    SelectionSettings,
+)
 from d3m_assets.errors import BudgetError, SettingsError
 from d3m_assets.evaluation.settings import (
     DISTILLATIONS,
@@ -203,6 +210,11 @@ class Settings(BaseSettings):
         description="Folder of textual-inversion files that you already have, each named after its class: these classes "
         "are not inverted.",
     )
+    payload: Payload = Field(
+        default="prompts",
+        description="What a class stores within its budget: prompts (learned vectors that images are generated from), codes "
+        "(coded real images), or auto: of each budget the one that teaches more, decided on the validation part.",
+    )
     budgets: Budgets = Field(
         default=("ipc-1", "ipc-5"),
         description="Bytes per class: ipc-N, NB, NKiB or NMiB. In the environment: comma separated or JSON.",
@@ -263,6 +275,27 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"evaluation.distillations is {self.distillations}, but students.seeds has {len(self.students.seeds)}; "
                 "give a number that divides that of the seeds: 1, which all students share, up to one for each student"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _what_codes_need(self) -> Settings:
+        """Codes are chosen on validation images; and what is said of prompts alone has no meaning beside them."""
+        if self.payload == PROMPTS:
+            return self
+        if not self.validation_fraction:
+            raise ValueError(
+                f"payload={self.payload} is decided on the validation part, but validation_fraction is 0, so there is none; give "
+                "validation_fraction=0.1, or payload=prompts"
+            )
+        if self.imported_embeddings is not None:
+            raise ValueError(
+                f"imported_embeddings are prompts, and with payload={self.payload} they may not be used; leave one of the two out"
+            )
+        if "soft stored" in self.evaluation.labels:
+            raise ValueError(
+                f"with payload={self.payload} a class has as many images as its bytes code, so labels that are stored with images "
+                "would take another share of every budget; leave 'soft stored' out of evaluation.labels, or give payload=prompts"
             )
         return self
 

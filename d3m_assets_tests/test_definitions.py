@@ -20,21 +20,26 @@ raw_dataset [class] <- class_catalog class_files
 foundation_model [] <-
 class_prompts [class] <- raw_dataset
 inverted_embeddings [budget|class] <- class_prompts foundation_model raw_dataset
-synthetic_pool [budget|class] <- class_prompts foundation_model inverted_embeddings
 selection_model [] <- raw_dataset
+codec_choice [budget] <- raw_dataset selection_model
+image_codes [budget|class] <- codec_choice raw_dataset selection_model
+synthetic_pool [budget|class] <- class_prompts foundation_model image_codes inverted_embeddings
 sample_selection [budget|class] <- raw_dataset selection_model synthetic_pool
-distilled_bundle [budget] <- class_prompts foundation_model inverted_embeddings sample_selection
+payload_choice [budget] <- image_codes raw_dataset sample_selection synthetic_pool
+distilled_bundle [budget] <- class_prompts codec_choice foundation_model image_codes inverted_embeddings payload_choice \
+sample_selection
 teacher_model [] <- raw_dataset
-pool_labels [budget|class] <- sample_selection synthetic_pool teacher_model
+pool_labels [budget|class] <- image_codes payload_choice sample_selection synthetic_pool teacher_model
 reference_metrics [budget] <- foundation_model raw_dataset teacher_model
 frontier_metrics [] <- foundation_model raw_dataset teacher_model
 whole_dataset_metrics [] <- raw_dataset teacher_model
 foundation_metrics [] <- class_prompts foundation_model raw_dataset teacher_model
-student_metrics [budget] <- class_prompts foundation_model inverted_embeddings pool_labels raw_dataset \
-sample_selection synthetic_pool teacher_model
-pool_audit [budget] <- raw_dataset sample_selection synthetic_pool
-distillation_report [] <- distilled_bundle foundation_metrics frontier_metrics pool_audit pool_labels raw_dataset \
-reference_metrics sample_selection student_metrics synthetic_pool teacher_model whole_dataset_metrics
+student_metrics [budget] <- class_prompts codec_choice foundation_model image_codes inverted_embeddings payload_choice \
+pool_labels raw_dataset sample_selection synthetic_pool teacher_model
+pool_audit [budget] <- image_codes payload_choice raw_dataset sample_selection synthetic_pool
+distillation_report [] <- distilled_bundle foundation_metrics frontier_metrics image_codes payload_choice pool_audit \
+pool_labels raw_dataset reference_metrics sample_selection student_metrics synthetic_pool teacher_model \
+whole_dataset_metrics
 """
 
 PROPERTIES = """\
@@ -43,9 +48,12 @@ raw_dataset in dataset: pandas !every_class_present
 foundation_model in distillation: huggingface pytorch !draws_such_images
 class_prompts in distillation: python
 inverted_embeddings in distillation: pytorch device !finite_and_within_budget
-synthetic_pool in distillation: parquet pytorch device !complete_and_of_the_right_classes
 selection_model in distillation: pytorch safetensors device
+codec_choice in distillation: pytorch scikitlearn device
+image_codes in distillation: scikitlearn device !decodable_and_within_budget
+synthetic_pool in distillation: parquet pytorch device !complete_and_of_the_right_classes
 sample_selection in distillation: pytorch scikitlearn device !readable_and_within_budget
+payload_choice in distillation: pytorch device
 distilled_bundle in distillation: safetensors
 teacher_model in evaluation: pytorch safetensors device !knows_the_classes
 pool_labels in evaluation: parquet pytorch device

@@ -17,8 +17,10 @@ from d3m_assets_tests.small_runs import QUICK, open_pipeline, run
 
 REPORT, WHOLE = ArtefactKey("distillation_report"), ArtefactKey("whole_dataset_metrics")
 
-NOT_MADE = {"teacher_model", "pool_labels", "frontier_metrics", "selection_model"}
-"""What settings without a teacher and a selection do without."""
+NOT_MADE = {
+    "teacher_model", "pool_labels", "frontier_metrics", "selection_model", "codec_choice", "image_codes", "payload_choice",
+}  # fmt: skip
+"""What settings without a teacher, a selection and image codes do without."""
 MADE_BY_DEFAULT = [asset for asset in GRAPH.names if asset not in NOT_MADE]
 
 

@@ -14,19 +14,22 @@ from d3m_assets.assets.distilled_bundle import DistilledBundle, read_bundle
 from d3m_assets.assets.files import from_parquet, to_parquet
 from d3m_assets.assets.foundation_metrics import FoundationMetrics, read_class_name_pool
 from d3m_assets.assets.frontier_metrics import FrontierMetrics
+from d3m_assets.assets.image_codes import ImageCodes
 from d3m_assets.assets.measuring import MeasuredAsset, read_metrics
 from d3m_assets.assets.origins import image_origins
+from d3m_assets.assets.payload_choice import PayloadChoice, read_distilled
 from d3m_assets.assets.pool_audit import PoolAudit, read_audit
 from d3m_assets.assets.pool_labels import PoolLabels, agreement_rows
 from d3m_assets.assets.raw_dataset import RawDataset, image_rows, real_images
 from d3m_assets.assets.reference_metrics import ReferenceMetrics
 from d3m_assets.assets.rows import kept_images, label_bytes
-from d3m_assets.assets.sample_selection import SampleSelection, read_selected
+from d3m_assets.assets.sample_selection import SampleSelection
 from d3m_assets.assets.student_metrics import StudentMetrics
 from d3m_assets.assets.synthetic_pool import SyntheticPool, pool_images
 from d3m_assets.assets.teacher_model import TeacherModel, read_teacher
 from d3m_assets.assets.whole_dataset_metrics import TEACHER_FILE, WholeDatasetMetrics
 from d3m_assets.compute.devices import cores
+from d3m_assets.distillation.settings import CODES, PROMPTS
 from d3m_assets.errors import StageError
 from d3m_assets.ledger import Kind, LedgerLine, distillation_ledger
 from d3m_assets.planning.asset import Asset, Check, Made
@@ -59,6 +62,8 @@ class DistillationReport(Asset):
         DistilledBundle,
         SyntheticPool,
         SampleSelection,
+        ImageCodes,
+        PayloadChoice,
         RawDataset,
         TeacherModel,
         PoolLabels,
@@ -186,9 +191,9 @@ def sample_grids(context: Context) -> dict[str, dict[str, np.ndarray]]:
     grids = {"real": real, "class-name prompt": named}
     for budget in context.budgets:
         grids[f"D3M {budget}"] = {
-            c.name: pool_images(read_selected(context, c.key, budget.name).head(IMAGES_PER_SAMPLE)) for c in classes
+            c.name: pool_images(read_distilled(context, c.key, budget.name).head(IMAGES_PER_SAMPLE)) for c in classes
         }
-        rejected = {c.name: read_selected(context, c.key, budget.name, kept=False) for c in classes}
+        rejected = {c.name: read_distilled(context, c.key, budget.name, kept=False) for c in classes}
         if all(len(rows) for rows in rejected.values()):
             grids[f"D3M {budget}, rejected"] = {
                 name: pool_images(rows.head(IMAGES_PER_SAMPLE)) for name, rows in rejected.items()
@@ -216,8 +221,9 @@ def _provenance(context: Context) -> dict[str, Any]:
         ],
         "seed": settings.seed,
         "validation fraction": settings.validation_fraction,
+        **({} if settings.payload == PROMPTS else {"payload": settings.payload}),
         "prompts": settings.prompts.model_dump(mode="json"),
-        "inversion": settings.inversion.model_dump(mode="json"),
+        **({} if settings.payload == CODES else {"inversion": settings.inversion.model_dump(mode="json")}),
         "generation": settings.generation.model_dump(mode="json"),
         "students": settings.students.model_dump(mode="json"),
         # The name of a table and budgets without a row decide about nothing that is shown.

@@ -1,13 +1,15 @@
-"""``distilled_bundle``: the distilled dataset of a budget in one file: vectors, selections, recipe."""
+"""``distilled_bundle``: the distilled dataset of a budget in one file: vectors and selections or image codes, recipe."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from d3m_assets.assets.class_prompts import ClassPrompts, read_prompts
+from d3m_assets.assets.codec_choice import CodecChoice, read_codec
 from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.foundation_model import FoundationModel
+from d3m_assets.assets.image_codes import ImageCodes, codes_key, read_stored_code
 from d3m_assets.assets.inverted_embeddings import (
     InvertedEmbeddings,
     embedding_plan,
@@ -15,10 +17,12 @@ from d3m_assets.assets.inverted_embeddings import (
     selection_plan,
     vectors_key,
 )
+from d3m_assets.assets.payload_choice import PayloadChoice, choice_sentence, chosen_payload
 from d3m_assets.assets.sample_selection import SampleSelection, read_code
 from d3m_assets.assets.synthetic_pool import generation_fingerprint
 from d3m_assets.distillation import bundle
 from d3m_assets.distillation.bundle import Bundle, DistilledClass, Recipe
+from d3m_assets.distillation.settings import CODES, PROMPTS
 from d3m_assets.planning.asset import Asset, Made
 from d3m_assets.planning.versions import Version
 from d3m_assets.store import SUPERSEDED, ArtefactKey, Store
@@ -30,26 +34,39 @@ FILE = "bundle.safetensors"
 
 
 class DistilledBundle(Asset):
-    """The distilled dataset of a budget: one file with vectors and selections of all classes and the recipe for images."""
+    """The distilled dataset of a budget: one file with the payloads of all classes and the recipe for images."""
 
     group = "distillation"
     partitions = ("budget",)
-    deps = (InvertedEmbeddings, SampleSelection, ClassPrompts, FoundationModel)
+    deps = (InvertedEmbeddings, SampleSelection, ClassPrompts, FoundationModel, ImageCodes, CodecChoice, PayloadChoice)
     kinds = frozenset({"safetensors"})
     code_version = bundle.CODE_VERSION
 
     def settings(self, context: Context, item: Item) -> dict[str, Any]:
-        """The recipe that the bundle carries beside its vectors."""
-        described = generation_fingerprint(context, context.settings.seed) | {
+        """The recipe that the bundle carries beside its payload."""
+        described = {
             "image": context.image_shape,
             "dataset": context.dataset.name,
             "bytes_per_class": item.budget.bytes(context.dataset.shape),
-            "foundation": context.model.name,
         }
+        prompts = context.settings.prompts
+        if context.settings.payload != PROMPTS:
+            described["payload"] = context.settings.payload
+        if context.settings.payload == CODES:
+            return described | {"templates": list(prompts.templates), "seed": context.settings.seed}
+        described |= generation_fingerprint(context, context.settings.seed) | {"foundation": context.model.name}
         return described | _selection_fields(context, item)
 
+    def inputs(self, context: Context, item: Item) -> Sequence[type[Asset]]:
+        """No model where no image is generated."""
+        if context.settings.payload == CODES:
+            return (ClassPrompts, ImageCodes, CodecChoice)
+        return self.deps
+
     def make_one(self, context: Context, item: Item) -> Made:
-        """Put the vectors of all classes into one file."""
+        """Put the payloads of all classes into one file."""
+        if chosen_payload(context, item.budget.name) == CODES:
+            return _made(item, Bundle(_coded_recipe(context, item), _coded_classes(context, item)))
         classes = []
         for dataset_class in context.dataset.classes:
             source = vectors_key(context, dataset_class.key, item.budget.name)
@@ -57,20 +74,45 @@ class DistilledBundle(Asset):
             prompts = read_prompts(context, dataset_class.key)
             code = read_code(context, dataset_class.key, item.budget.name)
             classes.append(DistilledClass(prompts, plan, read_vectors(context, source), code))
-        made = Bundle(_recipe(context, item), tuple(classes))
-        data = made.to_bytes()
-        return Made(item.key, {FILE: data}, {"payload_bytes": made.payload, "bundle_bytes": len(data)})
+        return _made(item, Bundle(_recipe(context, item), tuple(classes)))
 
     def preview(self, context: Context, item: Item) -> dict[str, Any]:
-        """The ledger, where the file is, and where it and its vectors were made."""
-        stored = context.inputs.manifest(item.key)
-        return {
-            "ledger": read_bundle(context, item.key).ledger(),
+        """The ledger, where the file is, and where it and its vectors were made; how its payload was chosen."""
+        stored, found = context.inputs.manifest(item.key), read_bundle(context, item.key)
+        shown = {
+            "ledger": found.ledger(),
             "file": context.inputs.uri(item.key, FILE),
             "sha256": stored.files[FILE].sha256 if stored else "",
             "provenance": stored.provenance if stored else {},
-            "vectors": _vectors_table(context, item),
         }
+        if found.recipe.payload_choice:
+            shown["payload"] = found.recipe.payload_choice
+        return shown if found.is_coded else shown | {"vectors": _vectors_table(context, item)}
+
+
+def _made(item: Item, made: Bundle) -> Made:
+    data = made.to_bytes()
+    return Made(item.key, {FILE: data}, {"payload_bytes": made.payload, "bundle_bytes": len(data)})
+
+
+def _coded_classes(context: Context, item: Item) -> tuple[DistilledClass, ...]:
+    """The classes of a budget whose payload is image codes."""
+    return tuple(
+        DistilledClass.coded(
+            read_prompts(context, c.key), read_stored_code(context, codes_key(context, c.key, item.budget.name))
+        )
+        for c in context.dataset.classes
+    )
+
+
+def payload_sentence(context: Context, budget: str) -> str:
+    """How the payload of a budget and, of image codes, the codec were chosen; empty of prompts that the settings name."""
+    parts = [choice_sentence(context, budget)]
+    if chosen_payload(context, budget) == CODES:
+        chosen = read_codec(context, budget)
+        assert chosen.codec is not None  # its codes are stored
+        parts.append(f"coded as {chosen.codec.words}, {chosen.sentence}")
+    return "; ".join(part for part in parts if part)
 
 
 def _vectors_table(context: Context, item: Item) -> pd.DataFrame:
@@ -105,6 +147,30 @@ def _selection_fields(context: Context, item: Item) -> dict[str, Any]:
     return {"criterion": criterion, "candidates": plan.candidates if plan.bytes else 0, "kept": plan.kept}
 
 
+def _coded_recipe(context: Context, item: Item) -> Recipe:
+    """The recipe of image codes, which names no model: none is needed."""
+    settings, shape = context.settings, context.dataset.shape
+    return Recipe(
+        budget=item.budget.name,
+        bytes_per_class=item.budget.bytes(shape),
+        dataset=context.dataset.name,
+        image_height=shape.height,
+        image_width=shape.width,
+        channels=shape.channels,
+        foundation="",
+        foundation_fingerprint="",
+        foundation_bytes=0,
+        generation={},
+        scheduler="",
+        seed=settings.seed,
+        templates=settings.prompts.templates,
+        keep_class_name=settings.prompts.keep_class_name,
+        licence="as the dataset's",
+        payload=CODES,
+        payload_choice=payload_sentence(context, item.budget.name),
+    )
+
+
 def _recipe(context: Context, item: Item) -> Recipe:
     settings, files, tiny = context.settings, context.model.files, context.model.tiny_autoencoder
     noise, shape = files.config("scheduler"), context.dataset.shape
@@ -130,6 +196,7 @@ def _recipe(context: Context, item: Item) -> Recipe:
         seed=settings.seed,
         templates=settings.prompts.templates,
         keep_class_name=settings.prompts.keep_class_name,
+        payload_choice=payload_sentence(context, item.budget.name),
         **decoder,
         **_selection_fields(context, item),
     )

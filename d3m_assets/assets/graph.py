@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from d3m_assets.assets.class_catalog import ClassCatalog
 from d3m_assets.assets.class_prompts import ClassPrompts
+from d3m_assets.assets.codec_choice import CodecChoice
 from d3m_assets.assets.distillation_report import DistillationReport
 from d3m_assets.assets.distilled_bundle import DistilledBundle
 from d3m_assets.assets.foundation_metrics import FoundationMetrics
 from d3m_assets.assets.foundation_model import FoundationModel
 from d3m_assets.assets.frontier_metrics import FrontierMetrics
+from d3m_assets.assets.image_codes import ImageCodes
 from d3m_assets.assets.inverted_embeddings import InvertedEmbeddings
+from d3m_assets.assets.payload_choice import PayloadChoice
 from d3m_assets.assets.pool_audit import PoolAudit
 from d3m_assets.assets.pool_labels import PoolLabels
 from d3m_assets.assets.raw_dataset import RawDataset
@@ -28,9 +31,12 @@ GRAPH = Graph(
     FoundationModel,
     ClassPrompts,
     InvertedEmbeddings,
-    SyntheticPool,
     SelectionModel,
+    CodecChoice,
+    ImageCodes,
+    SyntheticPool,
     SampleSelection,
+    PayloadChoice,
     DistilledBundle,
     TeacherModel,
     PoolLabels,

@@ -33,7 +33,7 @@ from d3m_assets.distillation.latents import ImageFiles, LatentCache
 from d3m_assets.distillation.packing import MOST_CLASSES, UNMEASURED_CLASSES, CudaMemory
 from d3m_assets.distillation.prompts import placeholder_token
 from d3m_assets.distillation.selection import SelectionPlan
-from d3m_assets.distillation.settings import InversionSettings
+from d3m_assets.distillation.settings import CODES, InversionSettings
 from d3m_assets.distillation.vectors import to_stored
 from d3m_assets.errors import BudgetError, D3MError
 from d3m_assets.exports.token_import import ImportedEmbeddings, find_embeddings
@@ -42,6 +42,7 @@ from d3m_assets.ledger import Budget
 from d3m_assets.planning.asset import Asset, Check, Finding, Made
 from d3m_assets.planning.versions import Version
 from d3m_assets.progress import Progress, ProgressEvent
+from d3m_assets.settings import Settings
 from d3m_assets.store import ArtefactKey
 
 if TYPE_CHECKING:
@@ -63,6 +64,14 @@ class InvertedEmbeddings(Asset):
     code_version = f"{inversion.CODE_VERSION}.{latents.CODE_VERSION}"
     device = True
     checks = (Check("finite_and_within_budget", "Every stored embedding is finite and no larger than its budget."),)
+
+    def unused(self, settings: Settings) -> str:
+        """They are not learned where all classes are stored as image codes."""
+        return no_prompts(settings)
+
+    def skip_reason(self, context: Context, item: Item) -> str:
+        """They are not required where all classes are stored as image codes."""
+        return no_prompts(context.settings)
 
     def settings(self, context: Context, item: Item) -> dict[str, Any]:
         """How the vectors are learned and how many there are; or which files of the user's they are."""
@@ -125,6 +134,11 @@ class InvertedEmbeddings(Asset):
             yield Finding("a vector is zero or not finite")
         if vectors.nbytes > allowed:
             yield Finding(f"{vectors.nbytes} bytes of vectors, but the budget allows {allowed}")
+
+
+def no_prompts(settings: Settings) -> str:
+    """Why no prompts are learned; empty if they are."""
+    return "payload is codes" if settings.payload == CODES else ""
 
 
 def embedding_plan(context: Context, item: Item) -> EmbeddingPlan:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from d3m_assets.assets.context import Context
+from d3m_assets.assets.image_codes import coded_from, codes_key
 from d3m_assets.assets.inverted_embeddings import InvertedEmbeddings, learned_from, training_facts
-from d3m_assets.assets.sample_selection import read_selected
+from d3m_assets.assets.payload_choice import chosen_payload, read_distilled
 from d3m_assets.assets.synthetic_pool import SyntheticPool
 from d3m_assets.datasets.images import decode_png, load_images
+from d3m_assets.distillation.settings import CODES
 from d3m_assets.planning.versions import made
 
 if TYPE_CHECKING:
@@ -47,8 +49,10 @@ def _origins(context: Context, dataset_class: DatasetClass, budget: str) -> list
     vectors = next(
         (found for name in pool.input_names(InvertedEmbeddings.name) if (found := pool.made_from(name))), None
     )
+    if chosen_payload(context, budget) == CODES:
+        return _coded_origins(context, dataset_class, budget)
     origins = []
-    rows = read_selected(context, dataset_class.key, budget).drop_duplicates("prompt_index").head(PROMPTS)
+    rows = read_distilled(context, dataset_class.key, budget).drop_duplicates("prompt_index").head(PROMPTS)
     for row in rows.to_dict("records"):
         prompt = int(row["prompt_index"])
         images = learned_from(vectors, prompt) if vectors is not None else None
@@ -69,6 +73,40 @@ def _origins(context: Context, dataset_class: DatasetClass, budget: str) -> list
             )
         )
     return origins
+
+
+def _coded_origins(context: Context, dataset_class: DatasetClass, budget: str) -> list[Origin]:
+    """The first coded images of a class, each beside the real image that it is."""
+    from d3m_assets.evaluation.report.origins import Origin
+
+    codes = context.inputs.version(codes_key(context, dataset_class.key, budget))
+    origins = []
+    for row in read_distilled(context, dataset_class.key, budget).head(PROMPTS).to_dict("records"):
+        index = int(row["index"])
+        members = coded_from(codes, index) if codes is not None else None
+        real, paths = _real_images(context, [] if members is None else members["relative_path"].tolist())
+        origins.append(
+            Origin(
+                image=decode_png(row["image"]["bytes"]),
+                budget=budget,
+                index=index,
+                prompt="none: a coded real image",
+                seed="none",
+                vectors=_codes(codes),
+                made=_made(codes),
+                real=real,
+                real_count=None if members is None else len(members),
+                real_paths=paths,
+                command=f"d3m lineage --pool {budget} --class {shlex.quote(dataset_class.name)} --index {index}",
+            )
+        )
+    return origins
+
+
+def _codes(codes: Version | None) -> list[str]:
+    if codes is None:
+        return ["not known to the store"]
+    return [f"{codes.key}, version {codes.manifest.fingerprint[:12]}", f"codec: {codes.manifest.metrics['codec']}"]
 
 
 def _real_images(context: Context, paths: list[str]) -> tuple[np.ndarray, list[str]]:

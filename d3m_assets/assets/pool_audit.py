@@ -12,13 +12,16 @@ import numpy as np
 
 from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.files import to_json, to_parquet
+from d3m_assets.assets.image_codes import ImageCodes
 from d3m_assets.assets.measuring import CODE_VERSION
+from d3m_assets.assets.payload_choice import PayloadChoice, chosen_payload, read_distilled
 from d3m_assets.assets.raw_dataset import RawDataset, image_rows, labelled_images
-from d3m_assets.assets.sample_selection import SampleSelection, read_selected
+from d3m_assets.assets.sample_selection import SampleSelection
 from d3m_assets.assets.student_metrics import synthetic_images
 from d3m_assets.assets.synthetic_pool import SyntheticPool
 from d3m_assets.compute.devices import one_thread
 from d3m_assets.datasets.labelled_images import LabelledImages
+from d3m_assets.distillation.settings import CODES
 from d3m_assets.errors import D3MError
 from d3m_assets.evaluation import audit
 from d3m_assets.evaluation.settings import StudentSettings
@@ -41,7 +44,7 @@ class PoolAudit(Asset):
 
     group = "evaluation"
     partitions = ("budget",)
-    deps = (SyntheticPool, SampleSelection, RawDataset)
+    deps = (SyntheticPool, SampleSelection, ImageCodes, PayloadChoice, RawDataset)
     kinds = frozenset({"pytorch", "scikitlearn"})
     code_version = f"{audit.CODE_VERSION}.{CODE_VERSION}"
     device = True
@@ -147,7 +150,7 @@ def feature_network(context: Context, train: LabelledImages) -> tuple[torch.nn.M
 
 
 def _audited(context: Context, item: Item, real: _RealSide) -> Made:
-    from d3m_assets.evaluation.audit import audit_pool
+    from d3m_assets.evaluation.audit import COPIES, audit_pool
 
     catalog, settings = context.dataset.catalog, context.settings.audit
     pool = real.seen(synthetic_images(context, item.budget.name))
@@ -163,7 +166,9 @@ def _audited(context: Context, item: Item, real: _RealSide) -> Made:
     summary = found.summary | _scores(real.train, pool, len(catalog))
     by_class = zip(catalog["class_name"], summary.pop("class_scores"), summary["classes"], strict=True)
     summary["classes"] = [{"class_name": name, **c, **scored} for name, scored, c in by_class]
-    selected = [read_selected(context, c.key, item.budget.name)["index"] for c in context.dataset.classes]
+    if chosen_payload(context, item.budget.name) == CODES:
+        summary[COPIES] = True
+    selected = [read_distilled(context, c.key, item.budget.name)["index"] for c in context.dataset.classes]
     indices = np.concatenate([numbers.to_numpy() for numbers in selected])
     table = _with_names(found.images, indices, catalog, real.rows)
     files = {TABLE: to_parquet(table), SUMMARY: to_json(_without_nan(summary))}

@@ -9,7 +9,9 @@ import numpy as np
 
 from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.files import from_parquet, to_parquet
-from d3m_assets.assets.sample_selection import SampleSelection, read_selected
+from d3m_assets.assets.image_codes import ImageCodes
+from d3m_assets.assets.payload_choice import PayloadChoice, read_distilled
+from d3m_assets.assets.sample_selection import SampleSelection
 from d3m_assets.assets.synthetic_pool import SyntheticPool, pool_images
 from d3m_assets.assets.teacher_model import TeacherModel, loaded_teacher, no_teacher, read_teacher
 from d3m_assets.datasets.labelled_images import LabelledImages, resize_to_square
@@ -32,7 +34,7 @@ class PoolLabels(Asset):
     group = "evaluation"
     partitions = ("class", "budget")
     replicated = True
-    deps = (SyntheticPool, SampleSelection, TeacherModel)
+    deps = (SyntheticPool, SampleSelection, ImageCodes, PayloadChoice, TeacherModel)
     kinds = frozenset({"pytorch", "parquet"})
     code_version = labels.CODE_VERSION
     device = True
@@ -69,7 +71,7 @@ class PoolLabels(Asset):
 
         own, temperature = item.dataset_class, context.settings.evaluation.temperature
         teacher, shape = loaded_teacher(read_teacher(context), context.device), context.dataset.shape
-        pool = read_selected(context, own.key, item.budget.name, item.replicate)
+        pool = read_distilled(context, own.key, item.budget.name, item.replicate)
         # As students see them, and as the images of all other rows are labelled.
         side = student_image_size(context.settings.students, shape.height, shape.width)
         images = resize_to_square(pool_images(pool), side, shape.channels)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.files import from_parquet, to_parquet
-from d3m_assets.assets.inverted_embeddings import class_selection_plan, embedding_plan
+from d3m_assets.assets.inverted_embeddings import class_selection_plan, embedding_plan, no_prompts
 from d3m_assets.assets.raw_dataset import RawDataset, image_rows, labelled_images
-from d3m_assets.assets.selection_model import SelectionModel, read_selection_model
+from d3m_assets.assets.selection_model import SelectionModel, see
 from d3m_assets.assets.synthetic_pool import SyntheticPool, pool_images, read_pool
-from d3m_assets.assets.teacher_model import loaded_teacher
 from d3m_assets.datasets.images import contact_sheet
 from d3m_assets.distillation import selection
 from d3m_assets.distillation.selection import CRITERIA, Candidates, decode_selection, encode_selection
@@ -22,6 +20,7 @@ from d3m_assets.errors import D3MError
 from d3m_assets.evaluation import baselines
 from d3m_assets.planning.asset import Asset, Check, Finding, Made
 from d3m_assets.progress import ProgressEvent
+from d3m_assets.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +43,14 @@ class SampleSelection(Asset):
     code_version = f"{selection.CODE_VERSION}.{baselines.CODE_VERSION}"
     device = True
     checks = (Check("readable_and_within_budget", "Every stored selection can be read, and fits beside the vectors."),)
+
+    def unused(self, settings: Settings) -> str:
+        """Of coded images all are kept."""
+        return no_prompts(settings)
+
+    def skip_reason(self, context: Context, item: Item) -> str:
+        """It is not required where no image is generated."""
+        return no_prompts(context.settings)
 
     def inputs(self, context: Context, item: Item) -> Sequence[type[Asset]]:
         """Real images and the network only where samples are selected."""
@@ -104,30 +111,6 @@ class SampleSelection(Asset):
         used, allowed = embedding_plan(context, item).payload + len(code), item.budget.bytes(context.dataset.shape)
         if used > allowed:
             yield Finding(f"{used} bytes of vectors and selection, but the budget allows {allowed}")
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What the network says of N images.
-
-    Attributes:
-        features: float ``[N, F]``.
-        probabilities: Of the classes, float ``[N, K]``.
-        predicted: Position of the likeliest, int ``[N]``.
-    """
-
-    features: np.ndarray
-    probabilities: np.ndarray
-    predicted: np.ndarray
-
-
-def see(context: Context, images: np.ndarray) -> Seen:
-    """What the stored network says of images, uint8 ``[N, H, W, C]``."""
-    from d3m_assets.evaluation.teacher import features, probabilities
-
-    network = loaded_teacher(read_selection_model(context), context.device)
-    answers = probabilities(network, images)
-    return Seen(features(network, images), answers, answers.argmax(1))
 
 
 def real_features(context: Context, class_key: str) -> np.ndarray:

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.files import to_json
 from d3m_assets.assets.inverted_embeddings import selection_plan
 from d3m_assets.assets.raw_dataset import RawDataset, image_rows, labelled_images
-from d3m_assets.assets.teacher_model import TeacherFiles
+from d3m_assets.assets.teacher_model import TeacherFiles, loaded_teacher
 from d3m_assets.compute.devices import own_device
 from d3m_assets.datasets.labelled_images import LabelledImages
+from d3m_assets.distillation.settings import PROMPTS
 from d3m_assets.errors import D3MError
 from d3m_assets.evaluation import students, teacher
 from d3m_assets.evaluation.settings import TeacherSettings
@@ -31,7 +34,8 @@ class SelectionModel(Asset):
     """A classifier of the training images, by whose features and answers samples are selected; never charged.
 
     A small network, or a linear layer on the frozen features of a vision model that the settings name. Trained on the part
-    of the train split that is used for training, and on nothing else. Made only where samples are selected.
+    of the train split that is used for training, and on nothing else. Made only where samples are selected or real images are
+    coded.
     """
 
     group = "distillation"
@@ -41,13 +45,16 @@ class SelectionModel(Asset):
     device = True
 
     def unused(self, settings: Settings) -> str:
-        """It is made only where samples are selected."""
-        return "selection.criterion is none" if settings.selection.criterion == "none" else ""
+        """It is made only where samples are selected, or images to be coded are chosen by its features."""
+        nothing = settings.selection.criterion == "none" and settings.payload == PROMPTS
+        return "selection.criterion is none" if nothing else ""
 
     def skip_reason(self, context: Context, item: Item) -> str:
-        """It is not required where no budget has room for a selection."""
+        """It is not required where no budget has room for a selection, and no image is coded."""
         if reason := self.unused(context.settings):
             return reason
+        if context.settings.payload != PROMPTS:
+            return ""
         selects = any(selection_plan(context, budget).bytes for budget in context.budgets)
         return "" if selects else "no budget has room for a selection beside its vectors"
 
@@ -125,3 +132,27 @@ def read_selection_model(context: Context) -> TeacherFiles:
         record = to_json(json.loads(record) | {"path": str(_checkpoint(context).path)})
     fingerprint = manifest.fingerprint if manifest else ""
     return TeacherFiles(record, weights, context.dataset.class_names, fingerprint)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the network says of N images.
+
+    Attributes:
+        features: float ``[N, F]``.
+        probabilities: Of the classes, float ``[N, K]``.
+        predicted: Position of the likeliest, int ``[N]``.
+    """
+
+    features: np.ndarray
+    probabilities: np.ndarray
+    predicted: np.ndarray
+
+
+def see(context: Context, images: np.ndarray) -> Seen:
+    """What the stored network says of images, uint8 ``[N, H, W, C]``."""
+    from d3m_assets.evaluation.teacher import features, probabilities
+
+    network = loaded_teacher(read_selection_model(context), context.device)
+    answers = probabilities(network, images)
+    return Seen(features(network, images), answers, answers.argmax(1))

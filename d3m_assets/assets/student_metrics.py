@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from d3m_assets.assets.class_prompts import ClassPrompts
+from d3m_assets.assets.codec_choice import CodecChoice
 from d3m_assets.assets.context import Context, Item
+from d3m_assets.assets.distilled_bundle import payload_sentence
 from d3m_assets.assets.foundation_model import FoundationModel
+from d3m_assets.assets.image_codes import ImageCodes, read_stored_code
 from d3m_assets.assets.inverted_embeddings import (
     InvertedEmbeddings,
     class_selection_plan,
@@ -19,6 +22,7 @@ from d3m_assets.assets.inverted_embeddings import (
     vectors_key,
 )
 from d3m_assets.assets.measuring import MeasuredAsset
+from d3m_assets.assets.payload_choice import PayloadChoice, chosen_payload, read_distilled
 from d3m_assets.assets.pool_labels import PoolLabels, read_labels, with_soft_labels, without_off_class
 from d3m_assets.assets.raw_dataset import RawDataset
 from d3m_assets.assets.rows import (
@@ -33,7 +37,7 @@ from d3m_assets.assets.rows import (
     training_set,
     unaugmented,
 )
-from d3m_assets.assets.sample_selection import SampleSelection, read_selected
+from d3m_assets.assets.sample_selection import SampleSelection
 from d3m_assets.assets.synthetic_pool import (
     GenerationJob,
     SyntheticPool,
@@ -44,6 +48,7 @@ from d3m_assets.assets.synthetic_pool import (
 )
 from d3m_assets.assets.teacher_model import TeacherModel
 from d3m_assets.datasets.labelled_images import LabelledImages, resize_to_square
+from d3m_assets.distillation.settings import CODES, PROMPTS
 from d3m_assets.errors import D3MError
 from d3m_assets.evaluation.methods import D3M, D3M_EQUAL_IPC, D3M_FRESH, D3M_REJECTION
 from d3m_assets.evaluation.settings import LabelKind
@@ -59,6 +64,9 @@ class StudentMetrics(MeasuredAsset):
     deps = (
         SyntheticPool,
         SampleSelection,
+        PayloadChoice,
+        ImageCodes,
+        CodecChoice,
         PoolLabels,
         RawDataset,
         TeacherModel,
@@ -71,7 +79,7 @@ class StudentMetrics(MeasuredAsset):
     def inputs(self, context: Context, item: Item) -> Sequence[type[Asset]]:
         """Pools, what is selected of them and real images; teacher, its labels and the vectors only where a row needs them."""
         evaluation = context.settings.evaluation
-        used: list[type[Asset]] = [SyntheticPool, SampleSelection, RawDataset]
+        used: list[type[Asset]] = [SyntheticPool, SampleSelection, PayloadChoice, ImageCodes, CodecChoice, RawDataset]
         if "soft stored" in evaluation.labels or "rejection" in evaluation.variants:
             used.append(PoolLabels)
         if evaluation.has_soft_labels or "rejection" in evaluation.variants:
@@ -85,7 +93,12 @@ class StudentMetrics(MeasuredAsset):
         return context.values("replicate")
 
     def chosen_variants(self, context: Context, item: Item) -> list[str]:
-        """Fresh samples only at the largest budget, since a student sees thousands of them."""
+        """Fresh samples only at the largest budget, since a student sees thousands of them.
+
+        Codes have no fresh samples, and as many as they have: both are left out where they may be the payload.
+        """
+        if context.settings.payload != PROMPTS:
+            return [v for v in super().chosen_variants(context, item) if v not in ("fresh", "equal-ipc")]
         largest = largest_budget(context.budgets, context.dataset.shape)
         return [v for v in super().chosen_variants(context, item) if v != "fresh" or item.budget == largest]
 
@@ -114,6 +127,8 @@ class StudentMetrics(MeasuredAsset):
             return distilled_class_bytes(payload, count, label_bytes=label_bytes(context, kind))
 
         rows = rows_of(context, D3M, lambda kind: of_replicates(context, pools[kind]), charged, distilled=True)
+        if sentence := payload_sentence(context, item.budget.name):
+            rows = [replace(row, detail=sentence) for row in rows]
         return rows + self._variant_rows(context, item, pools, payload, rows), {}
 
     def _variant_rows(
@@ -154,7 +169,10 @@ class StudentMetrics(MeasuredAsset):
 
 
 def _mean_payload(context: Context, item: Item) -> float:
-    """Mean bytes of the vectors and the selection of a class."""
+    """Mean bytes of the vectors and the selection, or of the image codes, of a class."""
+    if chosen_payload(context, item.budget.name) == CODES:
+        codes = context.inputs.keys(ImageCodes, budget=item.budget.name)
+        return float(np.mean([len(read_stored_code(context, key)) for key in codes]))
     keys = context.inputs.keys(SyntheticPool, budget=item.budget.name, replicate=0)
     items = [context.item(key) for key in keys]
     return float(
@@ -175,9 +193,9 @@ def _accepted(
 
 
 def synthetic_images(context: Context, budget: str, replicate: int = 0) -> LabelledImages:
-    """The selected samples of all classes at a budget, as a training set."""
+    """The selected samples, or the coded images, of all classes at a budget, as a training set."""
     classes = context.dataset.classes
-    return training_set([pool_images(read_selected(context, c.key, budget, replicate)) for c in classes])
+    return training_set([pool_images(read_distilled(context, c.key, budget, replicate)) for c in classes])
 
 
 @dataclass(frozen=True)

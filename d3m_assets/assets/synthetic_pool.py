@@ -1,4 +1,4 @@
-"""``synthetic_pool``: labelled images generated from the vectors of a class, all candidates of its selection."""
+"""``synthetic_pool``: labelled images of the payload of a class: generated, all candidates of its selection, or coded."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from d3m_assets.assets.class_prompts import ClassPrompts, read_prompts
 from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.files import from_parquet, to_parquet
 from d3m_assets.assets.foundation_model import FoundationModel
+from d3m_assets.assets.image_codes import ImageCodes, codes_key, read_images
 from d3m_assets.assets.inverted_embeddings import (
     RECORD,
     InvertedEmbeddings,
@@ -27,17 +28,19 @@ from d3m_assets.distillation import generation
 from d3m_assets.distillation.budgets import EmbeddingPlan
 from d3m_assets.distillation.generation import Sample, generate
 from d3m_assets.distillation.prompts import ClassPrompts as Prompts
-from d3m_assets.distillation.settings import GenerationSettings
+from d3m_assets.distillation.settings import CODES, GenerationSettings
 from d3m_assets.errors import D3MError, StageError
-from d3m_assets.exports.image_record import image_name
+from d3m_assets.exports.image_record import CODED, image_name
 from d3m_assets.foundation.model import ModelReference
 from d3m_assets.planning.asset import Asset, Check, Finding, Made
 from d3m_assets.planning.versions import Version, stored_version
 from d3m_assets.progress import Progress
-from d3m_assets.store import ArtefactKey, Store, asset_of
+from d3m_assets.store import ArtefactKey, Manifest, Store, asset_of
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from d3m_assets.datasets.dataset import DatasetClass
 
 FILE = "pool.parquet"
 PREVIEW_IMAGES = 30
@@ -46,13 +49,13 @@ PREVIEW_IMAGES = 30
 class SyntheticPool(Asset):
     """Labelled images generated from the vectors of a class, of which ``sample_selection`` keeps the training set.
 
-    A cache: the vectors can always generate them again.
+    With ``payload=codes`` the decoded images of the class. A cache: the payload can always give them again.
     """
 
     group = "distillation"
     partitions = ("class", "budget")
     replicated = True
-    deps = (InvertedEmbeddings, ClassPrompts, FoundationModel)
+    deps = (InvertedEmbeddings, ImageCodes, ClassPrompts, FoundationModel)
     kinds = frozenset({"pytorch", "parquet"})
     code_version = generation.CODE_VERSION
     device = True
@@ -61,15 +64,26 @@ class SyntheticPool(Asset):
     )
 
     def settings(self, context: Context, item: Item) -> dict[str, Any]:
-        """How images are generated, how many, and their channels."""
+        """How images are generated, how many, and their channels; of coded images their shape."""
+        if context.settings.payload == CODES:
+            return {"image": context.image_shape}
         described = generation_fingerprint(context, item.seed) | {"channels": context.dataset.scan.channels}
         candidates = class_selection_plan(context, item).candidates
         if candidates != context.settings.generation.images_per_class:
             described["candidates"] = candidates
         return described
 
+    def inputs(self, context: Context, item: Item) -> Sequence[type[Asset]]:
+        """Codes, or what images are generated from: with ``payload=auto`` a new code must not generate them again."""
+        if context.settings.payload == CODES:
+            return (ImageCodes,)
+        return (InvertedEmbeddings, ClassPrompts, FoundationModel)
+
     def make(self, context: Context, items: Sequence[Item]) -> Iterator[Made]:
-        """Generate the pools of classes; each is yielded as it finishes."""
+        """Generate or decode the pools of classes; each is yielded as it finishes."""
+        if context.settings.payload == CODES:
+            yield from super().make(context, items)
+            return
         jobs: dict[Item, GenerationJob] = {}
         for item in items:
             try:
@@ -87,19 +101,30 @@ class SyntheticPool(Asset):
             table = pool_table(jobs[item].prompts, images, samples).assign(**_lineage(context.for_item(item), item))
             yield Made(item.key, {FILE: to_parquet(table)}, {"images": len(table), "size": images.shape[1]})
 
+    def make_one(self, context: Context, item: Item) -> Made:
+        """Decode the pool of a class whose payload is image codes."""
+        table = coded_table(context, item.dataset_class, item.budget.name, item.replicate)
+        return Made(item.key, {FILE: to_parquet(table)}, {"coded images": len(table)})
+
     def preview(self, context: Context, item: Item) -> dict[str, Any]:
         """A contact sheet, and where the first images come from."""
         table = from_parquet(context.inputs.read(item.key, FILE))
+        images = pool_images(table.head(PREVIEW_IMAGES))
+        if is_coded(table):
+            return {"rows": len(table), "coded_images_png": contact_sheet(images, 10, 4)}
         return {
             "rows": len(table),
-            "synthetic_images_png": contact_sheet(pool_images(table.head(PREVIEW_IMAGES)), 10, 2),
+            "synthetic_images_png": contact_sheet(images, 10, 2),
             "lineage": lineage_table(context, item, table.head(5)),
         }
 
     def verify(self, context: Context, item: Item) -> Iterable[Finding]:
         """Whether all images are there, and of the class."""
         table = from_parquet(context.inputs.read(item.key, FILE))
-        expected, dataset_class = class_selection_plan(context, item).candidates, item.dataset_class
+        coded, dataset_class = context.settings.payload == CODES, item.dataset_class
+        expected = max(1, len(table)) if coded else class_selection_plan(context, item).candidates
+        if is_coded(table) != coded:
+            yield Finding(f"images of another payload than {context.settings.payload}")
         if list(table["index"]) != list(range(expected)):
             yield Finding(f"{len(table)} images, not samples 0 to {expected - 1}")
         if set(table["class_id"]) != {dataset_class.class_id} or set(table["class_name"]) != {dataset_class.name}:
@@ -224,6 +249,34 @@ def pool_table(prompts: Prompts, images: np.ndarray, samples: Sequence[Sample]) 
     )
 
 
+def coded_table(context: Context, dataset_class: DatasetClass, budget: str, replicate: int = 0) -> pd.DataFrame:
+    """One row an image that is decoded from the stored code of a class, as :func:`pool_table` has them, with its origin."""
+    import pandas as pd
+
+    source = codes_key(context, dataset_class.key, budget, replicate)
+    images, codes = read_images(context, source), context.inputs.manifest(source)
+    assert codes is not None  # its code was just read
+    count = len(images)
+    columns = {
+        "image": [
+            {"bytes": encode_png(image), "path": f"{dataset_class.name}/{image_name(k)}"}
+            for k, image in enumerate(images)
+        ],
+        "class_id": dataset_class.class_id,
+        "class_name": dataset_class.name,
+        "index": np.arange(count),
+        "origin": CODED,
+        "codes_fingerprint": codes.fingerprint,
+        "raw_dataset_fingerprint": _raw_dataset(codes),
+    }
+    return pd.DataFrame(columns, index=range(count))
+
+
+def is_coded(table: pd.DataFrame) -> bool:
+    """Whether the images of a pool are coded real images."""
+    return "origin" in table
+
+
 def _source(context: Context, item: Item) -> ArtefactKey:
     return vectors_key(context, item.dataset_class.key, item.budget.name, item.replicate)
 
@@ -232,12 +285,16 @@ def _lineage(context: Context, item: Item) -> dict[str, str]:
     """Fingerprints of what a pool was made from, for every row of it."""
     embeddings = context.inputs.manifest(_source(context, item))
     assert embeddings is not None  # its vectors were just read
-    images = next((p for name, p in embeddings.inputs.items() if asset_of(name) == RawDataset.name), "")
     return {
         "embeddings_fingerprint": embeddings.fingerprint,
-        "raw_dataset_fingerprint": images,
+        "raw_dataset_fingerprint": _raw_dataset(embeddings),
         "foundation_fingerprint": context.model.files.fingerprint,
     }
+
+
+def _raw_dataset(payload: Manifest) -> str:
+    """Fingerprint of the real images that a payload was made from."""
+    return next((p for name, p in payload.inputs.items() if asset_of(name) == RawDataset.name), "")
 
 
 def lineage_table(context: Context, item: Item, rows: pd.DataFrame) -> pd.DataFrame:
@@ -287,21 +344,23 @@ def read_pool(context: Context, class_key: str, budget: str, replicate: int = 0)
 
 
 def pool_versions(store: Store, bundle: Version, class_keys: Iterable[str]) -> dict[str, Version]:
-    """The stored pools that were generated from the vectors of a bundle, by class key.
+    """The stored pools that were made from the payloads of a bundle, by class key.
 
     Raises:
-        StageError: A pool was generated from other vectors.
+        StageError: A pool was made from other vectors or codes.
     """
     found: dict[str, Version] = {}
     for key in class_keys:
         pool = stored_version(store, ArtefactKey(SyntheticPool.name, key, bundle.key.budget))
         if pool is None:
             continue
-        name = str(ArtefactKey(InvertedEmbeddings.name, key, bundle.key.budget))
-        if pool.manifest.inputs.get(name) != bundle.manifest.inputs.get(name):
+        vectors, codes = (str(ArtefactKey(a.name, key, bundle.key.budget)) for a in (InvertedEmbeddings, ImageCodes))
+        of_pool, of_bundle = pool.manifest.inputs, bundle.manifest.inputs
+        same_vectors = of_pool.get(vectors) == of_bundle.get(vectors)
+        if not same_vectors or (codes in of_pool and of_pool[codes] != of_bundle.get(codes)):
             raise StageError(
-                f"{pool.key} was generated from another version of the vectors than the bundle; `d3m distill` brings both "
-                "up to date"
+                f"{pool.key} was generated from another version of the {'codes' if same_vectors else 'vectors'} than the bundle; "
+                "`d3m distill` brings both up to date"
             )
         found[key] = pool
     return found

@@ -62,7 +62,7 @@ def regenerate(
         str | None, typer.Option(metavar="OWNER/NAME", help="Upload the folder to this dataset repository of the hub.")
     ] = None,
 ) -> None:
-    """Write the images of a bundle: all it needs is this package and the foundation model.
+    """Write the images of a bundle: all it needs is this package and, unless it holds image codes, the foundation model.
 
     Example: d3m regenerate bundle.safetensors --output images/ --format huggingface
     """
@@ -72,13 +72,26 @@ def regenerate(
     from d3m_assets.compute.engine import open_workers
     from d3m_assets.compute.settings import ComputeSettings
     from d3m_assets.exports.bundle_repository import from_pretrained
-    from d3m_assets.exports.hub import check_repository, push_folder
+    from d3m_assets.exports.hub import check_repository
     from d3m_assets.exports.images import regenerate as write_images
     from d3m_assets.foundation.loading import load_foundation
 
     if push is not None:
         check_repository(push)
     loaded = from_pretrained(bundle)
+    if loaded.is_coded:
+        with shown_progress() as progress:
+            count = write_images(
+                loaded,
+                None,
+                output,
+                per_class=per_class,
+                image_format=format_,
+                with_croissant=croissant,
+                progress=progress,
+            )
+        _tell_images(count, loaded, output, push)
+        return
     with shown_progress() as progress:
         progress(ProgressEvent("regenerate", 0, 0, "opening the foundation model"))
         model = model_of(loaded, settings)
@@ -97,6 +110,13 @@ def regenerate(
                 workers=workers,
                 model=replace(model.reference, compile_unet=False),  # as this process does it
             )
+    _tell_images(count, loaded, output, push)
+
+
+def _tell_images(count: int, loaded: Bundle, output: Path, push: str | None) -> None:
+    """Say what was written, and upload it where that was asked for."""
+    from d3m_assets.exports.hub import push_folder
+
     print(f"{count} images of {len(loaded.classes)} classes in {output}")
     if push is not None:
         print(f"Uploaded to {push_folder(output, push, 'dataset')}; it is private unless it was public before.")
@@ -128,14 +148,14 @@ def verify(
     from d3m_assets.store import Store
 
     loaded, images = subject(target, bundle, Store.open(settings.storage_url))
-    model = model_of(loaded, settings)
+    model = None if loaded.is_coded else model_of(loaded, settings)
     with shown_progress() as progress:
         result = verification.verify(
             loaded,
-            load_foundation(model.files, settings.device),
+            None if model is None else load_foundation(model.files, settings.device),
             images,
             sample=None if all_ else sample,
-            autoencoder=model.tiny_autoencoder if loaded.recipe.autoencoder else None,
+            autoencoder=model.tiny_autoencoder if model is not None and loaded.recipe.autoencoder else None,
             exact=exact,
             progress=progress,
         )
@@ -230,9 +250,10 @@ def export(
             print(f"Uploaded to {push_folder(output, push, 'model')}; it is private unless it was public before.")
         return
     from d3m_assets.exports.prompt_embeds import LIST, export_prompt_embeds
-    from d3m_assets.exports.tokens import export_tokens
+    from d3m_assets.exports.tokens import check_has_prompts, export_tokens
     from d3m_assets.foundation.loading import load_foundation
 
+    check_has_prompts(loaded)
     model = model_of(loaded, settings)
     model_on_cpu = load_foundation(model.files, "cpu")
     if format_ == "prompt-embeds":
@@ -273,10 +294,15 @@ def inspect(bundle: BundleArgument, as_json: AsJson = False) -> None:
     print(
         f"{'classes':24} {len(loaded.classes)}: {printable(', '.join(c.prompts.class_name for c in loaded.classes[:20]))}"
     )
-    print(
-        f"{'vectors of a class':24} {first.prompts} prompts x {first.vectors} vectors x {first.width} {first.storage_type}"
-        f"{' and a norm' if first.norms else ''}"
-    )
+    if loaded.is_coded:
+        counts = sorted({loaded.training_images(c) for c in loaded.classes})
+        images = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))
+        print(f"{'coded images of a class':24} {images}")
+    else:
+        print(
+            f"{'vectors of a class':24} {first.prompts} prompts x {first.vectors} vectors x {first.width} {first.storage_type}"
+            f"{' and a norm' if first.norms else ''}"
+        )
     if loaded.recipe.candidates:
         counts = sorted({loaded.training_images(c) for c in loaded.classes})
         images = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))

@@ -1,8 +1,9 @@
 """The bundle: the distilled dataset of one budget in one safetensors file, and the recipe that regenerates it.
 
 The vectors of all classes lie in one tensor, class after class, prompt after prompt: an entry for each class in the
-file's header would cost more than many a class's payload. The selections of samples lie in another. The recipe is JSON in the
-file's metadata and holds nothing that varies between two equal runs, so equal distillations give equal bytes.
+file's header would cost more than many a class's payload. The selections of samples lie in another, and image codes in a third:
+a bundle holds vectors or codes, of all its classes. The recipe is JSON in the file's metadata and holds nothing that varies
+between two equal runs, so equal distillations give equal bytes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,8 @@ import numpy as np
 from d3m_assets.distillation.budgets import NUMPY_TYPES, EmbeddingPlan
 from d3m_assets.distillation.prompts import ClassPrompts, placeholder_token
 from d3m_assets.distillation.selection import decode_selection, samples_in_order, selection_bytes
-from d3m_assets.distillation.settings import GenerationSettings
-from d3m_assets.errors import BundleError
+from d3m_assets.distillation.settings import CODES, GenerationSettings
+from d3m_assets.errors import BundleError, StageError
 from d3m_assets.ledger import BundleBytes
 
 if TYPE_CHECKING:
@@ -33,15 +34,22 @@ FORMAT_2 = "d3m-bundle-2"
 """The same, with something that an earlier version of this package would pass over."""
 FORMAT_3 = "d3m-bundle-3"
 """The same, with int4 vectors or a selection of samples."""
+FORMAT_4 = "d3m-bundle-4"
+"""The same, with image codes in place of vectors, or with a payload that was decided on validation images."""
+_FORMATS = (FORMAT, FORMAT_2, FORMAT_3, FORMAT_4)
 CODE_VERSION = "1"
 """Raised whenever a change here changes a bundle's bytes."""
 
 _TENSOR = "embeddings"
 _AUTOENCODER_FIELDS = ("autoencoder", "autoencoder_fingerprint", "autoencoder_bytes")
 _SELECTIONS = "selections"
+_CODES = "codes"
 MOST_CANDIDATES = 1_000_000
 """A recipe that names more could keep a reader busy for ever."""
 _SELECTION_FIELDS = ("criterion", "candidates", "kept")
+_PAYLOAD_FIELDS = ("payload", "payload_choice")
+NO_VECTORS = EmbeddingPlan(0, 0, "int8", 1)
+"""The plan of a class that is stored as image codes."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +61,24 @@ class DistilledClass:
         plan: How its bytes are spent.
         vectors: Stored vectors, ``[prompts, vectors, stored_width]``.
         selection: Code of the samples that are kept (:mod:`d3m_assets.distillation.selection`); empty: all are.
+        codes: Coded real images (:mod:`d3m_assets.evaluation.codecs`) in place of vectors; empty: there are none.
     """
 
     prompts: ClassPrompts
     plan: EmbeddingPlan
     vectors: np.ndarray
     selection: bytes = b""
+    codes: bytes = b""
+
+    @classmethod
+    def coded(cls, prompts: ClassPrompts, codes: bytes) -> DistilledClass:
+        """A class whose payload is image codes."""
+        return cls(prompts, NO_VECTORS, np.empty((0, 0, NO_VECTORS.stored_width), np.int8), codes=codes)
 
     @property
     def payload(self) -> int:
         """Bytes charged to the class."""
-        return self.plan.payload + len(self.selection)
+        return self.plan.payload + len(self.selection) + len(self.codes)
 
 
 @dataclass(frozen=True)
@@ -77,7 +92,7 @@ class Recipe:
         image_height: Stored height of the real images, in pixels.
         image_width: Stored width.
         channels: Stored channels; 1 makes regenerated images grey.
-        foundation: How the foundation model was named.
+        foundation: How the foundation model was named; empty: codes need none.
         foundation_fingerprint: Of its files.
         foundation_bytes: Size of its weights.
         generation: Sampler, steps, guidance, batch size.
@@ -92,6 +107,8 @@ class Recipe:
         criterion: What samples are selected by, for people; empty: by nothing.
         candidates: Samples that a class is selected from; 0: there is no selection.
         kept: Most samples that a selection has, or images that the training set has without one; 0: it is not recorded.
+        payload: "codes": all classes are stored as image codes; empty: as prompts.
+        payload_choice: How payload or codec were chosen on validation images, for people.
     """
 
     budget: str
@@ -115,6 +132,8 @@ class Recipe:
     criterion: str = ""
     candidates: int = 0
     kept: int = 0
+    payload: str = ""
+    payload_choice: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,8 +145,13 @@ class Bundle:
 
     @property
     def payload(self) -> int:
-        """Bytes of all vectors and selections: what the ledger charges to the classes."""
+        """Bytes of all vectors, selections and codes: what the ledger charges to the classes."""
         return sum(c.payload for c in self.classes)
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether its images are coded real images, for which no model is needed; otherwise they are generated."""
+        return self.recipe.payload == CODES
 
     @cached_property
     def sha256(self) -> str:
@@ -144,9 +168,8 @@ class Bundle:
         selections = b"".join(c.selection for c in self.classes)
         entries = [_class_entry(c, bool(self.recipe.candidates)) for c in self.classes]
         recipe = _recipe_to_json(self.recipe, first)
-        newest = FORMAT_3 if self.recipe.criterion or first.storage_type == "int4" else FORMAT
         metadata = {
-            "format": FORMAT_2 if newest == FORMAT and (self.recipe.autoencoder or first.norms) else newest,
+            "format": self._format(first),
             "recipe": json.dumps(recipe, ensure_ascii=False, sort_keys=True, separators=(",", ":")),
             "classes": json.dumps(entries, ensure_ascii=False, separators=(",", ":")),
             "sha256": hashlib.sha256(vectors.tobytes()).hexdigest(),
@@ -155,7 +178,19 @@ class Bundle:
         if selections:
             tensors[_SELECTIONS] = np.frombuffer(selections, np.uint8)
             metadata["selections_sha256"] = hashlib.sha256(selections).hexdigest()
+        if self.is_coded:
+            codes = b"".join(c.codes for c in self.classes)
+            tensors[_CODES] = np.frombuffer(codes, np.uint8)
+            metadata["codes_sha256"] = hashlib.sha256(codes).hexdigest()
         return _ordered(save(tensors, metadata=metadata))
+
+    def _format(self, plan: EmbeddingPlan) -> str:
+        """The oldest format that a reader needs to know."""
+        if self.recipe.payload or self.recipe.payload_choice:
+            return FORMAT_4
+        if self.recipe.criterion or plan.storage_type == "int4":
+            return FORMAT_3
+        return FORMAT_2 if self.recipe.autoencoder or plan.norms else FORMAT
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str = "the bundle") -> Bundle:
@@ -179,12 +214,18 @@ class Bundle:
             selections = bytes(tensors[_SELECTIONS]["data"]) if _SELECTIONS in tensors else b""
             if selections and hashlib.sha256(selections).hexdigest() != metadata["selections_sha256"]:
                 raise BundleError(f"{name} is damaged: the hash of its selection of samples is wrong; get it again")
-            classes, end, selected = [], 0, 0
+            codes = _codes(tensors, metadata, recipe, name)
+            classes, end, selected, decoded = [], 0, 0, 0
             for entry in json.loads(metadata["classes"]):
-                read = _read_class(entry, recipe, plan, vectors[end:], selections[selected:])
+                read = _read_class(entry, recipe, plan, vectors[end:], selections[selected:], codes[decoded:])
                 classes.append(read)
                 end += read.plan.prompts * read.plan.vectors
                 selected += len(read.selection)
+                decoded += len(read.codes)
+            if decoded != len(codes):
+                raise BundleError(
+                    f"{name} is damaged: {len(codes)} bytes of codes, but its classes have {decoded}; get it again"
+                )
             if selected != len(selections):
                 raise BundleError(
                     f"{name} is damaged: {len(selections)} bytes of selections, but its classes have {selected}; get it again"
@@ -201,7 +242,7 @@ class Bundle:
                 raise BundleError(
                     f"{name} is damaged: {len(vectors)} vectors, but its classes name {end}; get it again"
                 )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, StageError) as error:
             raise BundleError(f"{name} is damaged: {error!r}; get it again") from error
         return cls(recipe, tuple(classes))
 
@@ -233,15 +274,60 @@ class Bundle:
         return decode_selection(distilled.selection, self.recipe.candidates, self.recipe.kept)
 
     def samples(self, distilled: DistilledClass, count: int) -> np.ndarray:
-        """Numbers of the first ``count`` samples of a class: its selection, then fresh ones behind all candidates."""
+        """Numbers of the first ``count`` samples of a class: its selection, then fresh ones behind all candidates.
+
+        Raises:
+            BundleError: The class has coded images, and fewer of them.
+        """
+        if self.is_coded:
+            self._check_coded(distilled, count)
+            return np.arange(count)
         return samples_in_order(self.selected(distilled), self.recipe.candidates, count)
 
     def training_images(self, distilled: DistilledClass) -> int:
         """Images of a class that the training set has."""
+        if self.is_coded:
+            return self._coded_count(distilled)
         selected = self.selected(distilled)
         if selected is not None:
             return len(selected)
         return self.recipe.kept or self.generation_settings().images_per_class
+
+    def coded_images(self, distilled: DistilledClass) -> np.ndarray:
+        """The decoded images of a class of a coded bundle, uint8 ``[N, H, W, C]`` at the stored size.
+
+        Raises:
+            StageError: The code is damaged.
+        """
+        return _decoded(distilled.codes, self._stored_shape)
+
+    def check_images_per_class(self, count: int) -> None:
+        """Refuse more images of each class than a coded bundle has; a generating one has any number.
+
+        Raises:
+            BundleError: A class has fewer.
+        """
+        if self.is_coded:
+            for c in self.classes:
+                self._check_coded(c, count)
+
+    def _check_coded(self, distilled: DistilledClass, count: int) -> None:
+        if count > self._coded_count(distilled):
+            fewest = min(self._coded_count(c) for c in self.classes)
+            raise BundleError(
+                f"class {distilled.prompts.class_name!r} has {self._coded_count(distilled)} coded real images and no prompt to "
+                f"generate more from, but {count} were asked for; ask for at most {fewest} of each class, or for none in "
+                "particular; or distil with payload=prompts"
+            )
+
+    def _coded_count(self, distilled: DistilledClass) -> int:
+        from d3m_assets.evaluation.codecs.reading import code_header
+
+        return code_header(distilled.codes, self._stored_shape).count
+
+    @property
+    def _stored_shape(self) -> tuple[int, int, int]:
+        return self.recipe.image_height, self.recipe.image_width, self.recipe.channels
 
     def byte_counts(self) -> BundleBytes:
         """Bytes of the vectors, of the file and of the models it needs, all classes together."""
@@ -249,6 +335,7 @@ class Bundle:
             vectors=sum(c.plan.payload for c in self.classes),
             selections=sum(len(c.selection) for c in self.classes) if self.recipe.criterion else None,
             file=len(self.to_bytes()),
+            codes=sum(len(c.codes) for c in self.classes) if self.is_coded else None,
             foundation=self.recipe.foundation_bytes,
             autoencoder=self.recipe.autoencoder_bytes if self.recipe.autoencoder else None,
         )
@@ -266,6 +353,8 @@ class Bundle:
         Raises:
             BundleError: It is another.
         """
+        if self.is_coded:  # it is decoded by no model
+            return
         if fingerprint != self.recipe.foundation_fingerprint:
             raise BundleError(
                 f"this bundle was made for the foundation model {self.recipe.foundation!r} "
@@ -305,11 +394,18 @@ def _class_entry(c: DistilledClass, others_are_selected: bool) -> list[Any]:
     changed: dict[str, Any] = {field: value for field, value in names.items() if value != p.class_name}
     if others_are_selected and not c.selection:
         changed["all"] = True
+    if c.codes:
+        changed["codes"] = len(c.codes)
     return [*entry, changed] if changed else entry
 
 
 def _read_class(
-    entry: list[Any], recipe: Recipe, shared_plan: EmbeddingPlan, vectors: np.ndarray, selections: bytes
+    entry: list[Any],
+    recipe: Recipe,
+    shared_plan: EmbeddingPlan,
+    vectors: np.ndarray,
+    selections: bytes,
+    codes: bytes,
 ) -> DistilledClass:
     """A class from its entry in the header.
 
@@ -319,9 +415,11 @@ def _read_class(
         shared_plan: Storage of the bundle's vectors.
         vectors: Stored vectors from the first of the class on, ``[N, stored_width]``.
         selections: Codes of selections from the class's on.
+        codes: Image codes from the class's on.
 
     Raises:
         BundleError: Its selection is none.
+        StageError: Its image code is none.
         TypeError, ValueError: It is no such entry.
     """
     class_id, class_name, prompts, per_prompt, *changed = entry
@@ -339,6 +437,10 @@ def _read_class(
         recipe.templates,
         recipe.keep_class_name,
     )
+    if recipe.payload == CODES:
+        return DistilledClass.coded(words, _own_code(codes, names.get("codes"), (prompts, per_prompt), recipe))
+    if "codes" in names:
+        raise ValueError("image codes beside prompts")
     plan = replace(shared_plan, prompts=prompts, vectors=per_prompt)
     own = vectors[: prompts * per_prompt].reshape(prompts, per_prompt, plan.stored_width)
     selection = b""
@@ -346,6 +448,48 @@ def _read_class(
         selection = selections[: selection_bytes(recipe.candidates, recipe.kept)]
         decode_selection(selection, recipe.candidates, recipe.kept)
     return DistilledClass(words, plan, own, selection)
+
+
+def _own_code(codes: bytes, length: Any, vectors: tuple[int, int], recipe: Recipe) -> bytes:
+    """The first ``length`` bytes of ``codes``, if they are a code within the budget and the class has no vectors beside it.
+
+    Raises:
+        StageError, ValueError: They are not.
+    """
+    from d3m_assets.evaluation.codecs.reading import code_header
+
+    if not isinstance(length, int) or not 0 < length <= min(recipe.bytes_per_class, len(codes)) or any(vectors):
+        raise ValueError(f"a class of {length} bytes of image codes and vectors {vectors}")
+    code_header(codes[:length], (recipe.image_height, recipe.image_width, recipe.channels))
+    return codes[:length]
+
+
+def _codes(tensors: dict[str, Any], metadata: dict[str, str], recipe: Recipe, name: str) -> bytes:
+    """The image codes of all classes; none where there are prompts.
+
+    Raises:
+        BundleError: They are damaged.
+        KeyError, ValueError: They are missing, or there where they have no place.
+    """
+    if recipe.payload not in ("", CODES):
+        raise ValueError(f"a payload of {recipe.payload!r}")
+    if (_CODES in tensors) != (recipe.payload == CODES):
+        raise ValueError("image codes beside prompts, or none in their place")
+    if recipe.payload != CODES:
+        return b""
+    codes = bytes(tensors[_CODES]["data"])
+    if hashlib.sha256(codes).hexdigest() != metadata["codes_sha256"]:
+        raise BundleError(f"{name} is damaged: the hash of its image codes is wrong; get it again")
+    return codes
+
+
+@lru_cache(maxsize=16)
+def _decoded(codes: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    from d3m_assets.evaluation.codecs.reading import read_code
+
+    images = read_code(codes, shape)
+    images.flags.writeable = False  # it is shared by all who ask
+    return images
 
 
 def _recipe_to_json(recipe: Recipe, plan: EmbeddingPlan) -> dict[str, Any]:
@@ -357,7 +501,7 @@ def _recipe_to_json(recipe: Recipe, plan: EmbeddingPlan) -> dict[str, Any]:
         values = {name: value for name, value in values.items() if name not in _AUTOENCODER_FIELDS}
     if not recipe.criterion:
         values = {name: value for name, value in values.items() if name not in _SELECTION_FIELDS}
-    return values
+    return {name: value for name, value in values.items() if value or name not in _PAYLOAD_FIELDS}
 
 
 def _recipe_from_json(values: dict[str, Any]) -> tuple[Recipe, EmbeddingPlan]:
@@ -398,9 +542,10 @@ def _open(data: bytes, name: str) -> tuple[dict[str, Any], dict[str, str]]:
         version = metadata["format"]
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{name} is not a bundle of d3m-assets, or is damaged: {error}") from error
-    if version not in (FORMAT, FORMAT_2, FORMAT_3):
+    if version not in _FORMATS:
         raise BundleError(
-            f"{name} has the format {version}; this version reads {FORMAT}, {FORMAT_2} and {FORMAT_3}. Upgrade d3m-assets"
+            f"{name} has the format {version}; this version reads {', '.join(_FORMATS[:-1])} and {_FORMATS[-1]}. "
+            "Upgrade d3m-assets"
         )
     return tensors, metadata
 

@@ -37,19 +37,24 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sample:
-    """Address of one generated image.
+    """Address of one image of a class.
 
     Attributes:
         index: Its number within its class.
-        prompt_index: Which of the class's prompts generated it.
-        prompt: That prompt as text.
-        seed: Name of its noise; see :func:`noise_seed`.
+        prompt_index: Which of the class's prompts generated it; 0 of a coded image.
+        prompt: That prompt as text; empty for a coded image.
+        seed: Name of its noise, see :func:`noise_seed`; empty for a coded image.
     """
 
     index: int
     prompt_index: int
     prompt: str
     seed: str
+
+
+def coded_sample(index: int) -> Sample:
+    """Address of a coded image, which has neither prompt nor noise."""
+    return Sample(index, 0, "", "")
 
 
 def make_scheduler(config: dict[str, Any], name: str) -> Any:

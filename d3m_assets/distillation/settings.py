@@ -10,6 +10,11 @@ from pydantic_settings import NoDecode
 
 from d3m_assets.setting_types import Interval, Positive, Section, as_list_of_texts, distinct
 
+Payload = Literal["prompts", "codes", "auto"]
+"""What a class stores within its budget; auto: prompts or codes, whichever teaches more."""
+PROMPTS: Literal["prompts"] = "prompts"
+CODES: Literal["codes"] = "codes"
+
 
 def _template(value: str) -> str:
     if value.count("{}") != 1 or set("{}") & set(value.replace("{}", "")):

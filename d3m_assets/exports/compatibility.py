@@ -15,6 +15,12 @@ _FAMILIES = {
 """Models that are widely used, by the numbers in a learned vector: the widths of their text encoders together."""
 
 
+_READERS = (
+    "Images from it are read by PyTorch's ImageFolder, Hugging Face datasets, webdataset and Croissant "
+    "(d3m regenerate --format folder, huggingface, webdataset; --croissant)."
+)
+
+
 def model_slug(bundle: Bundle) -> str:
     """The base model as a part of file names: lower-case letters, digits, ``-`` and ``_``, at most 40."""
     name = bundle.recipe.foundation.replace("\\", "/").rstrip("/").rpartition("/")[2].lower()
@@ -24,6 +30,12 @@ def model_slug(bundle: Bundle) -> str:
 
 def fits(bundle: Bundle) -> list[str]:
     """What a bundle can be used with, a sentence each."""
+    if bundle.is_coded:
+        return [
+            "Decodes its images without any model, on any machine with this package: d3m regenerate, verify.",
+            "It holds no prompts, so there are no tokens and no encoded prompts to export.",
+            _READERS,
+        ]
     recipe, plan = bundle.recipe, bundle.classes[0].plan
     model = f"{recipe.foundation!r} (fingerprint {recipe.foundation_fingerprint[:12]})"
     family = _FAMILIES.get(plan.width)
@@ -49,8 +61,4 @@ def fits(bundle: Bundle) -> list[str]:
         f"Its encoded prompts (d3m export --format prompt-embeds) are prompt_embeds={pooled} of any diffusers pipeline of that "
         "model."
     )
-    lines.append(
-        "Images from it are read by PyTorch's ImageFolder, Hugging Face datasets, webdataset and Croissant "
-        "(d3m regenerate --format folder, huggingface, webdataset; --croissant)."
-    )
-    return lines
+    return [*lines, _READERS]

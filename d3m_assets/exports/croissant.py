@@ -39,7 +39,7 @@ def describe(folder: Path, plan: ExportPlan, writer: FormatWriter) -> bytes:
     parts = writer.croissant()
     metadata = mlc.Metadata(
         name=_name(f"{recipe.dataset}-{recipe.budget}"),
-        description=f"{plan.total} generated images of {len(plan.counts)} classes: {recipe.dataset} distilled by d3m-assets, "
+        description=f"{plan.total} {plan.made} images of {len(plan.counts)} classes: {recipe.dataset} distilled by d3m-assets, "
         f"bundle {plan.bundle.sha256}.",
         license=[recipe.licence],
         url=PAPER,

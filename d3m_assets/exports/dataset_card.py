@@ -92,7 +92,7 @@ def dataset_card(plan: ExportPlan, writer: FormatWriter, option: str) -> str:
         "size_categories": [size_category(total)],
         "annotations_creators": ["machine-generated"],
         "source_datasets": [source if hub_id(source) else "extended|other"],
-        "tags": ["dataset-distillation", "synthetic", "d3m-assets"],
+        "tags": ["dataset-distillation", *([] if plan.bundle.is_coded else ["synthetic"]), "d3m-assets"],
         **writer.front_matter(),
     }
     if (model := base_model_id(plan.bundle)) is not None:
@@ -107,8 +107,7 @@ def facts(bundle: Bundle) -> list[str]:
     return [
         f"- Source dataset: {recipe.dataset}, {recipe.image_height} x {recipe.image_width} x {recipe.channels}, "
         f"{len(bundle.classes)} classes",
-        f"- Method: D3M, textual inversion of a diffusion model ([paper]({PAPER})), by d3m-assets",
-        f"- Base model: `{recipe.foundation}`, fingerprint `{recipe.foundation_fingerprint}`",
+        *_method(bundle),
         f"- Budget: {recipe.budget}, {recipe.bytes_per_class:,} bytes a class",
         f"- Bundle: SHA-256 `{bundle.sha256}`",
         f"- Licence: {recipe.licence}",
@@ -118,16 +117,40 @@ def facts(bundle: Bundle) -> list[str]:
     ]
 
 
+def _method(bundle: Bundle) -> list[str]:
+    """Lines that say how a bundle's images are made."""
+    recipe = bundle.recipe
+    if bundle.is_coded:
+        return [
+            f"- Method: coded real images, by d3m-assets: {recipe.payload_choice}",
+            "- Base model: none; the images are decoded",
+        ]
+    return [
+        f"- Method: D3M, textual inversion of a diffusion model ([paper]({PAPER})), by d3m-assets",
+        f"- Base model: `{recipe.foundation}`, fingerprint `{recipe.foundation_fingerprint}`",
+    ]
+
+
 def _page(plan: ExportPlan, writer: FormatWriter, option: str) -> str:
     count = "" if plan.per_class is None else f" --per-class {plan.per_class}"
-    recipe = plan.bundle.recipe
+    recipe, coded = plan.bundle.recipe, plan.bundle.is_coded
+    real = (
+        "Every image is a real one of the source dataset, coded with loss and decoded: it shows what the real one shows."
+        if coded
+        else "No image is a real one: all were generated from the learned prompts of a distilled dataset."
+    )
+    needed = (
+        "with the bundle"
+        if coded
+        else f"with the bundle and the base model named above; these were generated with {plan.precision}"
+    )
     example = "\n".join(f"    {line}" if line else "" for line in writer.loading_example().splitlines())
     return "\n".join(
         [
             f"# {recipe.dataset}, distilled to {recipe.budget}",
             "",
-            f"{plan.total:,} generated images of {len(plan.counts)} classes, {plan.image_size} x {plan.image_size} pixels, as "
-            f"{writer.title}. No image is a real one: all were generated from the learned prompts of a distilled dataset.",
+            f"{plan.total:,} {plan.made} images of {len(plan.counts)} classes, {plan.image_size[0]} x {plan.image_size[1]} "
+            f"pixels, as {writer.title}. {real}",
             "",
             *facts(plan.bundle),
             "",
@@ -135,12 +158,12 @@ def _page(plan: ExportPlan, writer: FormatWriter, option: str) -> str:
             "",
             example,
             "",
-            "## To generate them again",
+            f"## To {'decode' if coded else 'generate'} them again",
             "",
             f"    d3m regenerate BUNDLE --format {option} --output FOLDER{count}",
             "",
-            f"with the bundle and the base model named above; these were generated with {plan.precision}. Every PNG file carries "
-            "bundle, prompt and seed in a text chunk, which `d3m lineage FILE` reads.",
+            f"{needed}. Every PNG file carries {'its bundle' if coded else 'bundle, prompt and seed'} in a text chunk, which "
+            "`d3m lineage FILE` reads.",
             "",
         ]
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -27,6 +27,10 @@ METADATA = "metadata.jsonl"
 MAX_TEXT = 16_384
 """Most characters of a record: the longest that is written is a tenth of it."""
 
+Origin = Literal["generated", "coded real image"]
+GENERATED: Origin = "generated"
+CODED: Origin = "coded real image"
+
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Short = Annotated[str, Field(max_length=1000)]
 
@@ -40,13 +44,14 @@ class ImageRecord(BaseModel):
         class_id: Of its class.
         class_name: Of its class.
         index: Its number within its class.
-        prompt_index: Which of the class's prompts generated it.
-        prompt: That prompt as text.
-        seed: Name of its noise (:func:`d3m_assets.distillation.generation.noise_seed`).
-        foundation: Fingerprint of the foundation model.
-        precision: Number format of the model, such as "float32", and the kind of device, such as "cpu".
+        prompt_index: Which of the class's prompts generated it; 0 of a coded image.
+        prompt: That prompt as text; empty for a coded image.
+        seed: Name of its noise (:func:`d3m_assets.distillation.generation.noise_seed`); empty for a coded image.
+        foundation: Fingerprint of the foundation model; empty for a coded image.
+        precision: Number format of the model, such as "float32", and the kind of device, such as "cpu"; empty for a coded image.
         versions: Of packages and of Python.
         selected: Whether the training set keeps it; no: a fresh sample beyond those that a selection chose from.
+        origin: Whether it was generated, or is a real image that was coded and decoded.
     """
 
     model_config = ConfigDict(frozen=True, strict=True)
@@ -59,18 +64,24 @@ class ImageRecord(BaseModel):
     prompt_index: Annotated[int, Field(ge=0)]
     prompt: Short
     seed: Short
-    foundation: Digest
+    foundation: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
     precision: Short
     versions: Annotated[dict[Short, Short], Field(max_length=50)]
     selected: bool = True
+    origin: Origin = GENERATED
+
+    def facts(self) -> dict[str, Any]:
+        """All fields; the origin only of images that were not generated."""
+        return self.model_dump(exclude={"origin"} if self.origin == GENERATED else None)
 
     def to_text(self) -> str:
         """Compact JSON in ASCII."""
-        return json.dumps(self.model_dump(), separators=(",", ":"))
+        return json.dumps(self.facts(), separators=(",", ":"))
 
     def to_row(self, file_name: str) -> str:
         """Its line of ``metadata.jsonl``, with the class as ``label``; package versions stand in the images only."""
-        row = {"file_name": file_name, "label": self.class_name, **self.model_dump(exclude={"versions"})}
+        facts = {name: value for name, value in self.facts().items() if name != "versions"}
+        row = {"file_name": file_name, "label": self.class_name, **facts}
         return json.dumps(row, ensure_ascii=False) + "\n"
 
 
@@ -116,8 +127,13 @@ def read_record(path: Path) -> ImageRecord:
     return parse_record(text, what)
 
 
-def precision_of(foundation: Foundation) -> str:
-    """The number format that a loaded model computes in, and the kind of its device, such as ``"float32 cpu"``."""
+def precision_of(foundation: Foundation | None) -> str:
+    """The number format that a loaded model computes in, and the kind of its device, such as ``"float32 cpu"``.
+
+    Empty without a model, as coded images are decoded.
+    """
+    if foundation is None:
+        return ""
     return f"{str(foundation.unet.dtype).removeprefix('torch.')} {foundation.device.type}"
 
 

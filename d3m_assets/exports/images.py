@@ -14,8 +14,7 @@ from d3m_assets.exports.export_folder import open_export, write_whole
 from d3m_assets.exports.formats import FORMATS
 from d3m_assets.exports.formats.writer import CARD, CROISSANT, ExportPlan
 from d3m_assets.exports.image_record import precision_of
-from d3m_assets.exports.stream import ImageStream
-from d3m_assets.foundation.tiny_autoencoder import load_tiny_autoencoder
+from d3m_assets.exports.stream import ImageStream, checked_models
 from d3m_assets.progress import Progress, ProgressEvent, silent
 from d3m_assets.terminal import printable
 
@@ -29,7 +28,7 @@ ImageFormat = Literal["folder", "huggingface", "webdataset"]
 
 def regenerate(
     bundle: Bundle,
-    foundation: Foundation,
+    foundation: Foundation | None,
     output: Path,
     *,
     per_class: int | None = None,
@@ -47,7 +46,7 @@ def regenerate(
 
     Args:
         bundle: The distilled dataset.
-        foundation: The model it was made for.
+        foundation: The model it was made for; None: its images are coded.
         output: The folder; must be empty, not exist, or hold the same export, complete or not, so that nothing of the
             user's is lost or mixed in.
         per_class: Images of each class; None: those that the bundle selects, and without a selection as many as the training
@@ -64,17 +63,17 @@ def regenerate(
         The number of images that are there.
 
     Raises:
-        BundleError: Another foundation model or autoencoder, a folder with anything else in it, a class that the format
-            cannot hold, or mlcroissant is needed and not installed.
+        BundleError: Another foundation model or autoencoder or none, fewer coded images than are asked for, a folder with
+            anything else in it, a class that the format cannot hold, or mlcroissant is needed and not installed.
     """
-    bundle.check_foundation(foundation.files.fingerprint, foundation.files.name)
-    bundle.check_autoencoder(autoencoder)
+    foundation, decoder = checked_models(bundle, foundation, autoencoder)
+    recipe = bundle.recipe
+    size = (recipe.image_height, recipe.image_width) if foundation is None else (foundation.files.image_size,) * 2
     if with_croissant:
         croissant.check_installed()
     kind = FORMATS[image_format]
-    decoder = None if autoencoder is None else load_tiny_autoencoder(autoencoder, foundation)
     stream = ImageStream(bundle, foundation, per_class=per_class, autoencoder=decoder, workers=workers, model=model)
-    plan = ExportPlan(bundle, stream.counts, foundation.files.image_size, per_class, precision_of(foundation))
+    plan = ExportPlan(bundle, stream.counts, size, per_class, precision_of(foundation))
     kind.check(plan)
     description = {
         "bundle": bundle.sha256,

@@ -10,6 +10,7 @@ from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.distillation.generation import prompt_states
 from d3m_assets.errors import BundleError
 from d3m_assets.exports.compatibility import model_slug
+from d3m_assets.exports.tokens import check_has_prompts
 from d3m_assets.progress import Progress, ProgressEvent, silent
 from d3m_assets.terminal import printable
 
@@ -44,6 +45,7 @@ def export_prompt_embeds(
     """
     from safetensors.torch import save
 
+    check_has_prompts(bundle)
     bundle.check_foundation(foundation.files.fingerprint, foundation.files.name)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise BundleError(f"{output} is not an empty folder; name a new one with --output")

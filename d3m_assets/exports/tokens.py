@@ -67,6 +67,7 @@ def export_tokens(bundle: Bundle, layout: VectorLayout, output: Path, kind: Toke
     """
     from safetensors.numpy import save
 
+    check_has_prompts(bundle)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise BundleError(f"{output} is not an empty folder; name a new one with --output")
     output.mkdir(parents=True, exist_ok=True)
@@ -94,6 +95,19 @@ def export_tokens(bundle: Bundle, layout: VectorLayout, output: Path, kind: Toke
     ]
     (output / "tokens.json").write_text(json.dumps(listed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return exported
+
+
+def check_has_prompts(bundle: Bundle) -> None:
+    """Refuse a bundle that holds no prompts.
+
+    Raises:
+        BundleError: Its classes are coded images.
+    """
+    if bundle.is_coded:
+        raise BundleError(
+            "this bundle holds coded real images and no prompts, so there is nothing to export but its images (`d3m regenerate`) "
+            "and the bundle itself (--format bundle-repository)"
+        )
 
 
 def _path(output: Path, name: str, kind: TokenFormat) -> Path:

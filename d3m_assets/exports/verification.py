@@ -31,8 +31,7 @@ from d3m_assets.distillation.bundle import Bundle, DistilledClass
 from d3m_assets.errors import BundleError
 from d3m_assets.exports.formats.writer import COMMON
 from d3m_assets.exports.image_record import METADATA, ImageRecord, image_name, precision_of, read_record
-from d3m_assets.exports.stream import generate_class
-from d3m_assets.foundation.tiny_autoencoder import load_tiny_autoencoder
+from d3m_assets.exports.stream import checked_models, generate_class
 from d3m_assets.progress import Progress, ProgressEvent, silent
 from d3m_assets.terminal import printable
 
@@ -316,7 +315,7 @@ class Verification:
 
 def verify(
     bundle: Bundle,
-    foundation: Foundation,
+    foundation: Foundation | None,
     images: ImageSource,
     *,
     sample: int | None = None,
@@ -328,7 +327,7 @@ def verify(
 
     Args:
         bundle: The distilled dataset.
-        foundation: The model it was made for.
+        foundation: The model it was made for; None: its images are coded.
         images: The images at hand.
         sample: Images of each class to check at least: chunks of ``generation.batch_size`` are generated whole, and all of
             their images compared. Which chunks is chosen by the bundle and the class. None: all images.
@@ -339,9 +338,7 @@ def verify(
     Raises:
         BundleError: Another foundation model or autoencoder, or an image of another bundle.
     """
-    bundle.check_foundation(foundation.files.fingerprint, foundation.files.name)
-    bundle.check_autoencoder(autoencoder)
-    decoder = None if autoencoder is None else load_tiny_autoencoder(autoencoder, foundation)
+    foundation, decoder = checked_models(bundle, foundation, autoencoder)
     names = [c.prompts.class_name for c in bundle.classes]
     # Each class has as many images as any other, so one that ends before the others was cut off.
     count = max(1, *(_length(bundle, c, images.indices(c.prompts.class_name)) for c in bundle.classes))
@@ -351,7 +348,10 @@ def verify(
     for done, c in enumerate(bundle.classes):
         name = c.prompts.class_name
         progress(ProgressEvent("verify", done, len(bundle.classes), f"class {printable(name)}"))
-        numbers, selected = bundle.samples(c, count), bundle.selected(c)
+        if bundle.is_coded:  # each class has its own number of images, and no others can be asked for
+            numbers, selected = bundle.samples(c, min(count, bundle.training_images(c))), None
+        else:
+            numbers, selected = bundle.samples(c, count), bundle.selected(c)
         # A selection may keep fewer images of one class than of another; only with fresh ones are there as many of each.
         expected = numbers if selected is None or fresh else numbers[: len(selected)]
         results.append(_verify_class(bundle, c, foundation, images, expected, sample, decoder))
@@ -373,7 +373,7 @@ def _length(bundle: Bundle, c: DistilledClass, present: Sequence[int]) -> int:
 def _verify_class(
     bundle: Bundle,
     c: DistilledClass,
-    foundation: Foundation,
+    foundation: Foundation | None,
     images: ImageSource,
     numbers: np.ndarray,
     sample: int | None,
@@ -387,6 +387,8 @@ def _verify_class(
     result = ClassVerification(name, available=len(present), missing=missing, unselected=len(rejected))
     for index in rejected:
         result.note(f"image {index} is no sample that the bundle selects")
+    if bundle.is_coded:  # of a number beyond those that are coded there is nothing to compare with
+        present = [index for index in present if index in of_class]
     if not present:
         result.note("no image of the class is there")
         return result

@@ -17,14 +17,17 @@ from d3m_assets.assets.class_prompts import ClassPrompts
 from d3m_assets.assets.distilled_bundle import find_bundle
 from d3m_assets.assets.files import from_parquet
 from d3m_assets.assets.foundation_model import FoundationModel
+from d3m_assets.assets.image_codes import ImageCodes, coded_from
 from d3m_assets.assets.inverted_embeddings import RECORD, InvertedEmbeddings, learned_from, training_facts
+from d3m_assets.assets.payload_choice import PayloadChoice
 from d3m_assets.assets.raw_dataset import RawDataset
 from d3m_assets.assets.sample_selection import SampleSelection
 from d3m_assets.assets.synthetic_pool import SyntheticPool
 from d3m_assets.datasets.names import class_key
 from d3m_assets.distillation.bundle import Bundle
+from d3m_assets.distillation.settings import CODES
 from d3m_assets.errors import D3MError, StageError, StoreError
-from d3m_assets.exports.image_record import ImageRecord
+from d3m_assets.exports.image_record import CODED, ImageRecord
 from d3m_assets.planning.versions import NOT_RECORDED, Version, find_version, made, stored_version
 from d3m_assets.store import ArtefactKey, Store
 from d3m_assets.terminal import printable
@@ -145,21 +148,34 @@ def lineage_of_image(record: ImageRecord, path: Path, at_hand: AtHand) -> Lineag
         "generated with": record.precision,
         "versions": record.versions,
     }
+    coded = record.origin == CODED
+    if coded:
+        found.sections["image"] = _coded_image(found.sections["image"])
     store = _store(found, at_hand)
     version = find_bundle(store, record.bundle) if store else None
     found.sections["bundle"] = {"sha256": record.bundle} | (_version_facts(version) if version else {})
     bundle = _bundle_at_hand(found, record.bundle, version, at_hand)
     if version is not None:
-        vectors = _vectors_of_class(version, record.class_name)
-        _describe_vectors(found, vectors, record.prompt_index)
+        if coded:
+            _describe_codes(found, _payload_of_class(version, record.class_name, ImageCodes.name), record.index)
+        else:
+            vectors = _payload_of_class(version, record.class_name, InvertedEmbeddings.name)
+            _describe_vectors(found, vectors, record.prompt_index)
         found.sections["settings"] = version.manifest.settings
     elif store is not None:
         found.notes.append(f"{at_hand.store_name} knows no bundle with this SHA-256: another store's, or pruned since")
-    _describe_model(found, record.foundation, version, at_hand)
+    if not coded:
+        _describe_model(found, record.foundation, version, at_hand)
     recorded = version is not None and bool(version.manifest.settings.get("candidates"))
     by_hand = at_hand.bundle is not None and bool(at_hand.bundle.recipe.candidates)
     _describe_regeneration(found, bundle, record, selected=recorded or by_hand)
     return found
+
+
+def _coded_image(facts: Section) -> Section:
+    """Facts of a coded image: without those of a generated one."""
+    without = ("selected", "prompt", "prompt index", "seed", "generated with")
+    return {"origin": CODED} | {name: value for name, value in facts.items() if name not in without}
 
 
 def lineage_of_pool_row(at_hand: AtHand, budget: str, class_name: str, index: int, replicate: int = 0) -> Lineage:
@@ -181,6 +197,8 @@ def lineage_of_pool_row(at_hand: AtHand, budget: str, class_name: str, index: in
             f"there is no store at {at_hand.store_name}; name it with --storage, and the dataset with --dataset"
         )
     version = _pool(store, budget, class_name, replicate)
+    if _is_coded(store, version):
+        return _lineage_of_code(store, version, index)
     table = from_parquet(version.read(synthetic_pool.FILE))
     rows = table[table["index"] == index]
     if rows.empty:
@@ -233,17 +251,33 @@ def lineage_of_bundle(bundle: Bundle, name: str, at_hand: AtHand) -> Lineage:
         "classes": len(bundle.classes),
         **(_version_facts(version) if version else {}),
     }
-    found.sections["settings"] = {"generation": recipe.generation}
+    if recipe.payload_choice:
+        found.sections["bundle"]["payload"] = recipe.payload_choice
+    if not bundle.is_coded:
+        found.sections["settings"] = {"generation": recipe.generation}
     if version is None and store is not None:
         found.notes.append(f"{at_hand.store_name} knows no bundle with this SHA-256: another store's, or pruned since")
     rows: list[Section] = []
     for c in bundle.classes:
+        if bundle.is_coded:
+            codes = _payload(version, c.prompts.class_key, ImageCodes.name) if version is not None else None
+            rows.append(
+                {
+                    "class": c.prompts.class_name,
+                    "coded images": f"{bundle.training_images(c)} in {len(c.codes)} bytes",
+                    **({"artefact": str(codes.key), "created": codes.manifest.created} if codes is not None else {}),
+                }
+            )
+            continue
         row = {"class": c.prompts.class_name, "prompts": f"{c.plan.prompts} x {c.plan.vectors} vectors"}
-        vectors = _vectors(version, c.prompts.class_key) if version is not None else None
+        vectors = _payload(version, c.prompts.class_key, InvertedEmbeddings.name) if version is not None else None
         rows.append(row | (_summary(vectors) if version is not None else {}))
-    found.sections["vectors"] = {"by class": rows}
-    _describe_model(found, recipe.foundation_fingerprint, version, at_hand, recipe.foundation)
-    possible = _model_is_at_hand(found)
+    found.sections["image codes" if bundle.is_coded else "vectors"] = {"by class": rows}
+    if bundle.is_coded:
+        possible = "yes"
+    else:
+        _describe_model(found, recipe.foundation_fingerprint, version, at_hand, recipe.foundation)
+        possible = _model_is_at_hand(found)
     found.sections["regenerate"] = {"possible": possible, "with": f"d3m regenerate {name} --output FOLDER"}
     return found
 
@@ -289,24 +323,66 @@ def _pool(store: Store, budget: str, class_name: str, replicate: int) -> Version
     )
 
 
-def _vectors(bundle: Version, key: str) -> Version | None:
-    """The vectors of a class that a bundle was made from."""
+def _is_coded(store: Store, pool: Version) -> bool:
+    """Whether the training set of a class at a budget is its image codes."""
+    if list(pool.input_names(ImageCodes.name)):
+        return True
+    choice = stored_version(store, ArtefactKey(PayloadChoice.name, None, pool.key.budget))
+    return choice is not None and choice.manifest.metrics.get("payload") == CODES
+
+
+def _lineage_of_code(store: Store, pool: Version, index: int) -> Lineage:
+    """Where a coded image comes from, by the pool of its class."""
+    key = replace(pool.key, asset=ImageCodes.name)
+    codes = stored_version(store, key)
+    if codes is None:
+        raise StageError(f"{store.url} does not have {key}; `d3m distill` makes it again")
+    if index >= (count := codes.manifest.metrics["images"]):
+        raise StageError(f"{key} has no image {index}, but {count}: 0 to {count - 1}")
+    found = Lineage(f"image {index} of {key}")
+    found.sections["image"] = {"origin": CODED, "class": str(key.class_key), "index": index}
+    _describe_codes(found, codes, index)
+    found.sections["settings"] = codes.manifest.settings
+    with_ = f"d3m regenerate of the bundle of {key.budget}; no model is needed"
+    found.sections["regenerate"] = {"possible": "yes", "with": with_}
+    return found
+
+
+def _payload(bundle: Version, key: str, asset: str) -> Version | None:
+    """The vectors or the image codes of a class that a bundle was made from."""
     budget = bundle.key.budget
-    return bundle.made_from(str(ArtefactKey(InvertedEmbeddings.name, key, budget)))
+    return bundle.made_from(str(ArtefactKey(asset, key, budget)))
 
 
-def _vectors_of_class(bundle: Version, class_name: str) -> Version | None:
+def _payload_of_class(bundle: Version, class_name: str, asset: str) -> Version | None:
     """The same by the class's name, whose key its prompts tell."""
     try:
-        if found := _vectors(bundle, class_key(class_name)):
+        if found := _payload(bundle, class_key(class_name), asset):
             return found
     except D3MError:
         pass
     for name in bundle.input_names(ClassPrompts.name):
         prompts = bundle.made_from(name)
         if prompts is not None and prompts.manifest.settings.get("class_name") == class_name:
-            return _vectors(bundle, str(prompts.key.class_key))
+            return _payload(bundle, str(prompts.key.class_key), asset)
     return None
+
+
+def _describe_codes(found: Lineage, codes: Version | None, index: int) -> None:
+    """The code of a class, and the one real image that a coded image is."""
+    if codes is None:
+        found.notes.append("the version of the image codes is not known to the store: pruned since")
+        return
+    facts = {name: codes.manifest.metrics[name] for name in ("codec", "images", "payload_bytes")}
+    found.sections["image codes"] = {**_version_facts(codes), **facts}
+    members = coded_from(codes, index)
+    if members is None:
+        found.sections["real images"] = {"coded from": "gone with the data of the codes"}
+    else:
+        images = [
+            {"relative_path": str(r["relative_path"]), "sha256": str(r["sha256"])} for r in members.to_dict("records")
+        ]
+        found.sections["real images"] = {"coded from": len(images), "images": images}
 
 
 def _describe_vectors(found: Lineage, vectors: Version | None, prompt: int) -> None:
@@ -371,6 +447,8 @@ def _describe_model(found: Lineage, fingerprint: str, version: Version | None, a
 
 
 def _model_is_at_hand(found: Lineage) -> str:
+    if "foundation model" not in found.sections:  # coded images need none
+        return "yes"
     state = str(found.sections["foundation model"].get("at hand", "not looked for"))
     return "yes" if state == "yes" else f"not here: foundation model at hand: {state}"
 

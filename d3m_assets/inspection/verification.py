@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 from d3m_assets.assets import distilled_bundle, synthetic_pool
 from d3m_assets.assets.distilled_bundle import find_bundle
 from d3m_assets.assets.files import from_parquet
-from d3m_assets.assets.synthetic_pool import pool_versions
-from d3m_assets.datasets.images import decode_png
+from d3m_assets.assets.image_codes import FILE as CODE
+from d3m_assets.assets.image_codes import ImageCodes
+from d3m_assets.assets.synthetic_pool import is_coded, pool_versions
+from d3m_assets.datasets.images import decode_png, encode_png
 from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.errors import BundleError
 from d3m_assets.exports.verification import FolderImages, ImageSource
-from d3m_assets.planning.versions import Version
-from d3m_assets.store import Store
+from d3m_assets.planning.versions import Version, stored_version
+from d3m_assets.store import ArtefactKey, Store
 from d3m_assets.terminal import printable
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ def subject(target: Path, bundle: Path | None, store: Store) -> tuple[Bundle, Im
 
 
 class PoolImages:
-    """Images of the pools that were generated from a bundle's vectors, one class in memory at a time.
+    """Images of the pools that were made from a bundle's payloads, one class in memory at a time.
 
     Args:
         bundle: The bundle.
@@ -86,11 +88,16 @@ class PoolImages:
             for c in bundle.classes
             if (numbers := bundle.selected(c)) is not None
         }
+        self._bundle, self._coded = bundle, bundle.is_coded
+        of_class = {name: ArtefactKey(ImageCodes.name, key, bundle.recipe.budget) for name, key in keys.items()}
+        self._codes = {name: stored_version(store, key) for name, key in of_class.items() if self._coded}
         self._held: tuple[str, pd.DataFrame] | None = None
 
     @property
     def precision(self) -> str:
-        """As the commit records say; empty: they do not."""
+        """As the commit records say; empty: they do not, or the images are decoded."""
+        if self._coded:
+            return ""
         devices = {
             str(p.manifest.provenance.get("hardware", "")).rpartition("device ")[2] for p in self._pools.values()
         }
@@ -103,6 +110,8 @@ class PoolImages:
             return None
         if self._held is None or self._held[0] != class_name:
             table = from_parquet(self._pools[class_name].read(synthetic_pool.FILE))
+            if self._coded and not is_coded(table):  # its pool has what is generated, and was not chosen
+                table = _decoded(self._codes[class_name], self._bundle)
             self._held = class_name, table.set_index("index")
         return self._held[1]
 
@@ -125,3 +134,16 @@ class PoolImages:
     def strangers(self, class_names: Sequence[str]) -> list[str]:
         """Nothing: a pool is asked for by class."""
         return []
+
+
+def _decoded(codes: Version | None, bundle: Bundle) -> pd.DataFrame:
+    """The images of a stored code, in the columns of a pool that are compared; none where it is not stored any more."""
+    import pandas as pd
+
+    from d3m_assets.evaluation.codecs.reading import read_code
+
+    recipe, images = bundle.recipe, []
+    if codes is not None and codes.current:
+        shape = recipe.image_height, recipe.image_width, recipe.channels
+        images = [{"bytes": encode_png(image)} for image in read_code(codes.read(CODE), shape)]
+    return pd.DataFrame({"index": range(len(images)), "image": images})

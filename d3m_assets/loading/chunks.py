@@ -92,12 +92,14 @@ class ChunkReader:
         self.cache = None if cache is None else ChunkCache(Path(cache), cache_bytes)
         # With a cache, a model of gigabytes is not read again for its fingerprint by every training.
         digests = None if self.cache is None else self.cache.folder / "digests.json"
-        self._files: FoundationFiles = find_foundation(str(foundation), config=foundation_config, digests=digests)
-        bundle.check_foundation(self._files.fingerprint, self._files.name)
+        self._files: FoundationFiles | None = None
         self._tiny_files: TinyAutoencoder | None = None
-        if tiny_autoencoder is not None:
-            self._tiny_files = find_tiny_autoencoder(Path(tiny_autoencoder), self._files, digests)
-        bundle.check_autoencoder(self._tiny_files)
+        if not bundle.is_coded:
+            self._files = find_foundation(str(foundation), config=foundation_config, digests=digests)
+            bundle.check_foundation(self._files.fingerprint, self._files.name)
+            if tiny_autoencoder is not None:
+                self._tiny_files = find_tiny_autoencoder(Path(tiny_autoencoder), self._files, digests)
+            bundle.check_autoencoder(self._tiny_files)
         self._device = choose_device(device)
         # Another version may round otherwise; the name of a GPU would have to be asked of CUDA, which is not begun here.
         words = [provenance.versions()[package] for package in ("torch", "diffusers", "transformers")]
@@ -114,7 +116,10 @@ class ChunkReader:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of an image."""
-        return self._files.image_size, self._files.image_size, self._bundle.recipe.channels
+        recipe = self._bundle.recipe
+        if self._files is None:
+            return recipe.image_height, recipe.image_width, recipe.channels
+        return self._files.image_size, self._files.image_size, recipe.channels
 
     def read(self, labels: Sequence[int] | np.ndarray, numbers: Sequence[int] | np.ndarray) -> list[np.ndarray]:
         """The images of samples, uint8 ``[H, W, channels]`` each.
@@ -194,14 +199,16 @@ class ChunkReader:
         return pixels
 
     def _generate(self, chunk: _Chunk) -> np.ndarray:
+        numbers = self._samples[chunk.label].in_chunk(chunk.number, self.chunk_size)
+        distilled = self._bundle.classes[chunk.label]
+        if self._files is None:
+            return generate_class(self._bundle, distilled, None, len(numbers), indices=numbers)[0]
         if self._device.type == "cuda" and isinstance(multiprocessing.current_process(), ForkProcess):
             raise FoundationError(
                 f"images are generated on {self._device}, which a process that was forked cannot use: give the DataLoader "
                 "multiprocessing_context='spawn', or num_workers=0, or the dataset device='cpu'"
             )
         model = ModelReference(self._files, str(self._device), tiny_autoencoder=self._tiny_files)
-        numbers = self._samples[chunk.label].in_chunk(chunk.number, self.chunk_size)
-        distilled = self._bundle.classes[chunk.label]
         pixels, _ = generate_class(
             self._bundle,
             distilled,

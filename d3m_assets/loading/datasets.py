@@ -7,6 +7,7 @@ import math
 import operator
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,11 @@ class _Images:
         if images_per_class is not None and images_per_class < 1:
             raise ValueError(f"images_per_class={images_per_class} is no number of images; give 1 or more, or None")
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
+        if images_per_class is not None:
+            self.bundle.check_images_per_class(images_per_class)
         self.classes = [c.prompts.class_name for c in self.bundle.classes]
         chunk_size = self.bundle.generation_settings().batch_size
-        self.samples = [
+        samples = [
             ClassSamples.of(
                 self.bundle.selected(c),
                 self.bundle.recipe.candidates,
@@ -59,6 +62,10 @@ class _Images:
             )
             for c in self.bundle.classes
         ]
+        if self.bundle.is_coded:
+            counts = [self.bundle.training_images(c) for c in self.bundle.classes]
+            samples = [replace(s, limit=count) for s, count in zip(samples, counts, strict=True)]
+        self.samples = samples
         self.transform = transform
         self.reader = ChunkReader(
             self.bundle,
@@ -86,7 +93,7 @@ class _Images:
 
 
 class DistilledDataset(Dataset[Sample]):
-    """A distilled dataset whose images are generated when they are first read.
+    """A distilled dataset whose images are generated, or decoded where the bundle holds image codes, when they are first read.
 
     **Order.** Class after class as in the bundle; within a class the samples that the bundle selects, by rising number, then,
     where ``images_per_class`` asks for more, fresh ones. The order depends on nothing else.
@@ -105,7 +112,7 @@ class DistilledDataset(Dataset[Sample]):
 
     Args:
         bundle: A bundle or its file.
-        foundation: "embedded", or path or hub id of the model that the bundle was made for.
+        foundation: "embedded", or path or hub id of the model that the bundle was made for; not looked at where images are coded.
         images_per_class: Images of each class; None: the training set, which is what the bundle selects.
         device: Torch device to generate on; "auto": CUDA if there is any.
         transform: From a uint8 tensor ``[C, H, W]`` to ``pixel_values``; None: float32 in 0..1.
@@ -120,7 +127,7 @@ class DistilledDataset(Dataset[Sample]):
         classes: Names of the classes, by label.
 
     Raises:
-        BundleError: There is no such bundle, or the model or the autoencoder is not the bundle's.
+        BundleError: There is no such bundle, the model or the autoencoder is not the bundle's, or it has fewer coded images.
         FoundationError: There is no such model or device.
         StoreError: The cache cannot be written.
         ValueError: ``images_per_class`` is below 1.
@@ -233,9 +240,9 @@ class IterableDistilledDataset(IterableDataset[Sample]):
 
     Args:
         bundle: A bundle or its file.
-        foundation: "embedded", or path or hub id of the model that the bundle was made for.
+        foundation: "embedded", or path or hub id of the model that the bundle was made for; not looked at where images are coded.
         batch_size: Consecutive samples that a rank and worker takes; give it to the DataLoader, too.
-        fresh: Whether every epoch has samples of its own; otherwise all have the fixed pool.
+        fresh: Whether every epoch has samples of its own; otherwise, as it has to be with coded images, all have the fixed pool.
         seed: Of the order.
         images_per_class: Images of each class in an epoch; None: as many as the training set has.
         mixed_chunks: Most chunks whose samples are mixed; None: one of each class, but 32 to 256.
@@ -257,10 +264,10 @@ class IterableDistilledDataset(IterableDataset[Sample]):
         epoch_length: Samples of an epoch, all ranks together.
 
     Raises:
-        BundleError: There is no such bundle, or the model or the autoencoder is not the bundle's.
+        BundleError: There is no such bundle, the model or the autoencoder is not the bundle's, or it has fewer coded images.
         FoundationError: There is no such model or device.
         StoreError: The cache cannot be written.
-        ValueError: A number is out of its range.
+        ValueError: A number is out of its range, or fresh samples are asked for where images are coded.
     """
 
     def __init__(
@@ -305,6 +312,8 @@ class IterableDistilledDataset(IterableDataset[Sample]):
             tiny_autoencoder=tiny_autoencoder,
         )
         self.bundle, self.classes = self._images.bundle, self._images.classes
+        if fresh and self.bundle.is_coded:
+            raise ValueError("this bundle holds coded real images, of which there are no fresh ones; give fresh=False")
         reader = self._images.reader
         self._order = StreamOrder(
             self._images.samples, reader.chunk_size, seed=seed, fresh=fresh, mixed_chunks=mixed_chunks

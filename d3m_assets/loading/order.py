@@ -39,12 +39,14 @@ class ClassSamples:
         candidates: Samples that they were selected from; 0 without a selection.
         pool: Rising numbers of the fixed pool, int64 ``[N]``.
         first_fresh: The first fresh sample; a multiple of the chunk size.
+        limit: Samples that there are in all, of a class whose images are coded; None: any number.
     """
 
     selected: np.ndarray | None
     candidates: int
     pool: np.ndarray
     first_fresh: int
+    limit: int | None = None
 
     @classmethod
     def of(
@@ -73,6 +75,8 @@ class ClassSamples:
             chunk_size: Samples of a chunk.
         """
         numbers = np.arange(chunk * chunk_size, (chunk + 1) * chunk_size)
+        if self.limit is not None:
+            numbers = numbers[numbers < self.limit]
         if self.selected is None:
             return numbers
         return numbers[(numbers >= self.candidates) | np.isin(numbers, self.selected)]

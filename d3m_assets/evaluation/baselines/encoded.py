@@ -58,11 +58,15 @@ class EncodableClass:
     features: np.ndarray
     _chosen: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, repr=False)
 
-    def chosen(self, count: int, seed: int) -> np.ndarray:
-        """``count`` images by k-means, those of the largest clusters first."""
+    def positions(self, count: int, seed: int) -> np.ndarray:
+        """Positions of ``count`` images by k-means, those of the largest clusters first."""
         if (count, seed) not in self._chosen:
             self._chosen[count, seed] = k_means(self.features, count, seed)
-        return self.images[self._chosen[count, seed]]
+        return self._chosen[count, seed]
+
+    def chosen(self, count: int, seed: int) -> np.ndarray:
+        """The images at :meth:`positions`."""
+        return self.images[self.positions(count, seed)]
 
     @property
     def shape(self) -> tuple[int, int, int]:

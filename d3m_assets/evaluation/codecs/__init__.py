@@ -75,7 +75,7 @@ def encode_images(codec: Codec, images: np.ndarray) -> bytes:
     if not len(images):
         raise StageError("no image to encode; a class has at least one")
     model, body = codec.encode(images)
-    return bytes([_ALL.index(codec)]) + _varint(len(images) << 2 | model) + body
+    return bytes([codec_number(codec)]) + _varint(len(images) << 2 | model) + body
 
 
 def decode_images(payload: bytes, shape: tuple[int, int, int]) -> np.ndarray:
@@ -100,9 +100,32 @@ def decode_images(payload: bytes, shape: tuple[int, int, int]) -> np.ndarray:
         ) from None
 
 
+def read_header(payload: bytes) -> tuple[Codec, int]:
+    """Codec and number of images of a payload.
+
+    Raises:
+        IndexError, ValueError: It has no such header.
+    """
+    return _ALL[payload[0]], _read_varint(payload, 1)[0] >> 2
+
+
+def codec_number(codec: Codec) -> int:
+    """The byte that names a codec in payloads."""
+    return _ALL.index(codec)
+
+
+def codec_of(number: int) -> Codec:
+    """The codec of :func:`codec_number`."""
+    return _ALL[number]
+
+
 def payload_length(codec: Codec, images: np.ndarray) -> float:
     """Bytes of :func:`encode_images`, without encoding where the codec can tell; up to three bytes too few."""
     return 1 + len(_varint(len(images) << 2)) + codec.length(images)
+
+
+_LONGEST_NUMBER = 35
+"""Bits of the longest number in a header."""
 
 
 def _varint(number: int) -> bytes:
@@ -117,6 +140,8 @@ def _read_varint(data: bytes, start: int) -> tuple[int, int]:
     """A number and the position behind it."""
     number = shift = 0
     while data[start] & 0x80:
+        if shift > _LONGEST_NUMBER:
+            raise ValueError("a number without end")
         number |= (data[start] & 0x7F) << shift
         start, shift = start + 1, shift + 7
     return number | data[start] << shift, start + 1

@@ -180,7 +180,7 @@ class LossySheet(_Scaled):
 
     def decode(self, model: int, body: bytes, count: int, shape: tuple[int, int, int]) -> np.ndarray:
         """The images of a body."""
-        return _resized(pictures.decode_sheet(body, count, self._small(shape)), *shape[:2])
+        return _resized(pictures.decode_sheet(body, self.format, count, self._small(shape)), *shape[:2])
 
     def approximation(self, images: np.ndarray) -> np.ndarray:
         """What decoding gives."""
@@ -245,7 +245,7 @@ class LosslessSheet:
 
     def decode(self, model: int, body: bytes, count: int, shape: tuple[int, int, int]) -> np.ndarray:
         """The images of a body."""
-        return pictures.decode_sheet(body, count, shape)
+        return pictures.decode_sheet(body, self.format, count, shape)
 
     def approximation(self, images: np.ndarray) -> np.ndarray:
         """What decoding gives."""

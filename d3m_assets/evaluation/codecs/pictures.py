@@ -68,11 +68,12 @@ def encode_sheet(images: np.ndarray, name: str, quality: int | None = None) -> b
     return file.getvalue()
 
 
-def decode_sheet(data: bytes, count: int, shape: tuple[int, int, int]) -> np.ndarray:
+def decode_sheet(data: bytes, name: str, count: int, shape: tuple[int, int, int]) -> np.ndarray:
     """The images of :func:`encode_sheet`.
 
     Args:
         data: The file.
+        name: Of its format; it is opened as no other.
         count: Number of images N.
         shape: Height, width and channels of each.
 
@@ -81,12 +82,13 @@ def decode_sheet(data: bytes, count: int, shape: tuple[int, int, int]) -> np.nda
     """
     height, width, channels = shape
     columns = math.ceil(math.sqrt(count))
+    size = columns * width, math.ceil(count / columns) * height
     try:
-        with Image.open(io.BytesIO(data)) as file:
+        with Image.open(io.BytesIO(data), formats=(name.split()[0].upper(),)) as file:
+            if file.size != size:  # before it is decoded: the header of a few bytes may name any size
+                raise StageError(f"a sheet of {file.size} px does not hold {count} images of {height} x {width}")
             sheet = np.asarray(file.convert("L" if channels == 1 else "RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise StageError(f"a sheet of {count} coded images cannot be decoded: {error}; encode them again") from None
-    if sheet.shape[:2] != (math.ceil(count / columns) * height, columns * width):
-        raise StageError(f"a sheet of {sheet.shape[:2]} px does not hold {count} images of {height} x {width}")
     cells = sheet.reshape(-1, height, columns, width, channels).swapaxes(1, 2).reshape(-1, height, width, channels)
     return cells[:count].copy()

@@ -73,6 +73,7 @@ class HuggingFaceWriter(FormatWriter):
                 "prompt": record.prompt,
                 "seed": record.seed,
                 "selected": record.selected,
+                **({"origin": record.origin} if self.plan.bundle.is_coded else {}),
             }
         )
         self._written += 1
@@ -145,6 +146,7 @@ class HuggingFaceWriter(FormatWriter):
             "prompt": {"dtype": "string", "_type": "Value"},
             "seed": {"dtype": "string", "_type": "Value"},
             "selected": {"dtype": "bool", "_type": "Value"},
+            **({"origin": {"dtype": "string", "_type": "Value"}} if self.plan.bundle.is_coded else {}),
         }
         return pa.schema(
             [
@@ -154,6 +156,7 @@ class HuggingFaceWriter(FormatWriter):
                 ("prompt", pa.string()),
                 ("seed", pa.string()),
                 ("selected", pa.bool_()),
+                *([("origin", pa.string())] if self.plan.bundle.is_coded else []),
             ],
             metadata={"huggingface": json.dumps({"info": {"features": features}}, ensure_ascii=False)},
         )

@@ -122,7 +122,7 @@ class ImageFolderWriter(FormatWriter):
         features = [{"name": "image", "dtype": "image"}]
         features += [
             {"name": name, "dtype": dtype or {"class_label": {"names": names}}}  # type: ignore[dict-item]
-            for name, dtype in _FEATURES
+            for name, dtype in (*_FEATURES, *([("origin", "string")] if self.plan.bundle.is_coded else []))
         ]
         files = [{"split": "train", "path": "**"}]
         return {"configs": [{"config_name": "default", "data_files": files, "features": features}]}

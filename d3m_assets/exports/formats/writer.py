@@ -27,14 +27,14 @@ class ExportPlan:
     Attributes:
         bundle: The distilled dataset.
         counts: Images of each class.
-        image_size: Height and width of an image, in pixels.
+        image_size: Height and width of an image, in pixels: of the model's images, or of the stored ones that are coded.
         per_class: Images of a class that were asked for; None: the training set.
-        precision: Number format and device of the model, such as "float32 cpu".
+        precision: Number format and device of the model, such as "float32 cpu"; empty: the images are coded.
     """
 
     bundle: Bundle
     counts: tuple[int, ...]
-    image_size: int
+    image_size: tuple[int, int]
     per_class: int | None
     precision: str
 
@@ -49,9 +49,14 @@ class ExportPlan:
         return [c.prompts.class_name for c in self.bundle.classes]
 
     @property
+    def made(self) -> str:
+        """How the images were made, an adjective."""
+        return "coded real" if self.bundle.is_coded else "generated"
+
+    @property
     def raw_bytes(self) -> int:
         """Bytes of the pixels of all images, which PNG files of them hardly exceed."""
-        return self.total * self.image_size**2 * self.bundle.recipe.channels
+        return self.total * self.image_size[0] * self.image_size[1] * self.bundle.recipe.channels
 
 
 class FormatWriter(ABC):

@@ -1,0 +1,167 @@
+"""``image_codes``: coded real images of a class, as many as fit into a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from d3m_assets.assets.codec_choice import CodecChoice, encodable_class, no_codes, read_codec
+from d3m_assets.assets.context import Context, Item
+from d3m_assets.assets.files import from_parquet, to_parquet
+from d3m_assets.assets.raw_dataset import RawDataset, image_rows
+from d3m_assets.assets.selection_model import SelectionModel
+from d3m_assets.datasets.images import contact_sheet
+from d3m_assets.distillation.settings import CODES
+from d3m_assets.errors import D3MError, StageError
+from d3m_assets.evaluation import baselines, codecs
+from d3m_assets.evaluation.baselines.encoded import EncodableClass
+from d3m_assets.evaluation.codecs.reading import code_header, read_code
+from d3m_assets.planning.asset import Asset, Check, Finding, Made
+from d3m_assets.planning.versions import Version
+from d3m_assets.progress import ProgressEvent
+from d3m_assets.settings import Settings
+from d3m_assets.store import ArtefactKey
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FILE = "images.code"
+MEMBERS = "coded_from.parquet"
+"""The training image that each coded image is of: columns index, relative_path, sha256."""
+PREVIEW_IMAGES = 30
+
+
+class ImageCodes(Asset):
+    """Coded real images of a class within a budget: the training images that k-means chooses, as many as fit.
+
+    One file holds all that is needed to decode them. Made only where image codes are a payload.
+    """
+
+    group = "distillation"
+    partitions = ("class", "budget")
+    replicated = True
+    deps = (RawDataset, SelectionModel, CodecChoice)
+    kinds = frozenset({"scikitlearn"})
+    code_version = f"{codecs.CODE_VERSION}.{baselines.CODE_VERSION}"
+    device = True
+    checks = (
+        Check("decodable_and_within_budget", "Every stored code can be decoded, and is no larger than its budget."),
+    )
+
+    def unused(self, settings: Settings) -> str:
+        """They are made only where they are a payload."""
+        return no_codes(settings)
+
+    def skip_reason(self, context: Context, item: Item) -> str:
+        """They are not required where they are no payload."""
+        return no_codes(context.settings)
+
+    def settings(self, context: Context, item: Item) -> dict[str, Any]:
+        """Bytes of the class, and the seed of k-means."""
+        return {
+            "bytes_per_class": item.budget.bytes(context.dataset.shape),
+            "seed": item.seed,
+            "image": context.image_shape,
+            "device": context.device_kind,
+        }
+
+    def make(self, context: Context, items: Sequence[Item]) -> Iterator[Made]:
+        """Encode classes; what the network sees in the images of a class serves all its budgets and replicates."""
+        held: tuple[str, EncodableClass] | None = None
+        ordered = sorted(items, key=lambda item: item.dataset_class.position)
+        for done, item in enumerate(ordered):
+            context.progress(ProgressEvent(self.name, done, len(items), item.label))
+            own, class_key = context.for_item(item), item.dataset_class.key
+            try:
+                if held is None or held[0] != class_key:
+                    held = class_key, encodable_class(own, class_key)
+                yield _made(own, item, held[1])
+            except D3MError as error:
+                yield Made(item.key, error=error)
+
+    def preview(self, context: Context, item: Item) -> dict[str, Any]:
+        """The decoded images, and which real ones they are."""
+        images = read_images(context, item.key)
+        members = from_parquet(context.inputs.read(item.key, MEMBERS))
+        facts: dict[str, Any] = {"rows": len(members), "coded from": members.head(PREVIEW_IMAGES)}
+        return facts | ({"coded_images_png": contact_sheet(images[:PREVIEW_IMAGES], 10, 4)} if len(images) else {})
+
+    def verify(self, context: Context, item: Item) -> Iterable[Finding]:
+        """Whether the code can be decoded to as many images as are recorded, and fits into the budget."""
+        code, allowed = context.inputs.read(item.key, FILE), item.budget.bytes(context.dataset.shape)
+        try:
+            images = read_images(context, item.key)
+        except StageError as error:
+            yield Finding(str(error))
+            return
+        members = from_parquet(context.inputs.read(item.key, MEMBERS))
+        if len(images) != len(members):
+            yield Finding(f"{len(images)} coded images, but {len(members)} are recorded")
+        if len(code) > allowed:
+            yield Finding(f"{len(code)} bytes of image codes, but the budget allows {allowed}")
+
+
+def _made(context: Context, item: Item, images: EncodableClass) -> Made:
+    import pandas as pd
+
+    chosen, allowed = read_codec(context, item.budget.name), item.budget.bytes(context.dataset.shape)
+    code = None
+    if chosen.codec is not None:
+        start = images.count_that_fits(chosen.codec, allowed, item.seed)
+        code = images.payload(chosen.codec, allowed, item.seed, start=start)
+    if code is None and context.settings.payload == CODES:
+        words = "any codec" if chosen.codec is None else chosen.codec.words
+        raise StageError(
+            f"no image of class {item.dataset_class.name} fits into {item.budget} ({allowed} bytes) as {words}; give more bytes, "
+            "or payload=prompts"
+        )
+    shape = images.shape
+    count = 0 if code is None else code_header(code, shape).count
+    rows = image_rows(context, "train", item.dataset_class.key).sort_values("sha256", ignore_index=True)
+    members = rows.iloc[images.positions(count, item.seed) if count else []]
+    table = pd.DataFrame(
+        {
+            "index": np.arange(count),
+            "relative_path": members["relative_path"].to_numpy(),
+            "sha256": members["sha256"].to_numpy(),
+        }
+    )
+    facts = {
+        "payload_bytes": len(code or b""),
+        "images": count,
+        "codec": "none" if code is None or chosen.codec is None else chosen.codec.words,
+    }
+    return Made(item.key, {FILE: code or b"", MEMBERS: to_parquet(table, compression="zstd")}, facts)
+
+
+def codes_key(context: Context, class_key: str, budget: str, replicate: int = 0) -> ArtefactKey:
+    """The declared input that holds the code of a class."""
+    (key,) = context.inputs.keys(ImageCodes, class_key=class_key, budget=budget, replicate=replicate)
+    return key
+
+
+def read_stored_code(context: Context, key: ArtefactKey) -> bytes:
+    """The stored code of a class; empty where not one image fits, with ``payload=auto``."""
+    return context.inputs.read(key, FILE)
+
+
+def read_images(context: Context, key: ArtefactKey) -> np.ndarray:
+    """Decoded images of a class, uint8 ``[N, H, W, C]`` at the stored size; N may be 0 with ``payload=auto``."""
+    code, shape = read_stored_code(context, key), context.dataset.shape
+    size = shape.height, shape.width, shape.channels
+    return read_code(code, size) if code else np.empty((0, *size), np.uint8)
+
+
+def coded_from(version: Version, index: int | None = None) -> pd.DataFrame | None:
+    """The real images of a stored code: index, relative_path, sha256; None: its data is gone.
+
+    Args:
+        version: Of ``image_codes``.
+        index: Of one coded image; None: of all.
+    """
+    if not version.has(MEMBERS):
+        return None
+    table = from_parquet(version.read(MEMBERS))
+    return table if index is None else table[table["index"] == index]
