@@ -79,18 +79,14 @@ def _settings_table(
 ) -> Iterator[str]:
     from d3m_assets.settings import ENVIRONMENT_PREFIX
 
-    yield "| setting | default | type | meaning, and name in the environment |"
-    yield "|---|---|---|---|"
+    yield "| setting | meaning; default, type, and name in the environment |"
+    yield "|---|---|"
     for key, field in fields.items():
         name = prefix + key
         variable = ENVIRONMENT_PREFIX + name.upper().replace(".", "__")
-        cells = (
-            f'<a id="{name}"></a>`{name}`',
-            f"`{default}`" if (default := _default(field)) else "empty",
-            _type(properties[key], definitions),
-            f"{_cell(field.description or '')}<br>`{variable}`",
-        )
-        yield f"| {' | '.join(cells)} |"
+        default = f"`{text}`" if (text := _default(field)) else "empty"
+        facts = f"default {default} · {_type(properties[key], definitions)} · `{variable}`"
+        yield f'| <a id="{name}"></a>`{name}` | {_cell(field.description or "")}<br><small>{facts}</small> |'
 
 
 def _default(field: FieldInfo) -> str:
