@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d3m_assets.settings import ENVIRONMENT_PREFIX, FILE_VARIABLE, Settings, load_settings, setting_names
+from d3m_assets.settings import ENVIRONMENT_PREFIX, FILE_VARIABLE, load_settings, setting_names
 from d3m_assets_tests.requirements import need
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -179,11 +179,14 @@ def test_the_blocks_of_a_page_run(page, distilled, tmp_path, request):
 @pytest.mark.parametrize("page", PAGES)
 def test_the_settings_of_a_page_exist(page, tmp_path, monkeypatch):
     text = (DOCS / page).read_text()
-    names, sections = set(setting_names()), set(Settings.model_fields)
-    for name, value in re.findall(r"(?<![\w/.])([a-z_]+\.[a-z_]+)(?:=([^\s`\"]+))?", re.sub(r"\]\([^)]*\)", "]", text)):
-        if name.partition(".")[0] in sections and not re.search(r"\.(md|py|toml|yaml)$", name):
+    text = re.sub(r"\]\([^)]*\)", "]", text)
+    names = set(setting_names())
+    sections = {name.partition(".")[0] for name in names if "." in name}
+    for quote, name, value in re.findall(r"(\"?)(?<![\w/.])([a-z_]+\.[a-z_]+)(?:=([^\s`\"]+))?", text):
+        if name.partition(".")[0] in sections and not name.endswith((".md", ".py", ".parquet", ".json")):
             assert name in names, f"{page} names {name}"
-            if re.fullmatch(r"[a-z0-9.,-]+", value):
+            # An upper-case word stands for a value; in quotation marks a value may have spaces, and its end is not known here.
+            if not quote and re.fullmatch(r"[a-z0-9.,-]+", value):
                 load_settings(**{name: value})
     for variable in re.findall(r"\bD3M_[A-Z0-9_]+", text):
         if variable not in (FILE_VARIABLE, f"{ENVIRONMENT_PREFIX}SECTION__KEY"):
@@ -207,9 +210,9 @@ def test_the_commands_of_a_page_exist(page):
     lines += [line for block in re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S) for line in block.splitlines()]
     for line in lines:
         words = line.replace("\\|", "|").partition("#")[0].split()
-        if "d3m" not in words:
+        if words[:1] != ["d3m"]:
             continue
-        words = words[words.index("d3m") + 1 :]
+        del words[0]
         command = typer.main.get_command(app)
         while words and hasattr(command, "commands"):
             assert words[0] in command.commands, f"{page}: d3m has no command {words[0]}: {line}"
@@ -247,7 +250,9 @@ def test_the_site_is_built_without_a_warning_and_asks_no_network(tmp_path):
     pages = list((tmp_path / "site").rglob("*.html"))
     assert len(pages) == len(PAGES) + 1  # and that for addresses that do not exist
     for page in pages:
-        loaded = re.findall(r"<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)=\"?(https?:[^\s\">]+)", page.read_text())
+        loaded = re.findall(
+            r"<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)=\"?(https?:[^\s\">]+)", page.read_text()
+        )
         assert loaded == [], page
     styles = "".join(path.read_text() for path in (tmp_path / "site").rglob("*.css"))
     assert not re.search(r"url\(['\"]?https?:|@import", styles)
