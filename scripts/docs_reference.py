@@ -7,6 +7,7 @@ benchmark's result, works on GitHub and becomes that file's path on the site.
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -155,7 +156,7 @@ def _command(command: Any, context: Any) -> Iterator[str]:
     yield from (f"## {context.command_path}", "", _plain(command.help or ""), "", f"```text\n{usage}\n```", "")
     # A record is what `--help` prints: names with the kind of value, and the meaning with default and limits.
     records = [parameter.get_help_record(context) for parameter in command.get_params(context)]
-    rows = [f"| `{_escaped(names)}` | {_cell(text)} |" for names, text in filter(None, records) if names != "--help"]
+    rows = [f"| {_code(names)} | {_cell(text)} |" for names, text in filter(None, records) if names != "--help"]
     if rows:
         yield from ("| argument or option | meaning |", "|---|---|", *rows, "")
 
@@ -165,9 +166,9 @@ def _plain(text: str) -> str:
     return text.replace("\b\n", "").split("\f")[0].strip()
 
 
-def _escaped(names: str) -> str:
-    """Names for a cell of code: only the sign that ends a cell needs care."""
-    return names.replace("|", "\\|")
+def _code(text: str) -> str:
+    """Code for a cell; within backticks, Python-Markdown would show the backslash before a bar."""
+    return f"<code>{html.escape(text, quote=False).replace('|', '&#124;')}</code>"
 
 
 def _cell(text: str) -> str:
