@@ -33,8 +33,8 @@ QUICK = {
     "D3M_STUDENTS__SEEDS": "0,1", "D3M_AUDIT__STEPS": "2", "D3M_TEACHER__STEPS": "4", "D3M_TEACHER__WIDTH": "4",
     "D3M_WORKERS": "1", "D3M_EVALUATION__BASELINES": "random", "D3M_EVALUATION__DISTILLATIONS": "1",
     "D3M_BUDGETS": "ipc-1,ipc-5", "D3M_EVALUATION__REFERENCE_BUDGETS": "32B",
-    "D3M_EVALUATION__ARCHITECTURES": "convnet-3", "D3M_EVALUATION__LABELS": "hard", "D3M_EVALUATION__VARIANTS": "",
-    "D3M_DEVICE": "cpu", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "AWS_DEFAULT_REGION": "eu-west-1",
+    "D3M_EVALUATION__ARCHITECTURES": "convnet-3", "D3M_EVALUATION__LABELS": "hard", "D3M_EVALUATION__VARIANTS": "[]",
+    "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "AWS_DEFAULT_REGION": "eu-west-1",
 }  # fmt: skip
 """The commands of the docs in seconds; what a command sets itself wins."""
 
