@@ -33,7 +33,7 @@ BUDGETS = ("ipc-1", "ipc-2", "ipc-5", "ipc-10")
 PICTURE = bytes(10_000)
 FILES = {"first.bin": bytes(256), "second.bin": bytes(256)}
 COMPUTE_SECONDS = 10.0
-"""Seconds of one GPU that a class and budget take; an estimate that leaves most of it out, see docs/scale.md."""
+"""Seconds of one GPU that a class and budget take; an estimate that leaves most of it out, see docs/explanation/scale.md."""
 UI_QUERIES = {
     "asset graph": "{assetNodes{assetKey{path} dependencyKeys{path} partitionStats{numPartitions numMaterialized}}}",
     "partition page": (

@@ -8,7 +8,7 @@ import os
 import pytest
 
 VARIABLE = "TESTS_REQUIRE"
-KINDS = ("postgres", "browser", "ray", "proc", "compose", "servers", "s3", "mount")
+KINDS = ("postgres", "browser", "ray", "proc", "compose", "servers", "s3", "docs", "mount")
 
 
 class MissingRequirementError(Exception):

@@ -1,4 +1,4 @@
-"""Take the pictures of docs/ui.md from Dagster's UI, after `bash scripts/distill` has filled this clone's home.
+"""Take the pictures of docs/how-to/ui.md from Dagster's UI, after `bash scripts/distill` has filled this clone's home.
 
     bash scripts/setup test browser && .venv/bin/python scripts/ui_pictures.py
 

@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 KINDS: tuple[Kind, ...] = get_args(Kind)
 CPU_UTILISATION = 0.4
 """Part of the speed of a large float32 matrix product, measured at the time, that the work reaches on one core, as assumed
-where nothing was measured. docs/planning-a-job.md has what was measured."""
+where nothing was measured. docs/how-to/planning-a-job.md has what was measured."""
 GPU_OPERATION_SECONDS = 10e-6
 """Time of launching one PyTorch operation on a GPU, as assumed: small networks wait for launches and not for products."""
 _CALIBRATION_SIDE, _CALIBRATION_SECONDS = 512, 0.3
