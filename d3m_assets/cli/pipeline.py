@@ -11,7 +11,7 @@ import typer
 from d3m_assets.cli.app import app
 from d3m_assets.cli.help import START, WORK, Command
 from d3m_assets.cli.options import AsJson, offline, with_settings
-from d3m_assets.cli.showing import copy_report, show_metrics, show_problems, stored_metrics
+from d3m_assets.cli.showing import copy_report, metrics_text, show_problems, stored_metrics
 from d3m_assets.progress import ProgressEvent
 from d3m_assets.settings import Settings
 from d3m_assets.terminal import printable, shown_progress
@@ -50,11 +50,13 @@ def distill(
         with shown_progress() as progress:
             pipeline.context.progress = progress
             launched = run_pending(settings, instance, pipeline, progress=progress)
-    launched.raise_for_failures()
-    show_metrics(pipeline)
+            launched.raise_for_failures()
+            progress(ProgressEvent("table", 0, 0, "comparing training sets"))
+            table, report = metrics_text(pipeline), copy_report(pipeline)
+    print(table)
     if launched.run_id is None:
         print("\nEverything was up to date; nothing was done.")
-    print(f"\nReport: {copy_report(pipeline)}")
+    print(f"\nReport: {report}")
     print(f"{time.monotonic() - begun:.0f} s")
 
 
@@ -189,4 +191,4 @@ def metrics(
 
         print(summarize(stored_metrics(pipeline)).to_json(orient="records", indent=1))
     else:
-        show_metrics(pipeline)
+        print(metrics_text(pipeline))

@@ -85,7 +85,7 @@ def stored_metrics(pipeline: Pipeline) -> pd.DataFrame:
     return all_metrics(pipeline.reading(ArtefactKey(DistillationReport.name)))
 
 
-def show_metrics(pipeline: Pipeline) -> None:
+def metrics_text(pipeline: Pipeline) -> str:
     """The table of students, then what is better than what."""
     from d3m_assets.evaluation.methods import HEADLINE, VARIANTS
     from d3m_assets.evaluation.statistics import (
@@ -101,20 +101,21 @@ def show_metrics(pipeline: Pipeline) -> None:
     )
 
     metrics = stored_metrics(pipeline)
-    print("\n" + format_table(summarize(metrics)) + "\n")
+    lines = ["\n" + format_table(summarize(metrics)) + "\n"]
     comparisons: list[Comparison] = []
     told = verdict_comparisons(metrics)
     # The verdict first, then the baselines that are not part of it.
     others = [r for r in budgeted_baselines(metrics) if r not in HEADLINE]
     for against in [*told, *(compare_all(metrics, reference=reference) for reference in others)]:
         comparisons += against
-        print(headline(against))
+        lines.append(headline(against))
     if unsure := seeds_sentence([c for against in told for c in against]):
-        print(unsure)
+        lines.append(unsure)
     for method, reference in VARIANTS.items():
         if method in set(metrics["method"]):
             of_variant = compare_all(metrics, method=method, reference=reference)
             comparisons += of_variant
-            print(f"{method}: {headline(of_variant)}")
+            lines.append(f"{method}: {headline(of_variant)}")
     if comparisons:
-        print(f"Verdicts by {significance_words(comparisons)}.")
+        lines.append(f"Verdicts by {significance_words(comparisons)}.")
+    return "\n".join(lines)
