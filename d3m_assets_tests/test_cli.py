@@ -179,7 +179,7 @@ def test_ctrl_c_is_answered_at_once_and_loses_nothing(tmp_path, image_folder, ti
     long = {"D3M_INVERSION__STEPS": "100000"}
     with log.open("wb") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "d3m_assets.cli", "distill", "--dataset", str(folder)],
+            [sys.executable, "-m", "d3m_assets.cli", "distill", "--dataset", str(folder), "--yes"],
             env=environment(home, **long), stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
         )  # fmt: skip
     deadline = time.monotonic() + 120
