@@ -176,7 +176,7 @@ def test_killed_at_many_moments_it_ends_with_the_same_bytes(tmp_path, image_fold
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_is_answered_at_once_and_loses_nothing(tmp_path, image_folder, times):
     folder, home, log = image_folder(), tmp_path / "home", tmp_path / "log"
-    long = {"D3M_INVERSION__STEPS": "100000"}
+    long = {"D3M_INVERSION__STEPS": "100000", "D3M_PLAN__ASK_ABOVE_HOURS": "1000"}
     with log.open("wb") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "d3m_assets.cli", "distill", "--dataset", str(folder)],
