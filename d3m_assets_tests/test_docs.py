@@ -157,7 +157,12 @@ def run_blocks(folder, texts, **more):
     return done.stdout
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(block.is_run for block in blocks(page))])
+RUN = [page for page in PAGES if any(block.is_run for block in blocks(page))]
+LONG = {"how-to/compare.md"}
+"""Pages whose commands take minutes even with quick settings: three distillations with all rows of a table."""
+
+
+@pytest.mark.parametrize("page", [pytest.param(p, marks=[pytest.mark.long] if p in LONG else []) for p in RUN])
 def test_the_blocks_of_a_page_run(page, distilled, tmp_path, request):
     import shutil
 
