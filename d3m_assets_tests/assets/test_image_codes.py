@@ -297,7 +297,7 @@ def test_copies_of_training_images_are_meant_and_so_told(coded):
 def test_inspect_tells_codec_and_choice_and_regenerate_opens_no_model(coded, tmp_path, monkeypatch):
     bundle = bundle_of(opened(coded))
     (tmp_path / "b.safetensors").write_bytes(bundle.to_bytes())
-    monkeypatch.setattr(cli, "_model_of", lambda *args: pytest.fail("a model was opened"))
+    monkeypatch.setattr("d3m_assets.cli.bundles.model_of", lambda *args: pytest.fail("a model was opened"))
     shown = CliRunner().invoke(cli.app, ["inspect", str(tmp_path / "b.safetensors")])
     assert shown.exit_code == 0, shown.output
     assert "chosen on validation images among" in shown.output

@@ -82,7 +82,7 @@ def test_a_long_job_is_not_begun_where_nobody_can_be_asked(tmp_path, image_folde
     assert refused.returncode == 1
     assert "not begun: this job takes about" in refused.stderr and "Add --yes" in refused.stderr
     assert "Time and money" in refused.stderr
-    assert not (tmp_path / "home" / "dagster").exists()
+    assert not list((tmp_path / "home").rglob("manifest.json"))
     status, shown = answered(tmp_path / "home", "n", *job, **long)
     assert status == 1 and "not begun; nothing was made" in shown and "Time and money" in shown
     assert not (tmp_path / "home" / "store").exists()
