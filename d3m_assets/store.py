@@ -628,7 +628,8 @@ class Store:
         """
         content = secrets.token_bytes(16)
         path, step = f"{self._root}/.probe-{content.hex()}", "write"
-        new = self._local and not Path(self._root).exists()
+        folder = Path(self._root)
+        new = [part for part in (folder, *folder.parents) if not part.exists()] if self._local else []
         try:
             self._put(path, content)
             step = "read"
@@ -636,8 +637,8 @@ class Store:
                 raise OSError("what was read is not what was written")
             step = "delete"
             self._remove(path)
-            if new:
-                Path(self._root).rmdir()
+            for part in new:
+                part.rmdir()
         except Exception as error:  # each service raises its own
             raise StoreError(f"cannot {step} {self._shown(path)}: {explained(error)}") from error
 
