@@ -116,7 +116,9 @@ def doctor(
         print(json.dumps(rows, indent=1, ensure_ascii=False))
     errors, warnings = (sum(row["state"] == state for row in rows) for state in ("error", "warning"))
     if not as_json:
-        verdict = "Everything is in place." if not errors + warnings else f"{errors} errors, {warnings} warnings."
+        counts = ((errors, "error"), (warnings, "warning"))
+        found = ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for n, word in counts if n)
+        verdict = f"{found}." if found else "Everything is in place."
         print(f"\n{verdict}")
     if errors:
         raise typer.Exit(1)

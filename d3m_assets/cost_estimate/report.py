@@ -79,8 +79,9 @@ def page(estimate: Estimate) -> Iterator[RenderableType]:
     )
     for of in estimate.bytes:
         selection = f"{of.kept:,} of {of.candidates:,} samples" if of.selection_bytes else f"all {of.kept:,} samples"
-        several = len({o.classes for o in estimate.bytes if o.budget == of.budget}) > 1
-        name = f"{of.budget} ({of.classes:,} classes)" if several else of.budget
+        several = sum(other.budget == of.budget for other in estimate.bytes) > 1
+        classes = "1 class" if of.classes == 1 else f"{of.classes:,} classes"
+        name = f"{of.budget} ({classes})" if several else of.budget
         vectors = f"{of.prompts} x {of.vectors} {of.storage_type}"
         budgets.add_row(name, f"{of.allowed:,}", vectors, f"{of.vector_bytes:,}", selection, f"{of.selection_bytes:,}")
     yield budgets
