@@ -12,6 +12,8 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -358,12 +360,27 @@ class Settings(BaseSettings):
         return init_settings, env_settings, file
 
 
+_left_aside: ContextVar[bool] = ContextVar("settings file left aside", default=False)
+
+
+@contextmanager
+def settings_file_left_aside() -> Iterator[None]:
+    """Read settings as if there were no file."""
+    token = _left_aside.set(True)
+    try:
+        yield
+    finally:
+        _left_aside.reset(token)
+
+
 def settings_file() -> Path | None:
     """The settings file in force, or None.
 
     Raises:
         SettingsError: ``$D3M_SETTINGS`` names a file that does not exist.
     """
+    if _left_aside.get():
+        return None
     if named := os.environ.get(FILE_VARIABLE):
         if not Path(named).is_file():
             raise SettingsError(f"${FILE_VARIABLE} names {named}, which is no file. Correct or unset the variable.")

@@ -637,8 +637,9 @@ class Store:
                 raise OSError("what was read is not what was written")
             step = "delete"
             self._remove(path)
-            for part in new:
-                part.rmdir()
+            with contextlib.suppress(OSError):  # another process has written there in the meantime
+                for part in new:
+                    part.rmdir()
         except Exception as error:  # each service raises its own
             raise StoreError(f"cannot {step} {self._shown(path)}: {explained(error)}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 
 _BY_NUMBER = {
@@ -23,7 +24,16 @@ _BY_WORDS = (
         "give credentials in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)",
     ),
     (
-        ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "Forbidden", "401", "403"),
+        (
+            "InvalidAccessKeyId",
+            "SignatureDoesNotMatch",
+            "AccessDenied",
+            "Access Denied",
+            "Unauthorized",
+            "Forbidden",
+            "401",
+            "403",
+        ),
         "the service refuses these credentials: check them, and that they may list, read, write and delete there",
     ),
     (
@@ -36,11 +46,13 @@ _BY_WORDS = (
 def remedy(error: BaseException) -> str:
     """What to do about an error of a file system or service; empty where nothing particular is known."""
     for link in _chain(error):
-        if isinstance(link, OSError) and link.errno in _BY_NUMBER:
-            return _BY_NUMBER[link.errno]
+        if isinstance(link, OSError) and link.errno is not None:
+            if link.errno in _BY_NUMBER:
+                return _BY_NUMBER[link.errno]
+            continue  # of this machine, whatever words the path has in it
         text = f"{type(link).__name__} {link}"
         for words, advice in _BY_WORDS:
-            if any(word in text for word in words):
+            if any(re.search(rf"(?<![\w/.-]){re.escape(word)}(?![\w/.-])", text) for word in words):
                 return advice
     return ""
 
@@ -52,7 +64,9 @@ def explained(error: BaseException) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
     link: BaseException | None = error
-    while link is not None:
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
         yield link
         link = link.__cause__ or link.__context__

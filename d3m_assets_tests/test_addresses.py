@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,10 @@ from d3m_assets_tests.small_runs import QUICK
         ("http://127.0.0.1:80/a@b", "http://127.0.0.1:80/a@b"),
         ("/local/x:y@z", "/local/x:y@z"),
         ("sftp://user@host/x", "sftp://user@host/x"),
+        ("s3://AKIA:12/abc+def@bucket/x", "s3://AKIA:***@bucket/x"),
+        ("https://h/cb#access_token=abc", "https://h/cb#access_token=***"),
+        ("http://[::1]:8080/a@b", "http://[::1]:8080/a@b"),
+        ("https://h/?tokenizer=bert&tokens=3", "https://h/?tokenizer=bert&tokens=3"),
         ("s3://bucket/a?versionId=3", "s3://bucket/a?versionId=3"),
     ],
 )  # fmt: skip
@@ -51,6 +56,28 @@ def test_errors_and_their_causes_hold_no_password():
         mask_error(error)
         assert "hush" not in str(error.__cause__)
     assert str(StoreError("a", 3)) == "('a', 3)"
+
+
+def test_a_cause_that_makes_its_own_text_is_replaced():
+    class Refused(Exception):
+        def __str__(self):
+            return "403, url='https://h/d.zip?X-Amz-Signature=hush'"
+
+    try:
+        try:
+            raise Refused
+        except Refused as error:
+            raise DatasetError("it was refused") from error
+    except DatasetError as error:
+        mask_error(error)
+        assert str(error.__cause__) == "Refused: 403, url='https://h/d.zip?X-Amz-Signature=***'"
+        assert error.__context__ is error.__cause__
+
+
+def test_a_long_text_is_looked_through_at_once():
+    begun = time.process_time()
+    masked("s3://b/x " + "a." * 20_000)
+    assert time.process_time() - begun < 1
 
 
 class Guarded(http.server.SimpleHTTPRequestHandler):

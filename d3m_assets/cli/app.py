@@ -37,8 +37,9 @@ def main() -> None:
         print("d3m: " + "\n".join(lines), file=sys.stderr)
         raise SystemExit(1) from None
     except OSError as error:  # a folder that cannot be written, a full disk, a server that is gone
-        place = f": {printable(error.filename, 200)}" if error.filename is not None else ""
-        text = f"{error.strerror}{place}" if error.strerror else printable(error, 2000)
+        files = [printable(name, 200) for name in (error.filename, error.filename2) if name is not None]
+        place = f": {' and '.join(files)}" if files else ""
+        text = printable(error.strerror or error, 2000) + (place if error.strerror else "")
         advice = f"; {remedy(error)}" if remedy(error) else ""
         print(f"d3m: {text}{advice}; what was finished is kept", file=sys.stderr)
         raise SystemExit(1) from None

@@ -16,7 +16,7 @@ from d3m_assets.cli.help import START, Command
 from d3m_assets.cli.options import AsJson, FoundationOption, Set, offline, read_settings, with_settings
 from d3m_assets.cli.showing import show_problem_table
 from d3m_assets.errors import SettingsError
-from d3m_assets.settings import FILE_NAME, FILE_VARIABLE, Settings
+from d3m_assets.settings import FILE_NAME, FILE_VARIABLE, Settings, settings_file_left_aside
 from d3m_assets.terminal import printable, shown_progress
 
 
@@ -39,13 +39,18 @@ def init(
     """
     if output.exists() and not force:
         raise SettingsError(f"{output} exists; read it, name another with --output, or replace it with --force")
-    settings = read_settings(dataset=_absolute(dataset), foundation=foundation, settings_=settings_)
+    folder = output.absolute().parent
+    if not folder.is_dir():
+        raise SettingsError(f"{folder} does not exist; create it, or name another file with --output")
+    if foundation is not None and Path(foundation).expanduser().exists():
+        foundation = _absolute(foundation)
+    with settings_file_left_aside():  # another file's settings, or the placeholder of the one to replace
+        settings = read_settings(dataset=_absolute(dataset), foundation=foundation, settings_=settings_)
     offline()
     from d3m_assets.datasets.opening import open_dataset
     from d3m_assets.inspection.first_settings import Facts, settings_text, suggest
     from d3m_assets.pipeline import open_model
 
-    folder = output.absolute().parent
     home = (settings.home if "home" in settings.model_fields_set else folder / "d3m-home").expanduser().absolute()
     model = open_model(settings).files if "foundation" in settings.model_fields_set else None
     source = open_dataset(
@@ -59,7 +64,8 @@ def init(
         scan = source.scan(progress)
     facts = Facts.of(scan)
     suggestion = suggest(facts, model)
-    content = settings_text(settings.dataset, home, facts, suggestion, [str(p) for p in scan.problems])
+    given = {item.partition("=")[0].strip() for item in settings_ or ()}
+    content = settings_text(settings, home, facts, suggestion, [str(p) for p in scan.problems], given)
     part = output.with_name(f"{output.name}.{secrets.token_hex(4)}.part")
     try:
         part.write_text(content, encoding="utf-8")

@@ -45,8 +45,8 @@ def distill(
             _ = pipeline.context.model.files
             pipeline.store.probe()
             show_problems(pipeline)
-            pipeline.plan()
-        ask_before(pipeline, yes=yes)  # with the terminal to itself
+            planned = pipeline.plan()
+        ask_before(pipeline, planned, yes=yes)  # with the terminal to itself
         with shown_progress() as progress:
             pipeline.context.progress = progress
             launched = run_pending(settings, instance, pipeline, progress=progress)

@@ -56,7 +56,7 @@ def show(found: Estimate, file: TextIO | None = None) -> None:
         console.print(part)
 
 
-def ask_before(pipeline: Pipeline, *, yes: bool = False) -> None:
+def ask_before(pipeline: Pipeline, plan: Plan, *, yes: bool = False) -> None:
     """Show the plan of a large job and ask whether to begin; a small one begins without a word.
 
     Large is what is estimated to take ``plan.ask_above_hours`` or more on the device that it would run on; where that is not
@@ -64,13 +64,13 @@ def ask_before(pipeline: Pipeline, *, yes: bool = False) -> None:
 
     Args:
         pipeline: Of the job.
+        plan: What it would make.
         yes: Begin without asking; the plan is shown all the same.
 
     Raises:
         StageError: The answer is no, or nobody can be asked.
     """
     limit = pipeline.settings.plan.ask_above_hours
-    plan = pipeline.plan()
     if _certainly_small(pipeline, plan):
         return
     try:
@@ -85,7 +85,7 @@ def ask_before(pipeline: Pipeline, *, yes: bool = False) -> None:
     words = f"about {hours:,.1f} hours on {f'{device.devices} x ' if device.devices > 1 else ''}{device.name}"
     if yes:
         return
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise StageError(
             f"not begun: this job takes {words}, and there is no terminal to ask at. Add --yes to begin it, or raise "
             f"plan.ask_above_hours={limit:g}"

@@ -57,7 +57,7 @@ from d3m_assets.cost_estimate.speed import (
 )
 from d3m_assets.distillation.inversion_state import FEWEST_SAMPLES_PER_PROMPT
 from d3m_assets.distillation.packing import MOST_CLASSES
-from d3m_assets.errors import FoundationError
+from d3m_assets.errors import FoundationError, SettingsError
 from d3m_assets.evaluation.settings import StudentSettings
 from d3m_assets.ledger import byte_size
 from d3m_assets.pipeline import Pipeline
@@ -225,11 +225,16 @@ def estimate(
     tiny = context.model.tiny_autoencoder
     model = count_model(context.model.files, tiny_autoencoder=None if tiny is None else tiny.path)
     items = [context.item(key) for key in pipeline.keys(InvertedEmbeddings.name) if key.replicate == 0]
-    largest = max((embedding_plan(context, item) for item in items), key=lambda p: p.prompts * p.vectors)
+    if measured and not items:
+        raise SettingsError(
+            "there are no vectors to learn with payload=codes, so nothing is measured; leave out --measure"
+        )
     if measured:
+        largest = max((embedding_plan(context, item) for item in items), key=lambda p: p.prompts * p.vectors)
         keep_measured(measured_file(pipeline), measure(context, model, largest))
     stages = pending_stages(context, plan, model)
-    samples = max(inversion_task(context, item).samples(settings.inversion.samples_per_step) for item in items)
+    tasks = [inversion_task(context, item) for item in items]  # none where all classes are stored as image codes
+    samples = max((task.samples(settings.inversion.samples_per_step) for task in tasks), default=0)
     devices = job_devices(pipeline, model, own_device=own_device)
     costs = [_cost(device, stages, model, pipeline, samples) for device in devices]
     counts, host = _run_counts(pipeline, plan), _host_bytes(pipeline, plan)
@@ -240,7 +245,7 @@ def estimate(
         pending=dict(Counter(entry.key.asset for entry in plan.pending())),
         current=sum(entry.state == "up to date" for entry in plan.entries),
         bytes=_budget_bytes(pipeline, items),
-        shared_bytes=_shared_bytes(pipeline, model),
+        shared_bytes=_shared_bytes(pipeline, model) if items else 0,
         stages=stages,
         costs=costs,
         host_bytes=host,
@@ -314,7 +319,7 @@ def _cost(device: Device, stages: Sequence[Stage], model: ModelWork, pipeline: P
         (settings.decode_batch_size or DECODED_AT_ONCE) * model.decode_image.peak_bytes,
     )
     together = None
-    if device.memory_bytes is not None:
+    if device.memory_bytes is not None and samples:
         together = int(FREE_SHARE * max(0, device.memory_bytes - model.weight_bytes) / max(1, step))
     return Cost(device, seconds / 3600, device.dollars(seconds), least, together)
 

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from d3m_assets.assets.class_prompts import prompts_of
+from d3m_assets.assets.codec_choice import CodecChoice
 from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.encoded_images import encoded_baselines
 from d3m_assets.assets.foundation_metrics import FoundationMetrics, renderable
@@ -21,6 +22,7 @@ from d3m_assets.assets.inverted_embeddings import (
     embedding_plan,
     imported_embeddings,
 )
+from d3m_assets.assets.payload_choice import PayloadChoice
 from d3m_assets.assets.pool_audit import PoolAudit
 from d3m_assets.assets.reference_metrics import ReferenceMetrics
 from d3m_assets.assets.rows import kept_images
@@ -34,7 +36,7 @@ from d3m_assets.cost_estimate.model_work import ModelWork
 from d3m_assets.distillation.inversion_state import InversionTask
 from d3m_assets.distillation.objective import FIXED_SAMPLES
 from d3m_assets.distillation.packing import MOST_CLASSES
-from d3m_assets.distillation.settings import GenerationSettings, InversionSettings
+from d3m_assets.distillation.settings import CODES, PROMPTS, GenerationSettings, InversionSettings
 from d3m_assets.evaluation.baselines import BASELINES
 from d3m_assets.evaluation.codec_choice import FINALISTS
 from d3m_assets.evaluation.settings import Architecture, StudentSettings
@@ -227,7 +229,7 @@ def fits_cache(context: Context, model: ModelWork) -> bool:
 
 
 def _pools(context: Context, items: Sequence[Item], model: ModelWork) -> Stage | None:
-    if not items:
+    if not items or context.settings.payload == CODES:  # codes are decoded
         return None
     settings, flops, operations, images = context.settings.generation, 0, 0, 0
     for item in items:
@@ -256,7 +258,7 @@ def _class_name_images(context: Context, pending: Mapping[str, Sequence[Item]], 
 
 def _fresh_images(context: Context, pending: Mapping[str, Sequence[Item]], model: ModelWork) -> Stage | None:
     budgets = [item.budget for item in pending.get(StudentMetrics.name, ())]
-    if "fresh" not in context.settings.evaluation.variants:
+    if "fresh" not in context.settings.evaluation.variants or context.settings.payload != PROMPTS:
         return None
     if largest_budget(context.budgets, context.dataset.shape) not in budgets:
         return None
@@ -348,6 +350,8 @@ def students_to_train(context: Context, pending: Mapping[str, Sequence[Item]]) -
                 rows += kinds * (raw + len(encoded))
                 choices += FINALISTS * kinds * sum(not baseline.lossless for baseline in encoded)
             single += unaugmented if asset is ReferenceMetrics else 0
+    choices += FINALISTS * len(pending.get(CodecChoice.name, ()))
+    single += 2 * len(pending.get(PayloadChoice.name, ()))  # on what prompts and what codes give
     rows += kinds if WholeDatasetMetrics.name in pending else 0
     if FoundationMetrics.name in pending:
         drawn = context.model.name == EMBEDDED and all(renderable(name) for name in context.dataset.class_names)

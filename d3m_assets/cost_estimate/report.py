@@ -84,8 +84,13 @@ def page(estimate: Estimate) -> Iterator[RenderableType]:
         name = f"{of.budget} ({classes})" if several else of.budget
         vectors = f"{of.prompts} x {of.vectors} {of.storage_type}"
         budgets.add_row(name, f"{of.allowed:,}", vectors, f"{of.vector_bytes:,}", selection, f"{of.selection_bytes:,}")
-    yield budgets
-    yield line(f"Shared by all classes: {byte_size(estimate.shared_bytes)} of model weights.")
+    if estimate.bytes:
+        yield budgets
+        yield line(f"Shared by all classes: {byte_size(estimate.shared_bytes)} of model weights.")
+    else:
+        yield line(
+            "Bytes of a class: as many coded real images as fit into each budget; no model is needed to decode them."
+        )
     if estimate.stages:
         work = table("\nWork", "stage", "how much", "FLOPs", right=(2,))
         for stage in estimate.stages:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -113,8 +114,10 @@ def _pipeline_folder(name: str, revision: str | None, patterns: Sequence[str], s
 def _download(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
+    # The client reads the variable when it is imported; who sets it later means it no less.
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns), local_files_only=offline))
     except Exception as error:  # the hub client raises many kinds, offline ones among them
         raise FoundationError(f"{name} is no local path and cannot be had from the hub: {error}") from error
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from d3m_assets.addresses import has_secret, masked
 from d3m_assets.assets.foundation_model import problems_of_model
@@ -18,7 +18,7 @@ from d3m_assets.distillation.budgets import plan_embeddings
 from d3m_assets.errors import BudgetError
 from d3m_assets.foundation.files import EMBEDDED, FoundationFiles
 from d3m_assets.ledger import Budget, ImageShape, byte_size
-from d3m_assets.settings import Settings
+from d3m_assets.settings import ENVIRONMENT_PREFIX, Settings
 from d3m_assets.terminal import printable
 
 WIDTH_OF_STABLE_DIFFUSION = 768
@@ -27,6 +27,7 @@ PLACEHOLDER = "NAME HERE the folder of a diffusers text-to-image model"
 """Setting ``foundation`` where a person has to choose."""
 MORE_IMAGES = (10, 5, 2)
 """Images a class that a second budget may be worth."""
+_ALWAYS_WRITTEN = frozenset({"dataset", "foundation", "budgets", "home"})
 _COMMENT_WIDTH = 100
 _LEFT_AT_DEFAULT = (
     "seed",
@@ -205,16 +206,30 @@ def _embedded_width() -> int:
     return FoundationFiles(EMBEDDED, embedded_path()).text_width
 
 
-def settings_text(dataset: str, home: Path, facts: Facts, suggestion: Suggestion, problems: Iterable[str]) -> str:
+def settings_text(
+    settings: Settings,
+    home: Path,
+    facts: Facts,
+    suggestion: Suggestion,
+    problems: Iterable[str],
+    given: Iterable[str] = (),
+) -> str:
     """A commented settings file.
 
     Args:
-        dataset: As it is to stand in the file.
+        settings: With the dataset as it is to stand in the file, and what the user gave.
         home: Folder of caches, instance, store and report.
         facts: What was seen in the dataset.
         suggestion: What to set.
         problems: What is wrong with the data, a sentence each.
+        given: Names of the settings that the user gave, such as ``seed`` or ``inversion.steps``: they stand in the file.
     """
+    given = frozenset(given)
+    budgets = settings.budgets if "budgets" in given else suggestion.budgets
+    names = list(dict.fromkeys([*_LEFT_AT_DEFAULT, *sorted(given - _ALWAYS_WRITTEN)]))
+    of_section: dict[str, list[str]] = {}
+    for name in names:
+        of_section.setdefault(name.rpartition(".")[0], []).append(name)
     lines = [
         "# Settings of d3m-assets, written by `d3m init`; yours to edit. Command line and D3M_ variables win over it.",
         "# `d3m` and `d3m ui` read it in the folder they are started in, or where the variable D3M_SETTINGS says.",
@@ -222,32 +237,47 @@ def settings_text(dataset: str, home: Path, facts: Facts, suggestion: Suggestion
         *_comment("The dataset as it was seen:"),
         *(line for sentence in facts.sentences() for line in _comment(f"- {sentence}")),
         *(line for sentence in problems for line in _comment(f"- {sentence}")),
-        *_dataset_line(dataset),
+        *_dataset_line(settings.dataset),
         "",
         *_comment(f"The text-to-image model: {suggestion.foundation_reason}."),
         f"foundation = {_toml(suggestion.foundation)}",
         "",
         *_comment(f"Budgets: {suggestion.budgets_reason}."),
-        f"budgets = {_toml(list(suggestion.budgets))}",
+        f"budgets = {_toml([str(budget) for budget in budgets])}",
         "",
         *_comment("Folder of report, store, caches and Dagster's instance; several gigabytes for large datasets."),
         f"home = {_toml(str(home))}",
         "",
         "# What follows is as it is without this file; take away the # to change it.",
     ]
-    section = ""
-    for name in _LEFT_AT_DEFAULT:
-        prefix, _, key = name.rpartition(".")
-        if prefix != section:
-            lines += ["", f"[{prefix}]"]
-            section = prefix
-            if prefix == "inversion" and suggestion.flip:
-                lines += _comment("Photographs mean the same when mirrored; digits and letters do not.") + [
-                    "flip = true"
-                ]
-        description, default = _described(name)
-        lines += [*_comment(description), f"# {key} = {_toml(default)}"]
+    for section, of in of_section.items():
+        if section:
+            lines += ["", f"[{section}]"]
+        if section == "inversion" and suggestion.flip and "inversion.flip" not in given:
+            lines += [*_comment("Photographs mean the same when mirrored; digits and letters do not."), "flip = true"]
+        for name in of:
+            lines += _setting_lines(name, settings if name in given else None)
     return "\n".join(lines) + "\n"
+
+
+def _setting_lines(name: str, settings: Settings | None) -> list[str]:
+    """A setting with its description: as it was given, or without settings its default as a comment."""
+    section, _, key = name.rpartition(".")
+    description, default = _described(name)
+    if settings is None:
+        return [*_comment(description), f"# {key} = {_toml(default)}"]
+    dumped = settings.model_dump(mode="json")
+    value = dumped[section][key] if section else dumped[key]
+    if isinstance(value, str) and (has_secret(value) or value == str(SecretStr("x"))):
+        hint = f"It holds a password, which is written to no file: give it in the environment ({_variable(name)})."
+        return [*_comment(description), *_comment(hint)]
+    if value is None or isinstance(value, dict):
+        return [*_comment(description), *_comment(f"Given as {json.dumps(value)}, which {_variable(name)} can say.")]
+    return [*_comment(description), f"{key} = {_toml(value)}"]
+
+
+def _variable(name: str) -> str:
+    return ENVIRONMENT_PREFIX + name.upper().replace(".", "__")
 
 
 def _dataset_line(dataset: str) -> list[str]:

@@ -19,12 +19,16 @@ def estimates(monkeypatch):
     return calls
 
 
+def ask(pipeline, **options):
+    ask_before(pipeline, pipeline.plan(), **options)
+
+
 def job(tmp_path, described, **changes):
     return pipeline_to_plan(load_settings(home=tmp_path / "home", device="cpu", **changes), described=described)
 
 
 def test_a_small_job_of_the_embedded_model_is_not_even_counted(tmp_path, estimates):
-    ask_before(job(tmp_path, "10,1300,500,8x8x1"))
+    ask(job(tmp_path, "10,1300,500,8x8x1"))
     assert not estimates
 
 
@@ -40,18 +44,18 @@ def test_a_small_job_of_the_embedded_model_is_not_even_counted(tmp_path, estimat
 def test_a_long_job_of_the_embedded_model_is_asked_about(tmp_path, estimates, monkeypatch, capsys, changes):
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     with pytest.raises(StageError, match="not begun: this job takes about .* hours on this machine.*Add --yes"):
-        ask_before(job(tmp_path, "10,1300,500,8x8x1", **changes))
+        ask(job(tmp_path, "10,1300,500,8x8x1", **changes))
     assert estimates and "Time and money" in capsys.readouterr().err
-    ask_before(job(tmp_path, "10,1300,500,8x8x1", **changes), yes=True)
+    ask(job(tmp_path, "10,1300,500,8x8x1", **changes), yes=True)
     assert "Time and money" in capsys.readouterr().err
 
 
 def test_a_large_model_is_asked_about_and_the_limit_is_a_setting(tmp_path, sd15, capsys):
     settings = {"foundation": str(sd15), "budgets": ("4KiB",)}
     with pytest.raises(StageError, match="not begun"):
-        ask_before(job(tmp_path, "2,20,10,64x64x3", **settings))
+        ask(job(tmp_path, "2,20,10,64x64x3", **settings))
     capsys.readouterr()
-    ask_before(job(tmp_path, "2,20,10,64x64x3", **settings, **{"plan.ask_above_hours": 1e6}))
+    ask(job(tmp_path, "2,20,10,64x64x3", **settings, **{"plan.ask_above_hours": 1e6}))
     assert capsys.readouterr().err == ""
 
 
@@ -60,5 +64,5 @@ def test_what_cannot_be_counted_is_begun_and_said(tmp_path, monkeypatch, capsys)
         raise FoundationError("an unusual model")
 
     monkeypatch.setattr(asking, "estimate", fails)
-    ask_before(job(tmp_path, "10,1300,500,8x8x1", **{"inversion.steps": 100_000}))
+    ask(job(tmp_path, "10,1300,500,8x8x1", **{"inversion.steps": 100_000}))
     assert "cannot be estimated, so nothing is asked: an unusual model" in capsys.readouterr().err
