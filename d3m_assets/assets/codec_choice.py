@@ -173,8 +173,14 @@ class ChosenCodec:
 
 
 def read_codec(context: Context, budget: str) -> ChosenCodec:
-    """The codec that was chosen for a budget."""
+    """The codec that was chosen for a budget.
+
+    Raises:
+        StageError: With ``payload=codes``, where no image fits; ``payload=auto`` may have made the choice.
+    """
     (key,) = context.inputs.keys(CodecChoice, budget=budget)
     stored = json.loads(context.inputs.read(key, FILE))
     number = stored["codec"]
+    if number is None and context.settings.payload == CODES:
+        raise StageError(f"no coded image of every class fits into {budget}; give more bytes, or payload=prompts")
     return ChosenCodec(None if number is None else codec_of(number), stored["sentence"])

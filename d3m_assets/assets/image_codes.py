@@ -143,8 +143,15 @@ def codes_key(context: Context, class_key: str, budget: str, replicate: int = 0)
 
 
 def read_stored_code(context: Context, key: ArtefactKey) -> bytes:
-    """The stored code of a class; empty where not one image fits, with ``payload=auto``."""
-    return context.inputs.read(key, FILE)
+    """The stored code of a class; empty where not one image fits, with ``payload=auto``.
+
+    Raises:
+        StageError: It is empty with ``payload=codes``; ``payload=auto`` may have stored it.
+    """
+    code = context.inputs.read(key, FILE)
+    if not code and context.settings.payload == CODES:
+        raise StageError(f"{key} has not one image, since none fits; give more bytes, or payload=prompts")
+    return code
 
 
 def read_images(context: Context, key: ArtefactKey) -> np.ndarray:

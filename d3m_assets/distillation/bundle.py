@@ -217,7 +217,9 @@ class Bundle:
             codes = _codes(tensors, metadata, recipe, name)
             classes, end, selected, decoded = [], 0, 0, 0
             for entry in json.loads(metadata["classes"]):
-                read = _read_class(entry, recipe, plan, vectors[end:], selections[selected:], codes[decoded:])
+                read = _read_class(
+                    entry, recipe, plan, vectors[end:], selections[selected:], memoryview(codes)[decoded:]
+                )
                 classes.append(read)
                 end += read.plan.prompts * read.plan.vectors
                 selected += len(read.selection)
@@ -405,7 +407,7 @@ def _read_class(
     shared_plan: EmbeddingPlan,
     vectors: np.ndarray,
     selections: bytes,
-    codes: bytes,
+    codes: memoryview,
 ) -> DistilledClass:
     """A class from its entry in the header.
 
@@ -450,7 +452,7 @@ def _read_class(
     return DistilledClass(words, plan, own, selection)
 
 
-def _own_code(codes: bytes, length: Any, vectors: tuple[int, int], recipe: Recipe) -> bytes:
+def _own_code(codes: memoryview, length: Any, vectors: tuple[int, int], recipe: Recipe) -> bytes:
     """The first ``length`` bytes of ``codes``, if they are a code within the budget and the class has no vectors beside it.
 
     Raises:
@@ -460,8 +462,9 @@ def _own_code(codes: bytes, length: Any, vectors: tuple[int, int], recipe: Recip
 
     if not isinstance(length, int) or not 0 < length <= min(recipe.bytes_per_class, len(codes)) or any(vectors):
         raise ValueError(f"a class of {length} bytes of image codes and vectors {vectors}")
-    code_header(codes[:length], (recipe.image_height, recipe.image_width, recipe.channels))
-    return codes[:length]
+    own = bytes(codes[:length])
+    code_header(own, (recipe.image_height, recipe.image_width, recipe.channels))
+    return own
 
 
 def _codes(tensors: dict[str, Any], metadata: dict[str, str], recipe: Recipe, name: str) -> bytes:
@@ -483,7 +486,7 @@ def _codes(tensors: dict[str, Any], metadata: dict[str, str], recipe: Recipe, na
     return codes
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=2)
 def _decoded(codes: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     from d3m_assets.evaluation.codecs.reading import read_code
 
@@ -525,6 +528,9 @@ def _check_recipe(recipe: Recipe) -> None:
         raise ValueError("templates without a place for the class")
     if recipe.candidates and not 1 <= recipe.kept <= recipe.candidates <= MOST_CANDIDATES:
         raise ValueError(f"a selection of {recipe.kept} of {recipe.candidates} samples")
+    sides = recipe.image_height, recipe.image_width
+    if recipe.payload == CODES and not (all(type(n) is int and n > 0 for n in sides) and recipe.channels in (1, 3)):
+        raise ValueError(f"coded images of {sides} pixels and {recipe.channels} channels")
 
 
 def _open(data: bytes, name: str) -> tuple[dict[str, Any], dict[str, str]]:

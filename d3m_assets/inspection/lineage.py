@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from d3m_assets.assets import distilled_bundle, sample_selection, synthetic_pool
 from d3m_assets.assets.class_prompts import ClassPrompts
-from d3m_assets.assets.distilled_bundle import find_bundle
+from d3m_assets.assets.distilled_bundle import DistilledBundle, find_bundle
 from d3m_assets.assets.files import from_parquet
 from d3m_assets.assets.foundation_model import FoundationModel
 from d3m_assets.assets.image_codes import ImageCodes, coded_from
@@ -327,7 +327,9 @@ def _is_coded(store: Store, pool: Version) -> bool:
     """Whether the training set of a class at a budget is its image codes."""
     if list(pool.input_names(ImageCodes.name)):
         return True
-    choice = stored_version(store, ArtefactKey(PayloadChoice.name, None, pool.key.budget))
+    # What the bundle was made from: the store may still have the choice of an earlier setting.
+    bundle = stored_version(store, ArtefactKey(DistilledBundle.name, None, pool.key.budget))
+    choice = bundle and bundle.made_from(str(ArtefactKey(PayloadChoice.name, None, pool.key.budget)))
     return choice is not None and choice.manifest.metrics.get("payload") == CODES
 
 

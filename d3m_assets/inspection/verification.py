@@ -14,9 +14,9 @@ from d3m_assets.assets.image_codes import ImageCodes
 from d3m_assets.assets.synthetic_pool import is_coded, pool_versions
 from d3m_assets.datasets.images import decode_png, encode_png
 from d3m_assets.distillation.bundle import Bundle
-from d3m_assets.errors import BundleError
+from d3m_assets.errors import BundleError, StageError
 from d3m_assets.exports.verification import FolderImages, ImageSource
-from d3m_assets.planning.versions import Version, stored_version
+from d3m_assets.planning.versions import Version
 from d3m_assets.store import ArtefactKey, Store
 from d3m_assets.terminal import printable
 
@@ -90,7 +90,14 @@ class PoolImages:
         }
         self._bundle, self._coded = bundle, bundle.is_coded
         of_class = {name: ArtefactKey(ImageCodes.name, key, bundle.recipe.budget) for name, key in keys.items()}
-        self._codes = {name: stored_version(store, key) for name, key in of_class.items() if self._coded}
+        self._codes: Mapping[str, Version | None] = {}
+        if self._coded and version is not None:
+            self._codes = {name: version.made_from(str(key)) for name, key in of_class.items()}
+            if gone := [name for name, codes in self._codes.items() if codes is None or not codes.current]:
+                raise StageError(
+                    f"{version.key} was made from another version of the codes of class {printable(gone[0])} than the store has; "
+                    "`d3m distill` brings both up to date"
+                )
         self._held: tuple[str, pd.DataFrame] | None = None
 
     @property

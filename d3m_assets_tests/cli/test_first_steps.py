@@ -67,7 +67,7 @@ def test_characters_get_the_embedded_model_and_photographs_none():
 def test_any_path_and_class_name_is_written_as_toml(tmp_path):
     hard = '/da"ta/caf\u00e9\\ [x] \x7f \u2028 = # \n[inversion]\nsteps = 1'
     seen = Facts(hard, ImageShape(8, 8, 1), 1, (8, 8), (8, 8), {hard: {"train": 12, "validation": 2, "test": 5}})
-    text = settings_text(hard, tmp_path / 'ho"me', seen, suggest(seen), [hard])
+    text = settings_text(Settings(dataset=hard), tmp_path / 'ho"me', seen, suggest(seen), [hard])
     read = tomllib.loads(text)
     assert read["dataset"] == hard
     assert read["home"] == str(tmp_path / 'ho"me')
@@ -75,7 +75,7 @@ def test_any_path_and_class_name_is_written_as_toml(tmp_path):
 
 
 def test_every_line_that_is_commented_out_is_a_setting_with_its_default(tmp_path, monkeypatch):
-    text = settings_text("digits", tmp_path, facts(), suggest(facts()), [])
+    text = settings_text(Settings(), tmp_path, facts(), suggest(facts()), [])
     lines = [line.removeprefix("# ") if " = " in line and "ipc" not in line else line for line in text.splitlines()]
     read = tomllib.loads("\n".join(lines))
     assert read["students"]["seeds"] and read["inversion"]["steps"]
@@ -83,6 +83,35 @@ def test_every_line_that_is_commented_out_is_a_setting_with_its_default(tmp_path
     (tmp_path / "all.toml").write_text("\n".join(lines))
     defaults = Settings.model_validate({"home": tmp_path, "budgets": read["budgets"]})
     assert load_settings().model_dump() == defaults.model_dump()
+
+
+def test_what_was_given_stands_in_the_file_and_passwords_do_not(tmp_path, monkeypatch):
+    given = {
+        "seed": 5, "exclude": ("*/dog/a.png",), "inversion.steps": 7, "validation_fraction": 0.2,
+        "storage": "s3://key:hush@bucket/x", "inversion.flip": False, "budgets": ("32B",),
+    }  # fmt: skip
+    seen = facts(64, 48, 3)
+    text = settings_text(load_settings(**given), tmp_path, seen, suggest(seen), [], given)
+    assert "hush" not in text and "D3M_STORAGE" in text
+    (tmp_path / "given.toml").write_text(text.replace(PLACEHOLDER, "embedded"))
+    monkeypatch.setenv("D3M_SETTINGS", str(tmp_path / "given.toml"))
+    read = load_settings()
+    assert (read.seed, read.exclude, read.inversion.steps, read.validation_fraction) == (5, ("*/dog/a.png",), 7, 0.2)
+    assert not read.inversion.flip and [str(b) for b in read.budgets] == ["32B"] and not read.storage
+
+
+def test_a_file_with_the_placeholder_is_replaced(tmp_path, monkeypatch):
+    for i in range(6):
+        (tmp_path / "photos" / "rose").mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(i).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / "rose" / f"{i}.png")
+    for _ in range(2):
+        made = d3m(tmp_path, "init", "photos", "--force", "--set", "seed=5")
+        assert made.returncode == 0, made.stderr
+        read = tomllib.loads((tmp_path / "d3m.toml").read_text())
+        assert (read["foundation"], read["seed"]) == (PLACEHOLDER, 5)
+    nowhere = d3m(tmp_path, "init", "photos", "--output", "no folder/d3m.toml")
+    assert nowhere.returncode == 1 and "no folder does not exist; create it" in nowhere.stderr
 
 
 def test_a_file_that_is_there_is_kept_unless_it_is_forced(tmp_path, image_folder):

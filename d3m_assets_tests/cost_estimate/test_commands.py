@@ -1,5 +1,6 @@
 """`d3m plan` and the question of `d3m distill`, as a person or a script meets them."""
 
+import io
 import json
 import os
 import pty
@@ -10,6 +11,8 @@ import time
 
 import pytest
 
+from d3m_assets.cost_estimate.asking import pipeline_to_plan, show
+from d3m_assets.cost_estimate.estimate import estimate
 from d3m_assets.settings import load_settings
 from d3m_assets_tests.foundation.small_pipelines import write_pipeline
 from d3m_assets_tests.test_cli import d3m, environment, store_of
@@ -110,3 +113,13 @@ def test_the_limit_and_gpus_are_settings():
     settings = load_settings(**{"plan.gpus": "a100, H200=4", "plan.ask_above_hours": "2.5"})
     assert settings.plan.gpus == ("a100", "H200=4")
     assert settings.plan.ask_above_hours == 2.5
+
+
+@pytest.mark.parametrize("payload", ["codes", "auto"])
+def test_image_codes_are_planned_too(tmp_path, payload):
+    settings = load_settings(home=tmp_path, device="cpu", payload=payload, validation_fraction=0.3, budgets=("64B",))
+    found = estimate(pipeline_to_plan(settings, described="10,1300,500,8x8x1"))
+    stages = {stage.name for stage in found.stages}
+    assert ("inversion" in stages, "generation" in stages, bool(found.bytes)) == ((payload == "auto",) * 3)
+    assert found.pending["codec_choice"] == 1 and "students" in stages
+    show(found, io.StringIO())

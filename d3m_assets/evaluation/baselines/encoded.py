@@ -15,6 +15,7 @@ from d3m_assets.datasets.labelled_images import LabelledImages
 from d3m_assets.errors import StageError
 from d3m_assets.evaluation.baselines.k_means import k_means
 from d3m_assets.evaluation.codecs import CODED, PACKED, Codec, decode_images, encode_images, payload_length
+from d3m_assets.evaluation.codecs.reading import MOST_PIXELS
 
 _SLACK = 4
 """Bytes by which the real payload may be shorter than a codec expects, as well as longer."""
@@ -74,10 +75,15 @@ class EncodableClass:
         height, width, channels = self.images.shape[1:]
         return height, width, channels
 
+    @property
+    def most(self) -> int:
+        """Images that one code may hold (:data:`~d3m_assets.evaluation.codecs.reading.MOST_PIXELS`)."""
+        return min(len(self.images), max(1, MOST_PIXELS // int(np.prod(self.shape))))
+
     def count_that_fits(self, codec: Codec, allowed: int, seed: int, *, label_bytes: int = 0) -> int:
         """About as many images as fit: the largest count of a grid, each a fifth above the one before; 0: not even one."""
         fitting = 0
-        for count in _counts(len(self.images)):
+        for count in _counts(self.most):
             if not codec.suits(self.shape, count):
                 break
             if self._expected(codec, count, seed) + count * label_bytes > allowed:
@@ -103,12 +109,12 @@ class EncodableClass:
             suits = codec.suits(self.shape, count)
             return suits and self._expected(codec, count, seed) + count * label_bytes <= allowed + slack
 
-        fitting, beyond = 0, min(max(start, 1), len(self.images))
+        fitting, beyond = 0, min(max(start, 1), self.most)
         while fits(beyond):
             fitting = beyond
-            if beyond == len(self.images):
+            if beyond == self.most:
                 break
-            beyond = min(len(self.images), beyond + max(1, beyond // 8))
+            beyond = min(self.most, beyond + max(1, beyond // 8))
         while beyond - fitting > 1:
             middle = (fitting + beyond) // 2
             fitting, beyond = (middle, beyond) if fits(middle) else (fitting, middle)

@@ -88,7 +88,7 @@ def decode_sheet(data: bytes, name: str, count: int, shape: tuple[int, int, int]
             if file.size != size:  # before it is decoded: the header of a few bytes may name any size
                 raise StageError(f"a sheet of {file.size} px does not hold {count} images of {height} x {width}")
             sheet = np.asarray(file.convert("L" if channels == 1 else "RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:
         raise StageError(f"a sheet of {count} coded images cannot be decoded: {error}; encode them again") from None
     cells = sheet.reshape(-1, height, columns, width, channels).swapaxes(1, 2).reshape(-1, height, width, channels)
     return cells[:count].copy()
