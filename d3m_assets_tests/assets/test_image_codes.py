@@ -11,22 +11,23 @@ from typer.testing import CliRunner
 from d3m_assets import cli
 from d3m_assets.assets.files import from_parquet
 from d3m_assets.assets.graph import GRAPH
-from d3m_assets.assets.image_codes import FILE, MEMBERS
+from d3m_assets.assets.image_codes import FILE, MEMBERS, read_stored_code
 from d3m_assets.assets.payload_choice import FILE as CHOICE
 from d3m_assets.assets.student_metrics import synthetic_images
 from d3m_assets.assets.synthetic_pool import FILE as POOL
 from d3m_assets.assets.synthetic_pool import pool_images
 from d3m_assets.datasets.images import decode_png
 from d3m_assets.distillation.bundle import Bundle, DistilledClass
-from d3m_assets.errors import BundleError, SettingsError
+from d3m_assets.errors import BundleError, SettingsError, StageError
 from d3m_assets.evaluation.codecs import decode_images
 from d3m_assets.exports.bundle_repository import from_pretrained, save_pretrained
 from d3m_assets.exports.image_record import CODED, read_record
 from d3m_assets.exports.images import regenerate
 from d3m_assets.exports.tokens import export_tokens
 from d3m_assets.exports.verification import FolderImages, verify
-from d3m_assets.inspection.lineage import AtHand, lineage_of_bundle, lineage_of_image, lineage_of_pool_row
+from d3m_assets.inspection.lineage import AtHand, _is_coded, lineage_of_bundle, lineage_of_image, lineage_of_pool_row
 from d3m_assets.inspection.verification import PoolImages
+from d3m_assets.planning.versions import Version, stored_version
 from d3m_assets.settings import load_settings
 from d3m_assets.store import ArtefactKey
 from d3m_assets_tests.assets.recording import RecordingPipeline
@@ -410,3 +411,34 @@ def test_a_budget_that_holds_no_coded_image_says_so(finished, tmp_path):
     tally = pipeline.work_through(pipeline.plan())
     failed = {str(outcome.key): str(outcome.error) for outcome in tally.failed}
     assert "no coded image of every class fits into 1B" in failed["codec_choice [1B]"]
+
+
+def test_a_shape_that_no_image_has_is_refused(coded):
+    bundle = bundle_of(opened(coded))
+    for changes in ({"channels": 2}, {"image_height": 8.0}, {"image_width": 0}):
+        hostile = replace(bundle, recipe=replace(bundle.recipe, **changes)).to_bytes()
+        with pytest.raises(BundleError, match="damaged"):
+            Bundle.from_bytes(hostile)
+
+
+def test_codes_that_another_setting_left_empty_are_told(coded):
+    pipeline = opened(coded)
+    key = ArtefactKey("image_codes", "7", "64B")
+    context = pipeline.reading(key, own=True)
+    context.inputs.read = lambda *given: b""
+    with pytest.raises(StageError, match="give more bytes, or payload=prompts"):
+        read_stored_code(context, key)
+
+
+def test_lineage_goes_by_the_payload_of_the_bundle_and_not_by_an_older_choice(decided):
+    store = opened(decided, AUTO).store
+    pool = stored_version(store, ArtefactKey("synthetic_pool", "7", "64B"))
+    chosen = json.loads(store.read(ArtefactKey("payload_choice", None, "64B"), "payload.json"))["payload"]
+    assert _is_coded(store, pool) == (chosen == "codes")
+    older = pool.manifest.model_copy(update={"inputs": {}})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "d3m_assets.inspection.lineage.stored_version",
+            lambda *given: Version(ArtefactKey("distilled_bundle", None, "64B"), older, True, store),
+        )
+        assert not _is_coded(store, pool)

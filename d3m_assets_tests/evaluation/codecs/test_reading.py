@@ -9,6 +9,7 @@ from PIL import Image
 
 from d3m_assets.errors import StageError
 from d3m_assets.evaluation import codecs
+from d3m_assets.evaluation.baselines.encoded import EncodableClass
 from d3m_assets.evaluation.codecs import CODED, PACKED, codec_number, codec_of, encode_images
 from d3m_assets.evaluation.codecs.codec import Cosines, LossySheet, QuantisedPixels
 from d3m_assets.evaluation.codecs.reading import code_header, read_code
@@ -83,3 +84,13 @@ def test_a_format_that_this_pillow_lacks_is_named(monkeypatch):
 def test_every_codec_of_payloads_has_a_number_that_fits_into_a_byte():
     assert [codec_of(codec_number(codec)) for codec in CODED] == list(CODED)
     assert max(codec_number(codec) for codec in CODED) < 256
+
+
+def test_no_more_images_are_coded_than_may_be_read(monkeypatch):
+    monkeypatch.setattr("d3m_assets.evaluation.baselines.encoded.MOST_PIXELS", 3 * 16 * 16 + 5)
+    monkeypatch.setattr("d3m_assets.evaluation.codecs.reading.MOST_PIXELS", 3 * 16 * 16 + 5)
+    many = EncodableClass(images(9), np.random.default_rng(0).random((9, 4)))
+    codec = QuantisedPixels(4, 3)
+    start = many.count_that_fits(codec, 100_000, 0)
+    code = many.payload(codec, 100_000, 0, start=start)
+    assert start == code_header(code, SHAPE).count == 3
