@@ -91,7 +91,12 @@ def parse_gpu(text: str) -> Gpu:
 def gpu_called(device_name: str) -> Gpu | None:
     """The GPU of the table that a device is by what its driver calls it, such as "NVIDIA H100 80GB HBM3"; None: none is."""
     words = set(re.split(r"[^a-z0-9]+", device_name.casefold()))
-    if "pcie" in words:
-        return None  # slower than the modules of the same name
-    found = [gpu for gpu in GPUS if set(_short(gpu.name).casefold().split()) <= words]
+    if words & {"pcie", "laptop", "mig", "nvl"}:
+        return None  # slower than the GPUs of the same name, or a part of one
+    sizes = {int(word[:-2]) * _GB for word in words if re.fullmatch(r"\d+gb", word)}
+    found = [
+        gpu
+        for gpu in GPUS
+        if set(_short(gpu.name).casefold().split()) <= words and (not sizes or gpu.memory_bytes in sizes)
+    ]
     return found[0] if len(found) == 1 else None

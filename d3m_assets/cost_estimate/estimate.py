@@ -274,6 +274,7 @@ def job_devices(pipeline: Pipeline, model: ModelWork, *, own_device: bool = True
         elif where.startswith("cuda") and (gpu := gpu_called(device_name(where))) is not None:
             from d3m_assets.compute.devices import choose_devices
 
+            gpu = replace(gpu, memory_bytes=cuda_memory(where))
             here = gpu_device(gpu, model, measurements, utilisation, len(choose_devices(settings.device)))
             found.append(_renamed(here, f"this machine: {device_name(where)}"))
     if settings.device != "cpu":
@@ -282,6 +283,13 @@ def job_devices(pipeline: Pipeline, model: ModelWork, *, own_device: bool = True
     elif on_ray:
         found.append(cpu_device(model, measurements, 1, workers))
     return found
+
+
+def cuda_memory(device: str) -> int:
+    """Bytes of a CUDA device's memory, as its driver says."""
+    import torch
+
+    return torch.cuda.get_device_properties(device).total_memory
 
 
 def _device_here(pipeline: Pipeline) -> str:
