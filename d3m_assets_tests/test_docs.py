@@ -158,11 +158,11 @@ def run_blocks(folder, texts, **more):
 
 
 RUN = [page for page in PAGES if any(block.is_run for block in blocks(page))]
-LONG = {"how-to/compare.md"}
-"""Pages whose commands take minutes even with quick settings: three distillations with all rows of a table."""
+SHORT = {"tutorial.md", "how-to/first-hour.md", "how-to/planning-a-job.md", "how-to/exports.md"}
+"""Pages that every run of the tests goes through; the commands of others are long tests, since each page distills anew."""
 
 
-@pytest.mark.parametrize("page", [pytest.param(p, marks=[pytest.mark.long] if p in LONG else []) for p in RUN])
+@pytest.mark.parametrize("page", [pytest.param(p, marks=[] if p in SHORT else [pytest.mark.long]) for p in RUN])
 def test_the_blocks_of_a_page_run(page, distilled, tmp_path, request):
     import shutil
 

@@ -96,7 +96,8 @@ def refused(tmp_path):
 def test_the_command_says_that_the_database_is_unreachable_in_one_line(home, tmp_path):
     done = d3m(tmp_path, "distill")
     assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
+    *progress, line = done.stderr.splitlines()
+    assert all("opening Dagster's instance" in said for said in progress)
     assert line.startswith("d3m: the PostgreSQL database dagster at 127.0.0.1:1 cannot be used: ")
     assert "Connection refused" in line
     assert line.endswith(f"Start it, or correct {home / 'dagster.yaml'}")
