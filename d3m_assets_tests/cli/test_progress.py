@@ -13,6 +13,7 @@ from d3m_assets_tests import small_runs
 from d3m_assets_tests.cli.test_first_steps import CLEAN
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_no_stage_of_a_run_is_silent_for_long(tmp_path, image_folder):
     settings = [

@@ -91,6 +91,7 @@ def test_a_long_job_is_not_begun_where_nobody_can_be_asked(tmp_path, image_folde
     assert not (tmp_path / "home" / "store").exists()
 
 
+@pytest.mark.long
 def test_a_long_job_begins_with_yes_or_when_the_answer_is_yes(tmp_path, image_folder, small):
     # More seconds than hours are asked about here; a job below the limit begins without a word.
     job = ("distill", "--dataset", image_folder(), "--foundation", small, "--budget", "128B")
