@@ -19,6 +19,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True)
+def _own_instance(monkeypatch):
+    """No test meets the Dagster instance that one before it opened: opening one names it in the environment."""
+    monkeypatch.setenv("DAGSTER_HOME", "")
+
+
 @pytest.fixture(scope="session")
 def foundation():
     from d3m_assets.foundation.files import FoundationFiles, embedded_path
