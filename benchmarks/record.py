@@ -17,19 +17,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d3m_assets.compute.devices import device_name
+from d3m_assets.compute.hardware import gpu_called
 
 if TYPE_CHECKING:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parents[1]
-PEAKS = {"A100": 312e12, "H100 80GB HBM3": 989e12, "H100 SXM": 989e12, "H200": 989e12}
-"""Dense bf16 FLOP/s by part of the device's name, from NVIDIA's data sheets; the H100 of a PCIe card is slower."""
 
 
 def peak_flops(device_name: str) -> float | None:
-    """Dense bf16 FLOP/s of a device; None where it is not known."""
-    return next((peak for name, peak in PEAKS.items() if name in device_name), None)
+    """Dense bf16 FLOP/s of a device, as `d3m plan` knows it; None where it does not."""
+    gpu = gpu_called(device_name)
+    return None if gpu is None else gpu.peak_flops
 
 
 def _git(*words: str) -> str:

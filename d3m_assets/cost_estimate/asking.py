@@ -9,7 +9,7 @@ from typing import TextIO
 from d3m_assets.assets.context import Item
 from d3m_assets.assets.inverted_embeddings import InvertedEmbeddings, class_selection_plan
 from d3m_assets.assets.synthetic_pool import SyntheticPool
-from d3m_assets.cost_estimate.described import DatasetDescription
+from d3m_assets.cost_estimate.dataset_description import DatasetDescription
 from d3m_assets.cost_estimate.estimate import Estimate, estimate
 from d3m_assets.cost_estimate.job_work import inversion_task, students_to_train
 from d3m_assets.errors import FoundationError, StageError

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from d3m_assets.assets.context import Item
@@ -21,44 +18,27 @@ from d3m_assets.assets.inverted_embeddings import (
 )
 from d3m_assets.assets.pool_audit import PoolAudit
 from d3m_assets.assets.reference_metrics import ReferenceMetrics
-from d3m_assets.assets.rows import kept_images
 from d3m_assets.assets.selection_model import SelectionModel
-from d3m_assets.assets.synthetic_pool import class_name_generation
 from d3m_assets.assets.teacher_model import TeacherModel
 from d3m_assets.assets.whole_dataset_metrics import WholeDatasetMetrics
-from d3m_assets.compute.devices import device_name
-from d3m_assets.compute.hardware import gpu_called, parse_gpu
+from d3m_assets.cost_estimate.alternatives import Alternative, alternatives, model_bytes
+from d3m_assets.cost_estimate.job_devices import device_here, job_devices, machine_memory, measured_file
 from d3m_assets.cost_estimate.job_work import (
-    BATCH_OF_THE_SCRIPT,
     DECODED_AT_ONCE,
-    STEPS_OF_THE_SCRIPT,
     Stage,
-    classifier_work,
     fits_cache,
-    generation_flops,
-    generation_operations,
-    inversion_flops,
-    inversion_operations,
     inversion_task,
     latents_bytes,
     pending_stages,
-    student_side,
 )
 from d3m_assets.cost_estimate.measuring import measure
 from d3m_assets.cost_estimate.model_work import ModelWork, count_model
 from d3m_assets.cost_estimate.speed import (
     Device,
-    cpu_device,
-    default_measurements,
-    gpu_device,
     keep_measured,
-    read_benchmarks,
-    read_measured,
 )
 from d3m_assets.distillation.inversion_state import FEWEST_SAMPLES_PER_PROMPT
-from d3m_assets.distillation.packing import MOST_CLASSES
-from d3m_assets.errors import FoundationError, SettingsError
-from d3m_assets.evaluation.settings import StudentSettings
+from d3m_assets.errors import SettingsError
 from d3m_assets.ledger import byte_size
 from d3m_assets.pipeline import Pipeline
 from d3m_assets.planning.planner import Plan
@@ -74,8 +54,6 @@ HOLDING_IMAGES = frozenset(
 """Assets that are made with all training images in memory."""
 PROCESS_BYTES = 570_000_000
 """A worker process with a model of a few megabytes (benchmarks/results/memory-2026-11-23.json: 1,143 MB in two)."""
-EPOCHS = 100
-"""Passes over the whole train split of the alternative that trains on all of it."""
 
 
 @dataclass(frozen=True)
@@ -132,27 +110,6 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Alternative:
-    """Another way to a training set, or the same one step further.
-
-    Attributes:
-        name: What it is.
-        bytes_per_class: To be stored for a class.
-        shared_bytes: To be stored once; what everyone has is not counted.
-        flops: To make it.
-        hours: On the device that they are compared on.
-        note: What to know of it.
-    """
-
-    name: str
-    bytes_per_class: float
-    shared_bytes: int
-    flops: float
-    hours: float
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class Estimate:
     """A job before it is begun.
 
@@ -201,11 +158,6 @@ class Estimate:
         return json.dumps(described, indent=1, ensure_ascii=False, allow_nan=False)
 
 
-def measured_file(pipeline: Pipeline) -> Path:
-    """Where ``d3m plan --measure`` keeps what it found."""
-    return pipeline.settings.home.absolute() / "measured-speed.json"
-
-
 def estimate(
     pipeline: Pipeline, *, plan: Plan | None = None, measured: bool = False, own_device: bool = True
 ) -> Estimate:
@@ -245,63 +197,16 @@ def estimate(
         pending=dict(Counter(entry.key.asset for entry in plan.pending())),
         current=sum(entry.state == "up to date" for entry in plan.entries),
         bytes=_budget_bytes(pipeline, items),
-        shared_bytes=_shared_bytes(pipeline, model) if items else 0,
+        shared_bytes=model_bytes(pipeline, model) if items else 0,
         stages=stages,
         costs=costs,
         host_bytes=host,
-        alternatives=_alternatives(pipeline, model, items, compared),
+        alternatives=alternatives(pipeline, model, items, compared),
         runs=_run_words(counts, pipeline),
         run_counts=counts,
         compared_on=compared.name,
         notes=_notes(pipeline, model, costs, stages, host),
     )
-
-
-def job_devices(pipeline: Pipeline, model: ModelWork, *, own_device: bool = True) -> list[Device]:
-    """The device that the settings name on this machine, and the GPUs to compare."""
-    settings = pipeline.settings
-    measurements = [
-        *read_measured(measured_file(pipeline)),
-        *read_benchmarks(settings.plan.measurements or default_measurements()),
-    ]
-    utilisation, on_ray = settings.plan.utilisation, settings.compute.engine == "ray"
-    workers = settings.compute.workers if on_ray and settings.compute.workers else 1
-    found = []
-    if own_device and not on_ray:
-        where = _device_here(pipeline)
-        if where == "cpu":
-            found.append(replace(cpu_device(model, measurements, settings.workers), memory_bytes=machine_memory()))
-        elif where.startswith("cuda") and (gpu := gpu_called(device_name(where))) is not None:
-            from d3m_assets.compute.devices import choose_devices
-
-            gpu = replace(gpu, memory_bytes=cuda_memory(where))
-            here = gpu_device(gpu, model, measurements, utilisation, len(choose_devices(settings.device)))
-            found.append(_renamed(here, f"this machine: {device_name(where)}"))
-    if settings.device != "cpu":
-        gpus = [parse_gpu(text) for text in settings.plan.gpus]
-        found += [gpu_device(gpu, model, measurements, utilisation, workers) for gpu in gpus]
-    elif on_ray:
-        found.append(cpu_device(model, measurements, 1, workers))
-    return found
-
-
-def cuda_memory(device: str) -> int:
-    """Bytes of a CUDA device's memory, as its driver says."""
-    import torch
-
-    return torch.cuda.get_device_properties(device).total_memory
-
-
-def _device_here(pipeline: Pipeline) -> str:
-    """The torch device that the settings name; empty where this machine has none, and the job is for another one."""
-    try:
-        return pipeline.context.device
-    except FoundationError:
-        return ""
-
-
-def _renamed(device: Device, name: str) -> Device:
-    return replace(device, name=name, usd_per_hour=None, price_source="")
 
 
 def _cost(device: Device, stages: Sequence[Stage], model: ModelWork, pipeline: Pipeline, samples: int) -> Cost:
@@ -352,14 +257,6 @@ def _budget_bytes(pipeline: Pipeline, items: Sequence[Item]) -> list[BudgetBytes
             )
         ] += 1
     return [replace(line, classes=classes) for line, classes in counted.items()]
-
-
-def _shared_bytes(pipeline: Pipeline, model: ModelWork) -> int:
-    """Weights of the foundation model: on disk where they are, else in float16 as they are usually sent."""
-    files = pipeline.context.model.files
-    own = files.weight_bytes if files.has_weights else 2 * sum(model.parameters.values())
-    tiny = pipeline.context.model.tiny_autoencoder
-    return own + (tiny.weight_bytes if tiny is not None else 0)
 
 
 def _dataset_words(pipeline: Pipeline) -> str:
@@ -419,8 +316,12 @@ def _notes(
     context, settings, notes = pipeline.context, pipeline.settings, []
     if not context.model.files.has_weights:
         notes.append("the weights of the model are not here: what was made with them cannot be told from what was not")
-    if settings.compute.engine == "local" and not _device_here(pipeline):
+    if settings.compute.engine == "local" and not device_here(pipeline):
         notes.append(f"this machine has no device {settings.device}; the job is for another one")
+    if settings.compute.engine == "ray" and settings.compute.workers is None and stages:
+        notes.append(
+            "compute.workers is not set, so times are those of one device of the cluster; all that it has room for share the work"
+        )
     if not fits_cache(context, model) and any(stage.kind == "encoding" for stage in stages):
         size = latents_bytes(context, model)
         notes.append(
@@ -464,17 +365,6 @@ def _remedy(pipeline: Pipeline, model: ModelWork, small: Sequence[Cost]) -> str:
     return f"; a class of {samples} samples a step would fit into the largest of them: {' and '.join(wanted)}"
 
 
-def machine_memory() -> int | None:
-    """Bytes of this machine's memory, or what its container is allowed; None: unknown."""
-    try:
-        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return None
-    with contextlib.suppress(OSError, ValueError):  # "max", or no control groups
-        return min(physical, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return physical
-
-
 def _host_bytes(pipeline: Pipeline, plan: Plan) -> int:
     """Bytes of the images that evaluation and selection hold in one process, at their stored size."""
     if not {entry.key.asset for entry in plan.pending()} & HOLDING_IMAGES:
@@ -482,80 +372,3 @@ def _host_bytes(pipeline: Pipeline, plan: Plan) -> int:
     catalog = pipeline.context.dataset.catalog
     images = int(catalog[["n_train", "n_validation", "n_test"]].to_numpy().sum())
     return images * pipeline.context.dataset.shape.bytes
-
-
-def _one_replicate(pipeline: Pipeline, model: ModelWork, items: Sequence[Item]) -> list[Stage]:
-    """Distilling a budget once from nothing, without evaluation."""
-    context, settings = pipeline.context, pipeline.settings
-    images = sum(item.dataset_class.n_train for item in items) * (2 if settings.inversion.flip else 1)
-    learned = generated = operations = 0
-    for item in items:
-        task = inversion_task(context, item)
-        samples = task.samples(settings.inversion.samples_per_step)
-        learned += inversion_flops(model, settings.inversion, task.plan.prompts, samples)
-        candidates = class_selection_plan(context, item).candidates
-        generated += generation_flops(model, settings.generation, candidates, task.plan.prompts)
-        operations += generation_operations(model, settings.generation, candidates)
-    batches = math.ceil(len(items) / MOST_CLASSES)
-    return [
-        Stage("encoding", "encoding", "", images * model.encode_image.flops),
-        Stage("inversion", "inversion", "", learned, inversion_operations(model, settings.inversion, batches)),
-        Stage("generation", "generation", "", generated, operations),
-    ]
-
-
-def _alternatives(pipeline: Pipeline, model: ModelWork, items: Sequence[Item], device: Device) -> list[Alternative]:
-    """What the job's rivals cost, each made once for all classes, on one device."""
-    context, settings = pipeline.context, pipeline.settings
-    shape, classes = context.dataset.shape, len(context.dataset.classes)
-    shared = _shared_bytes(pipeline, model)
-    train = int(context.dataset.catalog["n_train"].sum())
-    found = []
-
-    def add(name: str, size: float, shared_bytes: int, stages: Sequence[Stage], note: str = "") -> None:
-        flops = sum(stage.flops for stage in stages)
-        found.append(Alternative(name, size, shared_bytes, flops, device.seconds(stages) / 3600, note))
-
-    by_budget: dict[str, list[Item]] = {}
-    for item in items:
-        by_budget.setdefault(item.budget.name, []).append(item)
-    for budget, of_budget in by_budget.items():
-        sizes = [embedding_plan(context, i).payload + class_selection_plan(context, i).bytes for i in of_budget]
-        stages = _one_replicate(pipeline, model, of_budget)
-        add(f"D3M at {budget}, once, not evaluated", sum(sizes) / len(sizes), shared, stages)
-    kept = kept_images(context)
-    sampling = class_name_generation(context)
-    by_name = classes * generation_flops(model, sampling, kept)
-    operations = classes * generation_operations(model, sampling, kept)
-    stage = Stage("generation", "generation", "", by_name, operations)
-    add("class-name prompts", 0, shared, [stage], f"{kept} images a class, nothing learned")
-    # A vector and a model of its own for each class, images encoded in every step.
-    sample = model.predict_gradient.flops + model.prompt_gradient.flops + model.encode_image.flops
-    script = classes * STEPS_OF_THE_SCRIPT * BATCH_OF_THE_SCRIPT * sample
-    vector = 4 * context.model.files.text_width
-    step = model.predict_gradient.operations + model.prompt_gradient.operations + model.encode_image.operations
-    stage = Stage("inversion", "inversion", "", script, classes * STEPS_OF_THE_SCRIPT * step)
-    add("diffusers' textual_inversion script", vector, shared, [stage], f"{STEPS_OF_THE_SCRIPT} steps a class")
-    largest = max(context.budgets, key=lambda budget: budget.bytes(shape))
-    allowed = largest.bytes(shape)
-    if allowed >= shape.bytes:
-        images = allowed // shape.bytes
-        note = f"{images:,} images a class, one byte a channel"
-        add(f"random real images at {largest}", images * shape.bytes, 0, [], note)
-    teacher = settings.teacher
-    width = StudentSettings(width=teacher.width)
-    work = classifier_work(context, width)
-    images_seen = teacher.steps * teacher.batch_size
-    stage = Stage("teacher", "training", "", images_seen * work.image, teacher.steps * work.step)
-    if allowed >= shape.bytes:
-        images = allowed // shape.bytes
-        note = "clusters of what a teacher sees"
-        add(f"real images by k-means at {largest}", images * shape.bytes, 0, [stage], note)
-    students = settings.students
-    side = student_side(context, students)
-    work = classifier_work(context, students)
-    steps = math.ceil(EPOCHS * train / students.batch_size)
-    stage = Stage("whole", "training", "", float(EPOCHS) * train * work.image, steps * work.step)
-    note = f"{students.architecture} at {side} px"
-    add(f"a student for {EPOCHS} epochs of all images", train * shape.bytes / classes, 0, [stage], note)
-    return found

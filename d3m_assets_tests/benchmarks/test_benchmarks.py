@@ -3,13 +3,29 @@
 import json
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from benchmarks import choose, engine, generation, inversion, loader, memory, models, record, selection, students
+from benchmarks import (
+    choose,
+    engine,
+    estimate,
+    generation,
+    inversion,
+    loader,
+    memory,
+    models,
+    record,
+    scan,
+    selection,
+    students,
+    variations,
+)
 from benchmarks.loss import Curve, FixedLoss, classes_per_hour, common_targets
 from benchmarks.script_recipe import ScriptOptions, ScriptRun
+from d3m_assets.datasets.labelled_images import resize_to_square
 from d3m_assets.distillation.budgets import EmbeddingPlan
 from d3m_assets.distillation.inversion import invert
 from d3m_assets.distillation.inversion_state import InversionTask
@@ -17,6 +33,7 @@ from d3m_assets.distillation.settings import InversionSettings
 from d3m_assets.distillation.text import learned_ids
 from d3m_assets.distillation.vectors import from_stored
 from d3m_assets.errors import FoundationError, StageError
+from d3m_assets.foundation.embedded.characters import render
 from d3m_assets.foundation.files import FoundationFiles
 from d3m_assets.foundation.loading import load_foundation
 from d3m_assets.settings import load_settings
@@ -206,6 +223,40 @@ def test_the_loader_is_measured_beside_a_folder(tmp_path, monkeypatch, capsys):
     assert set(result["medians"]) >= {"PNG folder", "cold", "memory", "disk"}
     assert all(rate > 0 for by_workers in result["medians"].values() for rate in by_workers.values())
     assert "| images/s | 0 workers | 1 workers |" in capsys.readouterr().out
+
+
+def test_the_scan_finds_every_image_and_counts_requests(tmp_path, monkeypatch, capsys):
+    output = tmp_path / "scan.json"
+    arguments = ["--images", "60", "--classes", "3", "--remote-images", "30", "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", ["scan", *arguments])
+    scan.main()
+    first, again = json.loads(output.read_text())["requests"]
+    assert first["get"] == 30 and "get" not in again
+    assert first["list"] == again["list"] > 0
+
+
+def test_the_estimate_is_compared_with_what_was_used(tmp_path):
+    from d3m_assets.cost_estimate.estimate import estimate as plan_of
+    from d3m_assets.pipeline import Pipeline
+
+    settings = load_settings(home=tmp_path, device="cpu", **{"evaluation.distillations": 1, "students.seeds": (0,)})
+    planned = plan_of(Pipeline(settings))
+    named = [stage for stages in estimate.STAGES.values() for stage in stages]
+    assert sorted(named) == sorted(stage.name for stage in planned.stages)  # none is left out, none is counted twice
+    whole = planned.costs[0].device.seconds(planned.stages) * planned.costs[0].device.workers
+    parts = [estimate.planned_seconds(planned, stages) for stages in estimate.STAGES.values()]
+    assert all(parts) and sum(parts) == pytest.approx(whole)
+    assert estimate.used_seconds(settings, "class_catalog raw_dataset") > 0
+    assert not [entry for entry in Pipeline(settings).plan().of("raw_dataset") if entry.state != "up to date"]
+
+
+def test_variations_of_images_keep_more_of_them_the_less_noise_there_is(foundation, words):
+    images = render(4, 900_000_000, characters="3").images
+    found = {strength: variations.variations(foundation, words("3"), images, strength, 2, 0) for strength in (0.1, 0.9)}
+    assert all(made.shape == (8, 32, 32, 1) and made.dtype == np.uint8 for made in found.values())
+    given = np.tile(resize_to_square(images, 32, 1), (2, 1, 1, 1)).astype(int)
+    near, far = (np.abs(made - given).mean() for made in found.values())
+    assert near < far / 2
 
 
 def test_settings_are_compared_by_distillation_with_the_first():

@@ -53,7 +53,7 @@ def test_the_refusal_names_the_gpus_and_the_way_out():
         ("NVIDIA L40S", "L40S"),
         ("NVIDIA H100 PCIe", None),
         ("NVIDIA H100 NVL", None),
-        ("NVIDIA A100-SXM4-40GB", None),
+        ("NVIDIA A100-SXM4-40GB", "A100 40GB"),
         ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
         ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
         ("NVIDIA GeForce RTX 3060", None),

@@ -11,7 +11,7 @@ from d3m_assets.assets.measuring import FILE
 from d3m_assets.assets.sample_selection import CODE
 from d3m_assets.cost_estimate.asking import pipeline_to_plan
 from d3m_assets.cost_estimate.counting import Count
-from d3m_assets.cost_estimate.described import DatasetDescription
+from d3m_assets.cost_estimate.dataset_description import DatasetDescription
 from d3m_assets.cost_estimate.estimate import estimate
 from d3m_assets.cost_estimate.job_work import generation_flops, inversion_flops, training_work
 from d3m_assets.cost_estimate.model_work import ModelWork

@@ -7,7 +7,8 @@ import pytest
 
 from d3m_assets.compute.devices import cores, device_name
 from d3m_assets.compute.hardware import parse_gpu
-from d3m_assets.cost_estimate.estimate import estimate, measured_file
+from d3m_assets.cost_estimate.estimate import estimate
+from d3m_assets.cost_estimate.job_devices import measured_file
 from d3m_assets.cost_estimate.job_work import Stage
 from d3m_assets.cost_estimate.report import dollars_words, flops_words, hours_words
 from d3m_assets.cost_estimate.speed import (
