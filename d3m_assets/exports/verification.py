@@ -341,15 +341,17 @@ def verify(
     foundation, decoder = checked_models(bundle, foundation, autoencoder)
     names = [c.prompts.class_name for c in bundle.classes]
     # Each class has as many images as any other, so one that ends before the others was cut off.
-    count = max(1, *(_length(bundle, c, images.indices(c.prompts.class_name)) for c in bundle.classes))
+    lengths = [_length(bundle, c, images.indices(c.prompts.class_name)) for c in bundle.classes]
+    count = max(1, *lengths)
     candidates = bundle.recipe.candidates
     fresh = any((there := images.indices(name)) and there[-1] >= candidates for name in names)
     results = []
     for done, c in enumerate(bundle.classes):
         name = c.prompts.class_name
         progress(ProgressEvent("verify", done, len(bundle.classes), f"class {printable(name)}"))
-        if bundle.is_coded:  # each class has its own number of images, and no others can be asked for
-            numbers, selected = bundle.samples(c, min(count, bundle.training_images(c))), None
+        if bundle.is_coded:  # each class has its own number of images, unless all were asked for the same number
+            coded = bundle.training_images(c)
+            numbers, selected = bundle.samples(c, min(count, coded) if len(set(lengths)) == 1 else coded), None
         else:
             numbers, selected = bundle.samples(c, count), bundle.selected(c)
         # A selection may keep fewer images of one class than of another; only with fresh ones are there as many of each.

@@ -19,7 +19,8 @@ from d3m_assets.assets.synthetic_pool import pool_images
 from d3m_assets.datasets.images import decode_png
 from d3m_assets.distillation.bundle import Bundle, DistilledClass
 from d3m_assets.errors import BundleError, SettingsError, StageError
-from d3m_assets.evaluation.codecs import decode_images
+from d3m_assets.evaluation.codecs import decode_images, encode_images
+from d3m_assets.evaluation.codecs.reading import code_header
 from d3m_assets.exports.bundle_repository import from_pretrained, save_pretrained
 from d3m_assets.exports.image_record import CODED, read_record
 from d3m_assets.exports.images import regenerate
@@ -160,6 +161,23 @@ def test_regenerating_needs_no_model_and_gives_the_pool(coded, tmp_path, image_f
     extra.unlink()
     files[0].unlink()
     assert verify(bundle, None, FolderImages(tmp_path / "out")).total("missing") == 1
+
+
+def test_the_end_of_the_largest_class_is_missed(coded, tmp_path):
+    bundle = bundle_of(opened(coded))
+    shape = bundle.recipe.image_height, bundle.recipe.image_width, bundle.recipe.channels
+    pixels = np.random.default_rng(0).integers(0, 256, (5, *shape)).astype(np.uint8)
+    codec = code_header(bundle.classes[0].codes, shape).codec
+    counts = (5, 3, 3)
+    classes = tuple(
+        replace(c, codes=encode_images(codec, pixels[:n])) for c, n in zip(bundle.classes, counts, strict=True)
+    )
+    unequal = replace(bundle, classes=classes)
+    assert regenerate(unequal, None, tmp_path / "out") == sum(counts)
+    assert verify(unequal, None, FolderImages(tmp_path / "out")).verdict == "equal"
+    (tmp_path / "out" / classes[0].prompts.class_name / "00004.png").unlink()
+    cut = verify(unequal, None, FolderImages(tmp_path / "out"))
+    assert (cut.verdict, cut.total("missing")) == ("not equal", 1)
 
 
 def test_more_images_than_are_coded_are_refused_with_the_way_out(coded, tmp_path):

@@ -196,7 +196,7 @@ class _Trainer:
                         }
 
     def save(self) -> None:
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         tensors = {f"weight.{n}": p.detach() for n, p in self.parameters.items()}
         tensors |= {f"average.{n}": a for n, a in self.average.items()}
@@ -206,7 +206,9 @@ class _Trainer:
             tensors |= {f"first.{name}": state["exp_avg"], f"second.{name}": state["exp_avg_sq"]}
         meta = {"step": str(self.step), "seconds": str(self.seconds), "losses": json.dumps(self.losses)}
         part = self.file.with_suffix(".part")
-        save_file(tensors, part, metadata=meta)
+        part.write_bytes(
+            save(tensors, metadata=meta)
+        )  # a full disk is an OSError, which save_file makes something else of
         part.replace(self.file)
 
     def update(self, loss: torch.Tensor) -> None:
