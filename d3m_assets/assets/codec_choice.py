@@ -44,10 +44,6 @@ class CodecChoice(Asset):
         """It is made only where image codes are a payload."""
         return no_codes(settings)
 
-    def skip_reason(self, context: Context, item: Item) -> str:
-        """It is not required where no image codes are stored."""
-        return no_codes(context.settings)
-
     def settings(self, context: Context, item: Item) -> dict[str, Any]:
         """Bytes of a class, the students that choose, and the file formats that there are."""
         return {

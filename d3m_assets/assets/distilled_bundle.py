@@ -149,31 +149,21 @@ def _selection_fields(context: Context, item: Item) -> dict[str, Any]:
 
 def _coded_recipe(context: Context, item: Item) -> Recipe:
     """The recipe of image codes, which names no model: none is needed."""
-    settings, shape = context.settings, context.dataset.shape
     return Recipe(
-        budget=item.budget.name,
-        bytes_per_class=item.budget.bytes(shape),
-        dataset=context.dataset.name,
-        image_height=shape.height,
-        image_width=shape.width,
-        channels=shape.channels,
+        **_common_fields(context, item),
         foundation="",
         foundation_fingerprint="",
         foundation_bytes=0,
         generation={},
         scheduler="",
-        seed=settings.seed,
-        templates=settings.prompts.templates,
-        keep_class_name=settings.prompts.keep_class_name,
         licence="as the dataset's",
         payload=CODES,
-        payload_choice=payload_sentence(context, item.budget.name),
     )
 
 
 def _recipe(context: Context, item: Item) -> Recipe:
     settings, files, tiny = context.settings, context.model.files, context.model.tiny_autoencoder
-    noise, shape = files.config("scheduler"), context.dataset.shape
+    noise = files.config("scheduler")
     decoder: dict[str, Any] = {}
     if tiny is not None:
         decoder = {
@@ -182,24 +172,32 @@ def _recipe(context: Context, item: Item) -> Recipe:
             "autoencoder_bytes": tiny.weight_bytes,
         }
     return Recipe(
-        budget=item.budget.name,
-        bytes_per_class=item.budget.bytes(shape),
-        dataset=context.dataset.name,
-        image_height=shape.height,
-        image_width=shape.width,
-        channels=shape.channels,
+        **_common_fields(context, item),
         foundation=context.model.name,
         foundation_fingerprint=files.fingerprint,
         foundation_bytes=files.weight_bytes,
         generation=settings.generation.fingerprint(),
         scheduler=f"{noise.get('beta_schedule')} {noise.get('prediction_type')}",
-        seed=settings.seed,
-        templates=settings.prompts.templates,
-        keep_class_name=settings.prompts.keep_class_name,
-        payload_choice=payload_sentence(context, item.budget.name),
         **decoder,
         **_selection_fields(context, item),
     )
+
+
+def _common_fields(context: Context, item: Item) -> dict[str, Any]:
+    """What a recipe says of dataset, budget and prompts, whatever the payload."""
+    settings, shape = context.settings, context.dataset.shape
+    return {
+        "budget": item.budget.name,
+        "bytes_per_class": item.budget.bytes(shape),
+        "dataset": context.dataset.name,
+        "image_height": shape.height,
+        "image_width": shape.width,
+        "channels": shape.channels,
+        "seed": settings.seed,
+        "templates": settings.prompts.templates,
+        "keep_class_name": settings.prompts.keep_class_name,
+        "payload_choice": payload_sentence(context, item.budget.name),
+    }
 
 
 def read_bundle(context: Context, key: ArtefactKey) -> Bundle:

@@ -54,10 +54,6 @@ class ImageCodes(Asset):
         """They are made only where they are a payload."""
         return no_codes(settings)
 
-    def skip_reason(self, context: Context, item: Item) -> str:
-        """They are not required where they are no payload."""
-        return no_codes(context.settings)
-
     def settings(self, context: Context, item: Item) -> dict[str, Any]:
         """Bytes of the class, and the seed of k-means."""
         return {

@@ -69,10 +69,6 @@ class InvertedEmbeddings(Asset):
         """They are not learned where all classes are stored as image codes."""
         return no_prompts(settings)
 
-    def skip_reason(self, context: Context, item: Item) -> str:
-        """They are not required where all classes are stored as image codes."""
-        return no_prompts(context.settings)
-
     def settings(self, context: Context, item: Item) -> dict[str, Any]:
         """How the vectors are learned and how many there are; or which files of the user's they are."""
         plan, settings = embedding_plan(context, item), context.settings.inversion

@@ -52,10 +52,6 @@ class PayloadChoice(Asset):
         """It is made only where the payload is to be decided."""
         return no_codes(settings) or ("payload is codes" if settings.payload == CODES else "")
 
-    def skip_reason(self, context: Context, item: Item) -> str:
-        """It is not required where the settings say which payload it is."""
-        return self.unused(context.settings)
-
     def replicates(self, context: Context, dep: type[Asset]) -> Sequence[int]:
         """All of them: students take them in turn, as in the table."""
         return context.values("replicate")

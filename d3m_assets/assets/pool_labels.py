@@ -43,10 +43,6 @@ class PoolLabels(Asset):
         """They are made only where a row of the table needs a teacher."""
         return no_teacher(settings)
 
-    def skip_reason(self, context: Context, item: Item) -> str:
-        """It is not required where no row of the table needs a teacher."""
-        return no_teacher(context.settings)
-
     def settings(self, context: Context, item: Item) -> dict[str, Any]:
         """At which size the teacher sees the images, and what is kept of its answer."""
         return {

@@ -48,10 +48,6 @@ class SampleSelection(Asset):
         """Of coded images all are kept."""
         return no_prompts(settings)
 
-    def skip_reason(self, context: Context, item: Item) -> str:
-        """It is not required where no image is generated."""
-        return no_prompts(context.settings)
-
     def inputs(self, context: Context, item: Item) -> Sequence[type[Asset]]:
         """Real images and the network only where samples are selected."""
         return self.deps if class_selection_plan(context, item).bytes else (SyntheticPool,)

@@ -50,10 +50,6 @@ class TeacherModel(Asset):
         """It is made only where a row of the table needs a teacher."""
         return no_teacher(settings)
 
-    def skip_reason(self, context: Context, item: Item) -> str:
-        """It is not required where no row of the table needs a teacher."""
-        return no_teacher(context.settings)
-
     def settings(self, context: Context, item: Item) -> dict[str, Any]:
         """How it is trained, or the content of the checkpoint."""
         settings = context.settings.teacher

@@ -133,7 +133,7 @@ class Asset:
 
     def skip_reason(self, context: Any, item: Any) -> str:
         """Why this artefact is not required under the current settings; empty if it is."""
-        return ""
+        return self.unused(context.settings)
 
     def settings(self, context: Any, item: Any) -> dict[str, Any]:
         """What decides about the content beside inputs and code, as JSON values: part of the fingerprint."""

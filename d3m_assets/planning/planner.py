@@ -35,6 +35,10 @@ class Context(Protocol):
         """Told how far the work is."""
 
     @property
+    def settings(self) -> Any:
+        """What :meth:`Asset.unused` looks at."""
+
+    @property
     def device(self) -> str:
         """The torch device that models run on, resolved, such as ``"cpu"`` or ``"cuda:0"``."""
 

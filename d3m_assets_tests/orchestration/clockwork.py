@@ -100,6 +100,7 @@ class ToyContext:
     """The dataset is ``texts``; with ``broken`` it cannot be read."""
 
     progress = staticmethod(silent)
+    settings: Any = None
     device = "cpu"
     inputs: Any = None
 

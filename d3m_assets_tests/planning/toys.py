@@ -33,6 +33,7 @@ class ToyContext:
         made: Keys, as text, in the order in which they were made.
     """
 
+    settings: Any = None
     device = "cpu"
     inputs: Inputs
 
