@@ -61,8 +61,9 @@ def decoded(data: bytes, max_pixels: int = MAX_PIXELS) -> Iterator[tuple[Image.I
         with _in_words():
             check_file(data)
             file = Image.open(CountedReader(data), formats=FORMATS)
-            if (pixels := file.width * file.height) > max_pixels:
-                raise LimitError(f"has {pixels:,} pixels; `images.max_pixels` allows {max_pixels:,}")
+            allowed, what = (max_pixels * 3 // 4, " of a WebP") if file.format == "WEBP" else (max_pixels, "")
+            if (pixels := file.width * file.height) > allowed:
+                raise LimitError(f"has {pixels:,} pixels; `images.max_pixels` allows {allowed:,}{what}")
             if file.format in ("JPEG", "MPO"):
                 check_scans(data, pixels)
             held.enter_context(ROOM.taken(pixels))
@@ -111,13 +112,22 @@ def _eight_bit(image: Image.Image, stored: str) -> Image.Image:
     if stored == "F":
         raise LimitError("has floating point pixels, whose range is unknown; save it with 8 or 16 bits")
     mode = "L" if stored in GREY_MODES else "RGB"
-    if not (stored.startswith("I") or image.has_transparency_data):
-        return image if image.mode == mode else image.convert(mode)
+    wide = stored.startswith("I")
+    if image.mode == mode and not image.has_transparency_data:
+        return image
+
+    def converted(part: Image.Image) -> Image.Image:
+        if wide:
+            return _scaled(part)
+        return (_on_black(part) if part.has_transparency_data else part).convert(mode)
+
+    if image.width * image.height <= _BAND_PIXELS:
+        return converted(image)
     # In bands: all at once would take several times the memory.
     flat = Image.new(mode, image.size)
-    for top in range(0, image.height, rows := max(1, _BAND_PIXELS // image.width)):
-        band = image.crop((0, top, image.width, min(top + rows, image.height)))
-        flat.paste(_scaled(band) if stored.startswith("I") else _on_black(band).convert(mode), (0, top))
+    rows = max(1, _BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        flat.paste(converted(image.crop((0, top, image.width, min(top + rows, image.height)))), (0, top))
     return flat
 
 

@@ -445,7 +445,7 @@ def _pixel_digest(image: Image.Image) -> str:
     if pixels.ndim == 3 and all((band == band[..., :1]).all() for band in (pixels[i : i + rows] for i in bands)):
         pixels = pixels[..., 0]
     digest = hashlib.sha256(repr(pixels.shape).encode())
-    digest.update(np.ascontiguousarray(pixels))
+    digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
 
 

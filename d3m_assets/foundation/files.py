@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,8 @@ TEXT_ENCODERS = {
 """Supported pipelines, and the text encoders whose token tables textual inversion extends."""
 
 EMBEDDED = "embedded"
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 _WEIGHTS = (".safetensors", ".json", ".txt")
 
@@ -87,6 +90,12 @@ class FoundationFiles:
     def source(self) -> Path:
         """Where the weights are: the checkpoint or the directory."""
         return self.checkpoint or self.path
+
+    @property
+    def commit(self) -> str:
+        """Commit of the hub's repository that the files are of, in hex; empty: they are not out of the hub's cache."""
+        folder = self.path.absolute()
+        return folder.name if folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name) else ""
 
     @property
     def weight_bytes(self) -> int:
