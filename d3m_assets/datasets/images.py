@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import stat
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeVar
@@ -23,6 +24,9 @@ GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;
 """Pillow's modes without colour."""
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
 """Pillow's names of the formats that are read, whatever a file is called: some of the others start programs."""
+
+# What Pillow finds odd in metadata is either refused in words of ours or of no account; unfiltered, it goes to the terminal.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _BAND_PIXELS = 2**20
 """Of a large image that are converted together."""
