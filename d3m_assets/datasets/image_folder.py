@@ -110,7 +110,10 @@ class ZippedImageFolder(ListedSource):
                 members = list({member.filename: member for member in archive.infolist()}.values())
         except Exception as error:  # each service raises its own
             raise DatasetError(f"the dataset {self.url} cannot be read as a zip file: {error}") from error
-        members, outside = [m for m in members if not _leads_out(m)], [m.filename for m in members if _leads_out(m)]
+        members, outside = (
+            [m for m in members if not leads_out(m.filename)],
+            [m.filename for m in members if leads_out(m.filename)],
+        )
         # Some programs of Windows write its own separator.
         foreign = not any("/" in member.filename for member in members)
         paths = [PurePosixPath(m.filename.replace("\\", "/") if foreign else m.filename) for m in members]
@@ -133,9 +136,7 @@ class ZippedImageFolder(ListedSource):
                 uri = f"{self.url}#{member.filename}"
                 files.append(FoundFile("/".join(parts), uri, member.file_size, stamp, problem))
         listing = arranged(files, folders, self.url)
-        if outside:
-            what = f"has {len(outside)} members whose names lead out of it ({listed_names(outside[:3])}), which are left out"
-            listing.problems.append(DatasetProblem("", self.url, what, "make the archive anew", "warning"))
+        listing.problems += left_outside(self.url, outside)
         return listing
 
     def _fetch(self, uri: str) -> bytes:
@@ -159,10 +160,16 @@ _ARCHIVES: dict[tuple[str, int], zipfile.ZipFile] = {}
 _OPENING = threading.Lock()
 
 
-def _leads_out(member: zipfile.ZipInfo) -> bool:
-    """Whether a program that unpacks it would write outside of its folder."""
-    path = PurePosixPath(member.filename.replace("\\", "/"))
+def leads_out(name: str) -> bool:
+    """Whether a program that unpacks an archive would write a member of this name outside of its folder."""
+    path = PurePosixPath(name.replace("\\", "/"))
     return path.is_absolute() or ".." in path.parts
+
+
+def left_outside(archive: str, names: Sequence[str]) -> list[DatasetProblem]:
+    """That members are left out because of their names; empty: there are none."""
+    what = f"has {len(names)} members whose names lead out of it ({listed_names(names[:3])}), which are left out"
+    return [DatasetProblem("", archive, what, "make the archive anew", "warning")] if names else []
 
 
 def _read_member(archive: zipfile.ZipFile, name: str, max_bytes: int) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import stat
 import warnings
@@ -25,8 +26,10 @@ GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
 """Pillow's names of the formats that are read, whatever a file is called: some of the others start programs."""
 
-# What Pillow finds odd in metadata is either refused in words of ours or of no account; unfiltered, it goes to the terminal.
+# What Pillow finds odd is either refused in words of ours or of no account; by default it goes to the terminal.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _BAND_PIXELS = 2**20
 """Of a large image that are converted together."""

@@ -8,11 +8,11 @@ own with a limit on its memory, so that a crash of a decoder is a number too; ca
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
 import random
-import re
 import resource
 import struct
 import subprocess
@@ -36,8 +36,6 @@ SECONDS = 10.0
 """Time that no image may exceed."""
 BATCH = 250
 """Images that one process and one scan work on; a scan gives up at 500 that it cannot use."""
-_LIBTIFF = re.compile(r"_?(TIFF|ZIP|LZW|JPEG|Fax|PackBits|LogLuv|LZMA|ZSTD|WebP|old-style )[^:]*: |Unknown tag|JPEGLib")
-"""Begins what libtiff writes to the terminal of itself; Pillow, which owns it, does not say it otherwise."""
 _EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 8000, 7999)
 
 
@@ -47,7 +45,11 @@ def valid_images(seed: int = 0) -> dict[str, bytes]:
     colour = Image.fromarray(noise.integers(0, 256, (24, 16, 3), np.uint8))
     clear = colour.copy()
     clear.putalpha(Image.fromarray(noise.integers(0, 256, (24, 16), np.uint8)))
-    grey, palette, wide = colour.convert("L"), colour.quantize(16), Image.fromarray(noise.integers(0, 2**16, (24, 16), np.uint16))
+    grey, palette, wide = (
+        colour.convert("L"),
+        colour.quantize(16),
+        Image.fromarray(noise.integers(0, 2**16, (24, 16), np.uint16)),
+    )
     turned = Image.Exif()
     turned[0x0112] = 6
     more = {"save_all": True, "append_images": [grey.convert("RGB")], "duration": 40}
@@ -194,7 +196,7 @@ def scanned(images: list[tuple[str, bytes]], folder: Path) -> Counter[str]:
     except DatasetError:
         return Counter({"scans refused": 1})
     except Exception as error:
-        print(f"scan: {error!r}", file=sys.stderr)
+        print(f"scan: {error!r}")
         return Counter({"traceback": 1})
     taken = {image.relative_path for image in scan.classes["attacked"].of("train")}
     taken |= {image.relative_path for image in scan.classes["attacked"].of("validation")}
@@ -215,30 +217,40 @@ def run(count: int, seed: int, keep: Path | None = None) -> dict[str, float]:
 
     Returns:
         How many were accepted, refused, ended in a traceback, wanted more memory than :data:`MEMORY_MIB` or took longer than
-        :data:`SECONDS`; processes that crashed or hung and lines on the terminal; the longest ``seconds`` of one image and the
+        :data:`SECONDS`; processes that crashed or hung; lines that Python wrote on the terminal, and those of decoders in C (libtiff
+        writes past Python); the longest ``seconds`` of one image and the
         largest ``peak_mib`` of a process.
     """
     counts: Counter[str] = Counter()
     seconds = peak = 0.0
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
     for start in range(0, count, BATCH):
-        command = [sys.executable, "-m", __spec__.name, "--count", str(count), "--seed", str(seed), "--from", str(start)]
+        command = [
+            sys.executable,
+            "-m",
+            __spec__.name,
+            "--count",
+            str(count),
+            "--seed",
+            str(seed),
+            "--from",
+            str(start),
+        ]
         command += [] if keep is None else ["--keep", str(keep)]
         try:
             done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
         except subprocess.TimeoutExpired:
             counts["hung"] += 1
             continue
-        lines = done.stderr.splitlines()
-        ours = [line for line in lines if not _LIBTIFF.match(line)]
-        counts["lines of libtiff"] += len(lines) - len(ours)
-        counts["lines on the terminal"] += len(ours)
-        if ours:
-            print(f"from {start}:", *ours[:20], sep="\n", file=sys.stderr)
+        counts["lines of libraries in C"] += len(done.stderr.splitlines())
         if done.returncode:
             counts["crashed"] += 1
+            print(f"from {start}: exit status {done.returncode}\n{done.stderr[-2000:]}", file=sys.stderr)
             continue
-        told = json.loads(done.stdout.splitlines()[-1])
+        *lines, last = done.stdout.splitlines()
+        if lines:
+            print(f"from {start}:", *lines[:20], sep="\n", file=sys.stderr)
+        told = json.loads(last)
         seconds, peak = max(seconds, told.pop("seconds")), max(peak, told.pop("peak_mib"))
         counts.update(told)
     return {**counts, "seconds": round(seconds, 2), "peak_mib": round(peak)}
@@ -247,28 +259,29 @@ def run(count: int, seed: int, keep: Path | None = None) -> dict[str, float]:
 def _batch(count: int, seed: int, start: int, keep: Path | None) -> dict[str, float]:
     """The part of :func:`run` that a process of its own does."""
     images = cases(min(count, start + BATCH), seed)[start:]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_MIB * 2**20,) * 2)
     counts: Counter[str] = Counter()
     longest = 0.0
-    for name, data in images:
-        began = time.perf_counter()
-        outcome, words = examine(data)
-        took = time.perf_counter() - began
-        longest = max(longest, took)
-        counts[outcome] += 1
-        counts["too slow"] += took > SECONDS
-        if outcome in ("traceback", "over memory") or took > SECONDS:
-            print(f"{name}: {outcome} after {took:.1f} s: {words}", file=sys.stderr)
-            if keep is not None:
-                keep.mkdir(parents=True, exist_ok=True)
-                (keep / f"{seed} {name}").write_bytes(data)
-    decoding = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    with tempfile.TemporaryDirectory() as folder:
-        counts += scanned(images, Path(folder))
+    with contextlib.redirect_stderr(io.StringIO()) as written:
+        for name, data in images:
+            began = time.perf_counter()
+            outcome, words = examine(data)
+            took = time.perf_counter() - began
+            longest = max(longest, took)
+            counts[outcome] += 1
+            if outcome in ("traceback", "over memory") or took > SECONDS:
+                counts["too slow"] += took > SECONDS
+                print(f"{name}: {outcome} after {took:.1f} s: {words}")
+                if keep is not None:
+                    keep.mkdir(parents=True, exist_ok=True)
+                    (keep / f"{seed} {name}").write_bytes(data)
+        with tempfile.TemporaryDirectory() as folder:
+            counts.update(scanned(images, Path(folder)))
+    lines = written.getvalue().splitlines()
+    counts["lines on the terminal"] = len(lines)
+    print(*lines[:20], sep="\n", end="\n" if lines else "")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{before:.0f} MiB before, {decoding:.0f} after decoding, {peak:.0f} after the scan")
     return {**counts, "seconds": longest, "peak_mib": peak}
 
 
