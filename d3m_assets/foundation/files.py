@@ -136,7 +136,7 @@ class FoundationFiles:
             found = json.loads(index.read_text())["_class_name"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FoundationError(f"{index} is damaged: {error}. Restore the pipeline directory") from error
-        if found not in TEXT_ENCODERS:
+        if not isinstance(found, str) or found not in TEXT_ENCODERS:
             raise FoundationError(f"{self.path} is a {found}; supported are: {', '.join(TEXT_ENCODERS)}")
         return found
 

@@ -193,7 +193,8 @@ def scanned(images: list[tuple[str, bytes]], folder: Path) -> Counter[str]:
         (folder / "train/attacked" / f"{index:06d}.png").write_bytes(data)
     try:
         scan = ImageFolder(folder).scan()
-    except DatasetError:
+    except DatasetError as error:
+        print(f"scan: {error}")
         return Counter({"scans refused": 1})
     except Exception as error:
         print(f"scan: {error!r}")
