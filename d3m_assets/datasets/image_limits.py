@@ -50,12 +50,24 @@ class CountedReader(io.BytesIO):
         return super().read(size)
 
 
-def check_file(data: bytes) -> None:
+def check_pixels(pixels: int, max_pixels: int) -> None:
+    """Compare the size of an image with the setting.
+
+    Raises:
+        LimitError: It is too large.
+    """
+    if pixels > max_pixels:
+        raise LimitError(f"has {pixels:,} pixels; `images.max_pixels` allows {max_pixels:,}")
+
+
+def check_file(data: bytes, max_pixels: int) -> None:
     """Look for what costs the decoder much before it has told the image's size.
 
     Raises:
         LimitError: There is such a thing.
     """
+    if data.startswith(b"RIFF") and (pixels := _webp_pixels(data)) > max_pixels * 3 // 4:
+        raise LimitError(f"has {pixels:,} pixels; `images.max_pixels` allows {max_pixels * 3 // 4:,} of a WebP")
     if data.startswith(b"\x89PNG") and (profiles := data.count(b"iCCP")) > MOST_PROFILES:
         raise LimitError(f"has {profiles:,} colour profiles; at most {MOST_PROFILES} are read")
     if data[:2] in (b"II", b"MM"):
@@ -71,6 +83,16 @@ def check_scans(data: bytes, pixels: int) -> None:
     scans = data.count(b"\xff\xda")
     if scans * pixels > MOST_SCANS * MAX_PIXELS:
         raise LimitError(f"has {scans:,} scans of {pixels:,} pixels; save it as a baseline JPEG")
+
+
+def _webp_pixels(data: bytes) -> int:
+    """Pixels of a WebP, whose decoder takes memory for all of them, several times, as soon as it is made; 0: it is none."""
+    kind, number = data[8:16], lambda begin, end: int.from_bytes(data[begin:end], "little")
+    if kind == b"WEBPVP8X":
+        return (number(24, 27) + 1) * (number(27, 30) + 1)
+    if kind == b"WEBPVP8L":
+        return ((number(21, 25) & 0x3FFF) + 1) * ((number(21, 25) >> 14 & 0x3FFF) + 1)
+    return (number(26, 28) & 0x3FFF) * (number(28, 30) & 0x3FFF) if kind == b"WEBPVP8 " else 0
 
 
 def _check_tiff(data: bytes) -> None:

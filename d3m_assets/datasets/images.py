@@ -17,7 +17,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from d3m_assets.datasets.image_limits import ROOM, CountedReader, LimitError, check_file, check_scans
+from d3m_assets.datasets.image_limits import ROOM, CountedReader, LimitError, check_file, check_pixels, check_scans
 from d3m_assets.datasets.settings import MAX_BYTES, MAX_PIXELS
 from d3m_assets.errors import DatasetError
 
@@ -66,11 +66,10 @@ def decoded(data: bytes, max_pixels: int = MAX_PIXELS) -> Iterator[tuple[Image.I
         raise ValueError("is empty (0 bytes)")
     with contextlib.ExitStack() as held:
         with _in_words():
-            check_file(data)
+            check_file(data, max_pixels)
             file = Image.open(CountedReader(data), formats=FORMATS)
-            allowed, what = (max_pixels * 3 // 4, " of a WebP") if file.format == "WEBP" else (max_pixels, "")
-            if (pixels := file.width * file.height) > allowed:
-                raise LimitError(f"has {pixels:,} pixels; `images.max_pixels` allows {allowed:,}{what}")
+            pixels = file.width * file.height
+            check_pixels(pixels, max_pixels)
             if file.format in ("JPEG", "MPO"):
                 check_scans(data, pixels)
             held.enter_context(ROOM.taken(pixels))
