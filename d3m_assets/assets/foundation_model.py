@@ -39,6 +39,8 @@ class FoundationModel(Asset):
             "image_size": files.image_size,
             "bytes": files.weight_bytes,
         }
+        if files.commit:  # a tag or branch may be moved
+            facts["commit"] = files.commit
         return Made(item.key, {"foundation.json": to_json(facts)}, facts)
 
     def verify(self, context: Context, item: Item) -> Iterable[Finding]:

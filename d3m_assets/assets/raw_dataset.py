@@ -19,6 +19,8 @@ from d3m_assets.planning.asset import Asset, Check, Made
 if TYPE_CHECKING:
     import pandas as pd
 
+    from d3m_assets.datasets.source import ImageRecord
+
 FILE = "images.parquet"
 PREVIEW_IMAGES = 30
 PREVIEW_SIDE = 64
@@ -151,11 +153,19 @@ def real_images(context: Context, rows: pd.DataFrame, size: tuple[int, int] | No
         size: Height and width in pixels; None: as the dataset stores them.
 
     Raises:
-        DatasetError: One cannot be read any more, or has changed since it was recorded.
+        DatasetError: One cannot be read any more, or has changed since it was recorded; the message names it and its class.
     """
     dataset = context.dataset
     height_width = size or (dataset.shape.height, dataset.shape.width)
-    return load_images(dataset.source.read, dataset.records(rows), size=height_width, channels=dataset.scan.channels)
+    class_of = dict(zip(rows["relative_path"].tolist(), rows["class_name"].tolist(), strict=True))
+
+    def read(image: ImageRecord) -> bytes:
+        try:
+            return dataset.source.read(image)
+        except DatasetError as error:
+            raise DatasetError(f"class {class_of[image.relative_path]!r} cannot be used: {error}") from error
+
+    return load_images(read, dataset.records(rows), size=height_width, channels=dataset.scan.channels)
 
 
 def labelled_images(context: Context, rows: pd.DataFrame, split: Split) -> LabelledImages:

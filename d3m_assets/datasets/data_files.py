@@ -9,7 +9,7 @@ from typing import Any
 
 import fsspec
 
-from d3m_assets.datasets.image_folder import SPLIT_FOLDERS, stamp_of
+from d3m_assets.datasets.image_folder import SPLIT_FOLDERS, refuse_irregular, stamp_of
 from d3m_assets.datasets.listed_source import ListedSplit
 from d3m_assets.errors import DatasetError
 from d3m_assets.store_errors import explained
@@ -58,6 +58,10 @@ def data_files(url: str, options: Mapping[str, Any], suffixes: Sequence[str]) ->
             found = {path: entry for path, entry in sorted(listed.items()) if path.lower().endswith(tuple(suffixes))}
         else:
             found = {root: fs.info(root)}
+        for path in found:
+            refuse_irregular(fs, path)
+    except DatasetError:
+        raise
     except Exception as error:  # each service raises its own
         raise DatasetError(f"cannot open the dataset {url}: {explained(error)}. Check `dataset`.") from error
     if not found:

@@ -113,6 +113,10 @@ class ZippedImageFolder(ListedSource):
             raise DatasetError(f"the dataset {self.url} does not exist{silent_server}. Check `dataset`.") from error
         except Exception as error:  # each service raises its own
             raise DatasetError(f"the dataset {self.url} cannot be read as a zip file: {explained(error)}") from error
+        members, outside = (
+            [m for m in members if not leads_out(m.filename)],
+            [m.filename for m in members if leads_out(m.filename)],
+        )
         # Some programs of Windows write its own separator.
         foreign = not any("/" in member.filename for member in members)
         paths = [PurePosixPath(m.filename.replace("\\", "/") if foreign else m.filename) for m in members]
@@ -122,17 +126,21 @@ class ZippedImageFolder(ListedSource):
         files, folders = [], set()
         for member, path in zip(members, paths, strict=True):
             parts = path.parts[skip:]
-            if not parts or any(part.startswith((".", "__MACOSX")) or part == ".." for part in path.parts):
+            if not parts or any(part.startswith((".", "__MACOSX")) for part in path.parts):
                 continue
             folders |= {parts[:depth] for depth in range(1, len(parts) + member.is_dir())}
             if not member.is_dir() and _is_image(parts[-1]):
                 problem = "is encrypted" if member.flag_bits & 1 else ""
+                if stat.S_ISLNK(member.external_attr >> 16):
+                    problem = "is a link"
                 if member.file_size > self.settings.max_bytes:
                     problem = too_large(member.file_size, self.settings.max_bytes)
                 stamp = f"crc={member.CRC:08x}"
                 uri = f"{self.url}#{member.filename}"
                 files.append(FoundFile("/".join(parts), uri, member.file_size, stamp, problem))
-        return arranged(files, folders, self.url)
+        listing = arranged(files, folders, self.url)
+        listing.problems += left_outside(self.url, outside)
+        return listing
 
     def _fetch(self, uri: str) -> bytes:
         name = uri[len(self.url) + 1 :] if uri.startswith(f"{self.url}#") else uri.rpartition("#")[2]
@@ -142,16 +150,42 @@ class ZippedImageFolder(ListedSource):
             if (archive := _ARCHIVES.get(key)) is None:
                 _ARCHIVES.clear()
                 archive = _ARCHIVES[key] = zipfile.ZipFile(self._opened())
-        return archive.read(name)
+        return _read_member(archive, name, self.settings.max_bytes)
 
     def _opened(self) -> Any:
         fs, path = fsspec.url_to_fs(self.url, **self._options)
         fs.invalidate_cache()
+        refuse_irregular(fs, path)
         return fs.open(path, "rb")
 
 
 _ARCHIVES: dict[tuple[str, int], zipfile.ZipFile] = {}
 _OPENING = threading.Lock()
+
+
+def leads_out(name: str) -> bool:
+    """Whether a program that unpacks an archive would write a member of this name outside of its folder."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return path.is_absolute() or ".." in path.parts
+
+
+def left_outside(archive: str, names: Sequence[str]) -> list[DatasetProblem]:
+    """That members are left out because of their names; empty: there are none."""
+    what = f"has {len(names)} members whose names lead out of it ({listed_names(names[:3])}), which are left out"
+    return [DatasetProblem("", archive, what, "make the archive anew", "warning")] if names else []
+
+
+def _read_member(archive: zipfile.ZipFile, name: str, max_bytes: int) -> bytes:
+    # In steps: of one that says a false size, zipfile unpacks all that it is asked for, and bzip2 and LZMA unpack what they
+    # are given at once.
+    plain = archive.getinfo(name).compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    parts, size = [], 0
+    with archive.open(name) as member:
+        while part := member.read(2**20 if plain else 2**12):
+            parts.append(part)
+            if (size := size + len(part)) > max_bytes:
+                raise ValueError(too_large(size, max_bytes))
+    return b"".join(parts)
 
 
 def _only_folder(paths: Sequence[PurePosixPath], skip: int) -> bool:
@@ -202,6 +236,12 @@ def arranged(files: Sequence[FoundFile], folders: set[tuple[str, ...]], url: str
         listing.images.append(
             ListedImage(file.path, file.uri, parts[depth], split, file.bytes, file.stamp, file.problem)
         )
+    for folder in sorted(folders):
+        if len(folder) > depth + 1 and _is_image(folder[-1]) and (classes_alone or folder[0] in splits):
+            path = "/".join(folder)
+            if not any(file.path.startswith(f"{path}/") for file in files):  # it was meant to be an image
+                split = "" if classes_alone else split_of[folder[0]]
+                listing.images.append(ListedImage(path, "", folder[depth], split, 0, "", "is a folder without images"))
     if outside:
         where = f"{', '.join(sorted(splits))} and their folders of classes" if splits else "the folders of classes"
         what = f"has {len(outside)} images outside of {where}, which are passed over ({listed_names(outside[:3])})"
@@ -255,6 +295,20 @@ def _remote_files(fs: fsspec.AbstractFileSystem, root: str) -> tuple[list[FoundF
         if not is_folder and _is_image(parts[-1]):
             files.append(FoundFile(relative, fs.unstrip_protocol(path), int(entry["size"] or 0), stamp_of(entry)))
     return files, folders
+
+
+def refuse_irregular(fs: fsspec.AbstractFileSystem, path: str) -> None:
+    """Refuse a pipe or device, the opening of which may wait for ever.
+
+    Args:
+        fs: File system of a dataset; on all but the local disk everything is a file.
+        path: In it.
+
+    Raises:
+        DatasetError: It is one. What is missing is none.
+    """
+    if isinstance(fs, LocalFileSystem) and os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113
+        raise DatasetError(f"{path} is no regular file")
 
 
 def stamp_of(entry: Mapping[str, Any]) -> str:

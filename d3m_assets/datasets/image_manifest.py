@@ -13,7 +13,7 @@ from typing import Any
 import fsspec
 
 from d3m_assets.datasets.data_files import without_query
-from d3m_assets.datasets.image_folder import SPLIT_FOLDERS, stamp_of
+from d3m_assets.datasets.image_folder import SPLIT_FOLDERS, refuse_irregular, stamp_of
 from d3m_assets.datasets.image_table import LABEL_NAMES, first_of
 from d3m_assets.datasets.images import read_bytes, too_large
 from d3m_assets.datasets.listed_source import ListedImage, ListedSource, ListedSplit, Listing
@@ -151,6 +151,7 @@ def read_manifest(url: str, options: dict[str, Any]) -> tuple[list[str], list[di
     try:
         fs, path = fsspec.url_to_fs(url, **options)
         fs.invalidate_cache()
+        refuse_irregular(fs, path)
         with fs.open(path, "rb") as file:
             if kind.endswith(".parquet"):
                 rows = pq.read_table(file).to_pylist()
@@ -165,6 +166,8 @@ def read_manifest(url: str, options: dict[str, Any]) -> tuple[list[str], list[di
                 ]
         names = list(dict.fromkeys(str(name) for row in rows for name in row))
         return names, [{name: _text(row.get(name)) for name in names} for row in rows]
+    except DatasetError:
+        raise
     except Exception as error:  # pandas, pyarrow and each service raise their own
         raise DatasetError(f"the table {url} cannot be read: {error}. Check `dataset`.") from error
 

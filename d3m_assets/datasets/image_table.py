@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 
 from d3m_assets.datasets.data_files import DataFile, data_files
+from d3m_assets.datasets.image_folder import refuse_irregular
 from d3m_assets.datasets.images import too_large
 from d3m_assets.datasets.listed_source import ListedImage, ListedSource, Listing
 from d3m_assets.datasets.problems import unlabelled
@@ -73,7 +74,7 @@ class ImageTable(ListedSource):
                 if inside.is_absolute() or ".." in inside.parts:
                     raise ValueError("lies outside of the dataset, which a table of images may not ask for")
                 with self._open(str(PurePosixPath(path).parent / inside)) as file:
-                    data = file.read()
+                    data = file.read(self.settings.max_bytes + 1)
             value = data
         if not isinstance(value, bytes):
             raise ValueError("holds no image")
@@ -83,6 +84,7 @@ class ImageTable(ListedSource):
 
     def _open(self, path: str) -> Any:
         fs, _ = fsspec.url_to_fs(self.url, **self._options)
+        refuse_irregular(fs, path)
         return fs.open(path, "rb")
 
     def _columns(self, schema: pa.Schema, file: DataFile) -> tuple[str, str]:
@@ -123,8 +125,11 @@ def holds_images(url: str, options: dict[str, Any]) -> bool:
 
     try:
         fs, path = fsspec.url_to_fs(url, **options)
+        refuse_irregular(fs, path)
         with fs.open(path, "rb") as file:
             schema = pq.read_schema(file)
+    except DatasetError:
+        raise
     except Exception as error:  # pyarrow and each service raise their own
         raise DatasetError(f"the table {url} cannot be read: {error}. Check `dataset`.") from error
     return any(_holds_images(field.type) for field in schema)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import logging
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeVar
 
 import fsspec
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
+from d3m_assets.datasets.image_limits import ROOM, CountedReader, LimitError, check_file, check_pixels, check_scans
 from d3m_assets.datasets.settings import MAX_BYTES, MAX_PIXELS
 from d3m_assets.errors import DatasetError
 
@@ -21,6 +25,14 @@ GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;
 """Pillow's modes without colour."""
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
 """Pillow's names of the formats that are read, whatever a file is called: some of the others start programs."""
+
+# What Pillow finds odd is either refused in words of ours or of no account; by default it goes to the terminal.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+_BAND_PIXELS = 2**20
+"""Of a large image that are converted together."""
 
 _T = TypeVar("_T")
 
@@ -36,47 +48,105 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image
         The image, of mode ``L`` or ``RGB``, and the mode it was stored in.
 
     Raises:
-        ValueError: The data is empty, no image of these formats, truncated, too large, or has pixels of unknown range.
+        ValueError: The data is empty, no image of these formats, truncated, too large, asks too much of its decoder
+            (:mod:`~d3m_assets.datasets.image_limits`), or has pixels of unknown range.
+    """
+    with decoded(data, max_pixels) as result:
+        return result
+
+
+@contextlib.contextmanager
+def decoded(data: bytes, max_pixels: int = MAX_PIXELS) -> Iterator[tuple[Image.Image, str]]:
+    """As :func:`decode_image`, for threads: large images wait for each other until what is done with them is done.
+
+    Raises:
+        ValueError: As :func:`decode_image`.
     """
     if not data:
         raise ValueError("is empty (0 bytes)")
+    with contextlib.ExitStack() as held:
+        with _in_words():
+            check_file(data, max_pixels)
+            file = Image.open(CountedReader(data), formats=FORMATS)
+            pixels = file.width * file.height
+            check_pixels(pixels, max_pixels)
+            if file.format in ("JPEG", "MPO"):
+                check_scans(data, pixels)
+            held.enter_context(ROOM.taken(pixels))
+            file.load()
+            image, stored = _upright(_eight_bit(file, file.mode), file), file.mode
+            del file
+        yield image, stored
+
+
+@contextlib.contextmanager
+def _in_words() -> Iterator[None]:
+    """What goes wrong inside becomes a ValueError on one line."""
     try:
-        file = Image.open(io.BytesIO(data), formats=FORMATS)
-        if (pixels := file.width * file.height) > max_pixels:
-            raise _TooLargeError(f"has {pixels:,} pixels; `images.max_pixels` allows {max_pixels:,}")
-        file.load()
-        upright = ImageOps.exif_transpose(file)
-    except _TooLargeError:
+        yield
+    except LimitError:
         raise
     except Image.UnidentifiedImageError:
         raise ValueError(f"is not an image ({', '.join(FORMATS)} are read)") from None
     except Image.DecompressionBombError as error:
         raise ValueError(f"is too large: {error}") from None
+    except MemoryError:
+        raise ValueError("cannot be decoded: it takes more memory than there is") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, zlib.error and more
-        raise ValueError(f"cannot be decoded: {error}") from None
-    return _eight_bit(upright, file.mode), file.mode
+        raise ValueError(f"cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}") from None
 
 
-class _TooLargeError(ValueError):
-    """More pixels than are allowed."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What puts an image of each EXIF orientation upright."""
+
+
+def _upright(image: Image.Image, file: Image.Image) -> Image.Image:
+    # Not ImageOps.exif_transpose, which copies the pixels where nothing is to be turned and writes all metadata anew.
+    turn = _TURNS.get(file.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if turn is None else image.transpose(turn)
 
 
 def _eight_bit(image: Image.Image, stored: str) -> Image.Image:
     if stored == "F":
-        raise ValueError("has floating point pixels, whose range is unknown; save it with 8 or 16 bits")
-    if stored.startswith("I"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError("has pixels outside 0..65535; save it with 8 or 16 bits")
-        scaled = np.empty(values.shape, np.uint8)
-        for row, wide in zip(scaled, values, strict=True):  # row by row: all at once would take eight times the memory
-            row[:] = (wide.astype(np.uint32) * 255 + 32767) // 65535
-        return Image.fromarray(scaled)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        flat = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-        return flat.convert("L" if stored in GREY_MODES else "RGB")
-    return image.convert("L" if stored in GREY_MODES else "RGB")
+        raise LimitError("has floating point pixels, whose range is unknown; save it with 8 or 16 bits")
+    mode = "L" if stored in GREY_MODES else "RGB"
+    wide = stored.startswith("I")
+    if image.mode == mode and not image.has_transparency_data:
+        return image
+
+    def converted(part: Image.Image) -> Image.Image:
+        if wide:
+            return _scaled(part)
+        return (_on_black(part) if part.has_transparency_data else part).convert(mode)
+
+    if image.width * image.height <= _BAND_PIXELS:
+        return converted(image)
+    # In bands: all at once would take several times the memory.
+    flat = Image.new(mode, image.size)
+    rows = max(1, _BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        flat.paste(converted(image.crop((0, top, image.width, min(top + rows, image.height)))), (0, top))
+    return flat
+
+
+def _scaled(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 65535:
+        raise LimitError("has pixels outside 0..65535; save it with 8 or 16 bits")
+    return Image.fromarray(((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
+
+
+def _on_black(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
 
 
 def load_images(
@@ -102,13 +172,13 @@ def load_images(
     def load(index: int) -> None:
         try:
             # A scan has decided what is too large.
-            image, _ = decode_image(read(images[index]), max_pixels=2**62)
+            with decoded(read(images[index]), max_pixels=2**62) as (image, _):
+                image = image.convert("L" if channels == 1 else "RGB")
+                if image.size != (width, height):
+                    image = ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)
+                out[index] = np.asarray(image).reshape(height, width, channels)
         except (OSError, ValueError) as error:
             raise DatasetError(f"image {images[index]} cannot be used: {error}. Scan the dataset again.") from error
-        image = image.convert("L" if channels == 1 else "RGB")
-        if image.size != (width, height):
-            image = ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)
-        out[index] = np.asarray(image).reshape(height, width, channels)
 
     with ThreadPoolExecutor(max_workers=8) as pool:
         for _ in pool.map(load, range(len(images))):
@@ -128,9 +198,9 @@ def read_bytes(uri: str, storage_options: Mapping[str, Any] | None = None, max_b
         OSError: It cannot be read.
         ValueError: It is too large, or a local path that is no regular file.
     """
-    protocol, separator, _ = uri.partition("://")
-    if not separator:
-        return _read_regular(uri, max_bytes)
+    protocol, separator, path = uri.partition("://")
+    if not separator or protocol in ("file", "local"):
+        return _read_regular(path if separator else uri, max_bytes)
     # Not url_to_fs, which would take a "::" in a class name for a chain of file systems.
     fs = fsspec.filesystem(protocol, **(storage_options or {}))
     data: bytes = fs.cat_file(fs._strip_protocol(uri))

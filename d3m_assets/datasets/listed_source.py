@@ -36,7 +36,7 @@ from d3m_assets.datasets.checks import (
 from d3m_assets.datasets.exclusion import Exclusion
 from d3m_assets.datasets.image_cache import ImageCache
 from d3m_assets.datasets.image_index import Facts, ImageIndex
-from d3m_assets.datasets.images import GREY_MODES, decode_image
+from d3m_assets.datasets.images import GREY_MODES, decoded
 from d3m_assets.datasets.names import natural, normalized
 from d3m_assets.datasets.problems import DatasetProblem, utf8_path
 from d3m_assets.datasets.settings import ImageSettings
@@ -49,6 +49,8 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", 
 
 INDEX_VERSION = "1"
 """Raised whenever images are examined in another way, so that what was learnt before is not used."""
+
+_BAND_PIXELS = 2**20
 
 ListedSplit = Split | Literal[""]
 
@@ -334,17 +336,19 @@ class ListedSource(ABC):
             return "has a name that is not valid UTF-8"
         try:
             data = self._fetch(image.uri)
-            decoded, mode = decode_image(data, self.settings.max_pixels)
+            with decoded(data, self.settings.max_pixels) as (pixels, mode):
+                width, height = pixels.size
+                if min(width, height) < SMALLEST_SIDE:
+                    return f"is {width}x{height} pixels; the least is {SMALLEST_SIDE} a side"
+                pixel_digest = _pixel_digest(pixels)
         except ValueError as error:
             return str(error)
         except Exception as error:  # each service raises its own
             return f"cannot be read: {error}"
-        if min(decoded.size) < SMALLEST_SIDE:
-            return f"is {decoded.width}x{decoded.height} pixels; the least is {SMALLEST_SIDE} a side"
         digest = hashlib.sha256(data).hexdigest()
         if self._remote():
             self._copies.put(digest, data)
-        return Facts(digest, _pixel_digest(decoded), len(data), decoded.width, decoded.height, mode)
+        return Facts(digest, pixel_digest, len(data), width, height, mode)
 
     def _with_splits(
         self, images: list[ListedImage], folders: list[ListedFolder], facts: Mapping[str, Facts]
@@ -436,9 +440,13 @@ def _places(images: Sequence[ListedImage], folders: Sequence[ListedFolder]) -> l
 def _pixel_digest(image: Image.Image) -> str:
     """SHA-256, in hex, of size and pixels; the same for a grey image that is stored in colour."""
     pixels = np.asarray(image)
-    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
+    # In bands: comparing all pixels at once takes as much memory as they do.
+    bands = range(0, len(pixels), rows := max(1, _BAND_PIXELS // pixels.shape[1]))
+    if pixels.ndim == 3 and all((band == band[..., :1]).all() for band in (pixels[i : i + rows] for i in bands)):
         pixels = pixels[..., 0]
-    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
 
 
 def _record(image: ListedImage, fact: Facts, split: Split) -> ImageRecord:

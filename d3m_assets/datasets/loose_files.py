@@ -9,6 +9,7 @@ from pathlib import Path
 
 from d3m_assets.datasets.images import decode_image, read_bytes
 from d3m_assets.datasets.source import ImageRecord
+from d3m_assets.errors import DatasetError
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,16 @@ class LooseFiles:
     """Reads images wherever they are (:class:`~d3m_assets.datasets.source.ImageReader`)."""
 
     def read(self, image: ImageRecord) -> bytes:
-        """Contents of an image file.
+        """Contents of an image file, exactly as they were when it was recorded.
 
         Raises:
+            DatasetError: It has changed since.
             OSError: It cannot be read.
         """
-        return read_bytes(image.uri)
+        data = read_bytes(image.uri)
+        if hashlib.sha256(data).hexdigest() != image.sha256:
+            raise DatasetError(f"image {image.uri} has changed since it was recorded; record it again")
+        return data
 
 
 def records_of(paths: Sequence[str | Path]) -> tuple[ImageRecord, ...]:

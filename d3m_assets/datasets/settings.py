@@ -33,7 +33,7 @@ class ImageSettings(Section):
         default=MAX_PIXELS,
         ge=16,
         le=178_956_970,  # Pillow refuses more
-        description="Pixels of an image beyond which it is not decoded.",
+        description="Pixels of an image beyond which it is not decoded; of a WebP, which takes more memory, three quarters.",
     )
     cache_gib: float = Field(
         default=4.0,

@@ -11,7 +11,7 @@ from typing import Any
 import fsspec
 
 from d3m_assets.datasets.data_files import DataFile, data_files
-from d3m_assets.datasets.image_folder import SPLIT_FOLDERS, FoundFile, arranged
+from d3m_assets.datasets.image_folder import SPLIT_FOLDERS, FoundFile, arranged, leads_out, left_outside
 from d3m_assets.datasets.images import too_large
 from d3m_assets.datasets.listed_source import SUFFIXES, ListedImage, ListedSource, Listing
 from d3m_assets.datasets.problems import DatasetProblem, unlabelled
@@ -54,9 +54,12 @@ class WebDataset(ListedSource):
     def _list_shard(self, file: DataFile, shard: tarfile.TarFile, listing: Listing) -> None:
         images: dict[str, list[tarfile.TarInfo]] = {}
         labels: dict[str, str] = {}
-        links = 0
+        links, outside = 0, []
         for member in shard:
             path = PurePosixPath(member.name)
+            if leads_out(member.name):
+                outside.append(member.name)
+                continue
             if any(part.startswith(".") and part != "." for part in path.parts):
                 continue
             if not member.isfile() or member.islnk():
@@ -74,6 +77,7 @@ class WebDataset(ListedSource):
         if links:
             what = f"has {links} images that are links to others in it, which are left out"
             listing.problems.append(DatasetProblem("", file.name, what, "store them as files", "warning"))
+        listing.problems += left_outside(file.name, outside)
         if not labels:
             self._list_folder(file, [member for members in images.values() for member in members], listing)
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,8 @@ TEXT_ENCODERS = {
 """Supported pipelines, and the text encoders whose token tables textual inversion extends."""
 
 EMBEDDED = "embedded"
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 _WEIGHTS = (".safetensors", ".json", ".txt")
 
@@ -89,6 +92,12 @@ class FoundationFiles:
         return self.checkpoint or self.path
 
     @property
+    def commit(self) -> str:
+        """Commit of the hub's repository that the files are of, in hex; empty: they are not out of the hub's cache."""
+        folder = self.path.absolute()
+        return folder.name if folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name) else ""
+
+    @property
     def weight_bytes(self) -> int:
         """Size of the weights on disk."""
         files = [self.checkpoint] if self.checkpoint else self.path.glob("*/*.safetensors")
@@ -127,7 +136,7 @@ class FoundationFiles:
             found = json.loads(index.read_text())["_class_name"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FoundationError(f"{index} is damaged: {error}. Restore the pipeline directory") from error
-        if found not in TEXT_ENCODERS:
+        if not isinstance(found, str) or found not in TEXT_ENCODERS:
             raise FoundationError(f"{self.path} is a {found}; supported are: {', '.join(TEXT_ENCODERS)}")
         return found
 

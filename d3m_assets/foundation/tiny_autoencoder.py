@@ -108,7 +108,11 @@ def load_tiny_autoencoder(files: TinyAutoencoder, foundation: Foundation) -> Aut
 
     try:
         loaded = AutoencoderTiny.from_pretrained(
-            files.path, dtype=foundation.vae.dtype, local_files_only=True, use_safetensors=True
+            files.path,
+            dtype=foundation.vae.dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
     except Exception as error:  # diffusers raises many kinds
         raise FoundationError(f"{files.path} cannot be loaded as an AutoencoderTiny: {error}") from error

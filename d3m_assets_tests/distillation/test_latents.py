@@ -20,10 +20,11 @@ def files(tmp_path, characters):
     return ImageFiles(LooseFiles(), records_of(paths), 1)
 
 
-def another(files, digest):
-    """The same files, of which the first is said to be another image."""
+def another(files, grey):
+    """The same files, of which the first has become another image, and was recorded as it is now."""
     first, *rest = files.images
-    return replace(files, images=(replace(first, sha256=digest), *rest))
+    Image.new("L", (32, 32), grey).save(first.uri)
+    return replace(files, images=(*records_of([first.uri]), *rest))
 
 
 def test_latents_are_encoded_once(foundation, files, tmp_path, monkeypatch):
@@ -39,8 +40,20 @@ def test_latents_are_encoded_once(foundation, files, tmp_path, monkeypatch):
 def test_a_changed_image_is_encoded_again(foundation, files, tmp_path):
     cache = LatentCache(tmp_path / "cache", 10**6)
     cache.get(foundation, files)
-    cache.get(foundation, another(files, "0" * 64))
+    cache.get(foundation, another(files, 9))
     assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_nothing_is_kept_of_an_image_that_changed_after_it_was_recorded(foundation, files, tmp_path):
+    cache = LatentCache(tmp_path / "cache", 10**6)
+    path = tmp_path / "0.png"
+    recorded = path.read_bytes()
+    another(files, 9)
+    with pytest.raises(DatasetError, match=r"0\.png has changed since"):
+        cache.get(foundation, files)
+    assert not (tmp_path / "cache").exists()
+    path.write_bytes(recorded)
+    assert np.array_equal(cache.get(foundation, files), encode(foundation, files.load(32)))
 
 
 def test_flipped_images_follow(foundation, files):
@@ -65,19 +78,19 @@ def test_the_cache_keeps_what_was_used_last_within_its_bytes(foundation, files, 
     one = len(encode(foundation, files.load(32)).tobytes()) + 300
     folder = tmp_path / "cache"
     cache = LatentCache(folder, 2 * one)
-    variants = [another(files, str(i) * 64) for i in range(3)]
 
-    def use(variant, second):
+    def use(grey, second):
+        variant = another(files, grey)
         before = {p: p.stat().st_mtime_ns for p in folder.glob("*")}
         cache.get(foundation, variant)
         (touched,) = (p for p in folder.glob("*") if p.stat().st_mtime_ns != before.get(p))
         os.utime(touched, ns=(second * 10**9, second * 10**9))
         return touched
 
-    first = use(variants[0], 1)
-    second = use(variants[1], 2)
-    assert use(variants[0], 3) == first  # read, and so used later than the second
-    third = use(variants[2], 4)
+    first = use(10, 1)
+    second = use(20, 2)
+    assert use(10, 3) == first  # read, and so used later than the second
+    third = use(30, 4)
     assert set(folder.iterdir()) == {first, third}
     assert not second.exists()
 
