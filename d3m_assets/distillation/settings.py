@@ -121,9 +121,7 @@ class GenerationSettings(Section):
     images_per_class: Annotated[int, Field(ge=1, le=MOST_IMAGES)] = Field(
         default=50, description="Images of each class and budget that the training set has."
     )
-    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] = Field(
-        default=10, description="Denoising steps of one image."
-    )
+    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] = Field(default=10, description="Denoising steps of one image.")
     guidance_scale: float = Field(
         default=2.0,
         ge=0,
