@@ -224,7 +224,7 @@ class _ClassEntry(NamedTuple):
         """The entry of a class."""
         p = c.prompts
         key, name, init = (v if v != p.class_name else None for v in (p.class_key, p.display_name, p.initializer))
-        everything = True if others_are_selected and not c.selection else None
+        everything: Literal[True] | None = True if others_are_selected and not c.selection else None
         return cls(
             p.class_id,
             p.class_name,
@@ -495,7 +495,7 @@ def _read_classes(
     ):
         if len(set(values)) < len(classes):
             raise ValueError(f"two classes of one {what}")
-    if any(map(len, (left.vectors, left.selections, left.codes))):
+    if len(left.vectors) or left.selections or left.codes:
         raise ValueError(
             f"{len(left.vectors)} vectors, {len(left.selections)} bytes of selections and {len(left.codes)} bytes of codes "
             "belong to no class"

@@ -16,6 +16,7 @@ from d3m_assets.exports.export_folder import OWN, STATE, part_of, write_whole
 from d3m_assets.exports.formats.writer import COMMON, CroissantParts, ExportPlan, FormatWriter
 from d3m_assets.exports.image_record import METADATA, image_name
 from d3m_assets.exports.stream import GeneratedImage
+from d3m_assets.terminal import printable
 
 _IMAGE = re.compile(r"\d{5,12}\.png")
 _FEATURES = (
@@ -85,20 +86,34 @@ class ImageFolderWriter(FormatWriter):
             )
         if (self.folder / METADATA).is_file():
             with (self.folder / METADATA).open("rb") as lines:
-                if all((self.folder / json.loads(line)["file_name"]).is_file() for line in lines):
+                if all(self._is_there(line) for line in lines):
                     return self.plan.total
             (self.folder / METADATA).replace(self._part)  # images were taken away since
         done = size = 0
         if self._part.is_file():
             with self._part.open("rb") as lines:
                 for line in lines:
-                    if not line.endswith(b"\n") or not (self.folder / json.loads(line)["file_name"]).is_file():
+                    if not line.endswith(b"\n") or not self._is_there(line):
                         break
                     done, size = done + 1, size + len(line)
             with self._part.open("r+b") as lines:
                 lines.truncate(size)
         self._lines = self._part.open("ab")
         return done
+
+    def _is_there(self, line: bytes) -> bool:
+        """Whether the image of a line of the metadata is there.
+
+        Raises:
+            BundleError: The line is none of ours.
+        """
+        try:
+            return (self.folder / json.loads(line)["file_name"]).is_file()
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise BundleError(
+                f"{METADATA} in {self.folder} is damaged ({printable(repr(error))}); remove it and {self._part.name}, and the "
+                "images are written again"
+            ) from None
 
     def write(self, image: GeneratedImage) -> None:
         """Write the file of an image, then its line."""
