@@ -118,7 +118,7 @@ def _prompt_embeds(bundle: Bundle) -> str:
     recipe = bundle.recipe
     pipeline = "the folder of the model that d3m-assets ships" if recipe.foundation == EMBEDDED else recipe.foundation
     pooled = ', pooled_prompt_embeds=embeds["pooled_prompt_embeds"][:1]' if bundle.classes[0].plan.width == 2048 else ""
-    steps, guidance = recipe.generation["steps"], recipe.generation["guidance_scale"]
+    generation = bundle.generation_settings()
     return f"""## In any diffusers pipeline of the base model
 
 `d3m export {BUNDLE} --format prompt-embeds --output embeds` writes the encoded prompts:
@@ -130,6 +130,6 @@ def _prompt_embeds(bundle: Bundle) -> str:
     about = json.load(open("embeds/prompt_embeds.json"))["classes"][0]
     embeds = load_file("embeds/" + about["file"])
     pipeline(prompt_embeds=embeds["prompt_embeds"][:1]{pooled},
-             num_inference_steps={steps}, guidance_scale={guidance})
+             num_inference_steps={generation.steps}, guidance_scale={generation.guidance_scale})
 
 """

@@ -116,7 +116,7 @@ def _path(output: Path, name: str, kind: TokenFormat) -> Path:
 
 
 def _write_concept(bundle: Bundle, token: ExportedToken, vectors: int, tensors: tuple[str, ...]) -> None:
-    folder, recipe = token.path.parent, bundle.recipe
+    folder, recipe, generation = token.path.parent, bundle.recipe, bundle.generation_settings()
     load = f'    pipeline.load_textual_inversion("{folder.name}")'
     if tensors == SDXL_PARTS:
         lines = [f'embedding = safetensors.torch.load_file("{folder.name}/{token.path.name}")']
@@ -138,8 +138,8 @@ tags: [textual_inversion, dataset_distillation]
 foundation model {code(recipe.foundation)} (fingerprint `{recipe.foundation_fingerprint}`) and mean nothing to another.
 
 {load}
-    pipeline({json.dumps(token.prompt)}, guidance_scale={recipe.generation["guidance_scale"]},
-             num_inference_steps={recipe.generation["steps"]})
+    pipeline({json.dumps(token.prompt)}, guidance_scale={generation.guidance_scale},
+             num_inference_steps={generation.steps})
 
 Licence: {markdown(recipe.licence)}.
 """

@@ -17,6 +17,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -274,6 +275,15 @@ CORPUS: dict[str, Callable[[Parts], Parts]] = {
 }
 """Files that once ended in a traceback, were accepted or took long, and their like: how a sound file becomes one."""
 
+ODD: dict[str, Callable[[Parts], Parts]] = {
+    "no steps": lambda p: p.recipe(generation={"guidance_scale": 2.0, "batch_size": 2, "images_per_class": 2}),
+    "a single template that is all name": lambda p: p.recipe(templates=["{}"]),
+    "markup and code in texts for people": lambda p: p.recipe(
+        dataset='<script>x</script>"); import os; ("', licence="[x](javascript:y)\n# x", scheduler="\x1b[31m\x9b\u202e"
+    ),
+}
+"""Files that are odd and must do all the same."""
+
 _VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, 1, 2, 3, -1, 0.5, 1.0, 10**9, 2**63, 10**30, "", "x", "codes", "int4", "int8", "fp16", [], {}),
     *("x" * 100_000, "\ud800", ["{}"], ["a {}", "{}"], [[]], {"steps": 3}, {"steps": 10**9}, Raw("NaN"), Raw("-1e999"), DEEP),
@@ -384,6 +394,7 @@ def probe(data: bytes, foundation: Any, folder: Path) -> Bundle:
     from d3m_assets.exports.formats import FORMATS
     from d3m_assets.exports.formats.writer import ExportPlan
     from d3m_assets.exports.stream import ImageStream
+    from d3m_assets.exports.tokens import export_tokens
 
     path = folder / "bundle.safetensors"
     path.write_bytes(data)
@@ -413,6 +424,10 @@ def probe(data: bytes, foundation: Any, folder: Path) -> Bundle:
     if not bundle.is_coded:
         bundle.check_foundation(foundation.files.fingerprint, foundation.files.name)
         bundle.check_autoencoder(None)
+        tokens = folder / "tokens"
+        shutil.rmtree(tokens, ignore_errors=True)
+        for token in export_tokens(bundle, foundation.layout, tokens, "concept"):
+            assert token.path.parent.parent == tokens, f"{token.path} leaves its folder"
         if bundle.generation_settings().steps > MOST_STEPS:
             return bundle
     for _, image in zip(range(1), ImageStream(bundle, foundation, per_class=1).images(), strict=False):
@@ -471,7 +486,7 @@ def cases(sound: dict[str, Bundle], count: int, seed: int) -> Iterator[tuple[str
     files = {kind: bundle.to_bytes() for kind, bundle in sound.items()}
     for kind, data in files.items():
         yield f"{kind}: sound", data, data, True
-        for name, change in CORPUS.items():
+        for name, change in (CORPUS | ODD).items():
             yield f"{kind}: {name}", change(Parts.of(data)).to_bytes(), data, True
     data = files["int8"]
     for name in HOSTILE_NAMES:
@@ -489,7 +504,7 @@ def run(count: int, seed: int) -> dict[str, Any]:
     """Attack with the corpus and ``count`` other bundles, in a process of its own.
 
     Returns:
-        Counts of what happened, the longest ``seconds``, ``peak_mib`` of memory beyond what the process began with, and
+        Counts of what happened, the longest ``seconds``, ``peak_mib`` of memory beyond the most that the process had before, and
         ``tracebacks`` of each kind.
     """
     command = [sys.executable, "-m", __spec__.name, "--count", str(count), "--seed", str(seed), "--here"]

@@ -74,3 +74,10 @@ def test_a_thousand_hostile_bundles_stay_within_memory_and_time():
     assert found.pop("tracebacks") == {}
     assert bundles.faults(found) == []
     assert found["peak_mib"] < bundles.MEMORY_MIB
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4 and selections", "float16 and norms"])
+@pytest.mark.parametrize("case", sorted(bundles.ODD))
+def test_an_odd_file_is_read_shown_and_regenerated(sound, foundation, tmp_path, kind, case):
+    data = bundles.ODD[case](bundles.Parts.of(sound[kind].to_bytes())).to_bytes()
+    assert bundles.probe(data, foundation, tmp_path).to_bytes() == data
