@@ -92,6 +92,7 @@ class DistilledBundle(Asset):
 
 def _made(item: Item, made: Bundle) -> Made:
     data = made.to_bytes()
+    Bundle.from_bytes(data, str(item.key))  # what no one could read is not stored
     return Made(item.key, {FILE: data}, {"payload_bytes": made.payload, "bundle_bytes": len(data)})
 
 

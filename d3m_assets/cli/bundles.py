@@ -286,10 +286,10 @@ def inspect(bundle: BundleArgument, as_json: AsJson = False) -> None:
                    for c in loaded.classes]  # fmt: skip
         facts = {"recipe": asdict(loaded.recipe), "classes": classes, "ledger": ledger.to_dict("records"),
                  "fits": fits(loaded)}  # fmt: skip
-        print(json.dumps(facts, indent=1, ensure_ascii=False))
+        print(json.dumps(facts, indent=1))  # in ASCII, so that nothing in it can steer a terminal
         return
     for name, value in asdict(loaded.recipe).items():
-        print(f"{name:24} {value}")
+        print(f"{name:24} {printable(value)}")
     first = loaded.classes[0].plan
     print(
         f"{'classes':24} {len(loaded.classes)}: {printable(', '.join(c.prompts.class_name for c in loaded.classes[:20]))}"
@@ -306,7 +306,9 @@ def inspect(bundle: BundleArgument, as_json: AsJson = False) -> None:
     if loaded.recipe.candidates:
         counts = sorted({loaded.training_images(c) for c in loaded.classes})
         images = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))
-        print(f"{'samples of a class':24} {images} of {loaded.recipe.candidates} by {loaded.recipe.criterion}")
+        print(
+            f"{'samples of a class':24} {images} of {loaded.recipe.candidates} by {printable(loaded.recipe.criterion)}"
+        )
     print("\nLedger, bytes of all classes together\n")
     print(ledger.to_string(index=False))
     print("\nFits\n")

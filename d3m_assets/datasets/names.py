@@ -1,4 +1,4 @@
-"""Names of classes in any script: one spelling, an order, and keys that are safe as file names and partition keys."""
+"""Names of classes in any script: one spelling, an order, keys of partitions, and names of folders on any operating system."""
 
 from __future__ import annotations
 
@@ -11,7 +11,19 @@ from itertools import chain
 
 from d3m_assets.errors import DatasetError
 
-_SAFE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+SAFE_KEY = "[a-z0-9][a-z0-9_.-]{0,63}"
+"""Pattern of a partition key."""
+LONGEST_NAME = 400
+"""Characters of a class's name; it stands in prompts, in the header of a bundle and in every image's record."""
+LONGEST_FOLDER = 200
+"""Bytes of a folder's name; file systems take 143 to 255."""
+_SAFE = re.compile(SAFE_KEY)
+_ILLEGAL = frozenset('<>:"/\\|?*\x7f')
+"""Separators, streams and drives, and what else Windows takes in no name."""
+_INVISIBLE = frozenset(("Cc", "Cf", "Zl", "Zp"))
+"""Unicode's categories of control characters, marks of direction and other formats, and separators of lines."""
+_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3]) *(\.|$)", re.IGNORECASE)
+"""Names that Windows gives to devices, in every folder and with any suffix."""
 
 
 def class_key(class_name: str) -> str:
@@ -37,11 +49,43 @@ def _hashed_key(name: str, digest_length: int) -> str:
     return f"{stem}-{hashlib.sha256(name.encode()).hexdigest()[:digest_length]}"
 
 
+def folder_name(class_name: str) -> str:
+    """What the folder of a class is called: its name, wherever that stays within its parent folder on every operating system.
+
+    Separators, drives, streams, names of devices, dots and spaces at the end, control characters and marks of direction are
+    written as ``%`` and the hexadecimal digits of their UTF-8 bytes, as in addresses, and so is a ``%`` that would otherwise
+    read like that: ``urllib.parse.unquote`` gives the name back, and no two names have the same folder. A name that would be
+    longer than :data:`LONGEST_FOLDER` bytes is cut and ends in ``%~`` and a part of its SHA-256.
+
+    Args:
+        class_name: Any text of at least one character that is valid Unicode.
+    """
+    last = len(class_name) - 1
+    folder = "".join(
+        _quoted(c)
+        if c in _ILLEGAL
+        or unicodedata.category(c) in _INVISIBLE
+        or (c == "%" and re.match("%([0-9a-fA-F]{2}|~)", class_name[i : i + 3]))
+        or (c in ". " and i == last)
+        or (i == 0 and _DEVICE.match(class_name))
+        else c
+        for i, c in enumerate(class_name)
+    )
+    if len(folder.encode()) <= LONGEST_FOLDER:
+        return folder
+    digest = hashlib.sha256(class_name.encode()).hexdigest()[:32]
+    return folder.encode()[: LONGEST_FOLDER - 34].decode(errors="ignore") + f"%~{digest}"
+
+
+def _quoted(character: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in character.encode())
+
+
 def normalized(class_name: str) -> str:
     """The name in Unicode's NFC form: macOS and Linux store the same folder name differently.
 
     Raises:
-        DatasetError: The name is empty or not valid Unicode.
+        DatasetError: The name is empty, very long or not valid Unicode.
     """
     try:
         class_name.encode()
@@ -51,6 +95,10 @@ def normalized(class_name: str) -> str:
         ) from None
     if not class_name:
         raise DatasetError("a class has an empty name; give it one")
+    if len(class_name) > LONGEST_NAME:
+        raise DatasetError(
+            f"the class {class_name[:40]!r}… has a name of {len(class_name):,} characters; give it one of at most {LONGEST_NAME}"
+        )
     return unicodedata.normalize("NFC", class_name)
 
 

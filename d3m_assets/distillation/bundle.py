@@ -4,52 +4,73 @@ The vectors of all classes lie in one tensor, class after class, prompt after pr
 file's header would cost more than many a class's payload. The selections of samples lie in another, and image codes in a third:
 a bundle holds vectors or codes, of all its classes. The recipe is JSON in the file's metadata and holds nothing that varies
 between two equal runs, so equal distillations give equal bytes.
+
+A bundle is what people exchange, so a file may say anything. What is read is typed and bounded, and a file is refused that is not,
+byte for byte, what would be written of what was read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
+from pydantic import AfterValidator, ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 
-from d3m_assets.distillation.budgets import NUMPY_TYPES, EmbeddingPlan
-from d3m_assets.distillation.prompts import ClassPrompts, placeholder_token
-from d3m_assets.distillation.selection import decode_selection, samples_in_order, selection_bytes
-from d3m_assets.distillation.settings import CODES, GenerationSettings
-from d3m_assets.errors import BundleError, StageError
-from d3m_assets.ledger import BundleBytes
+from d3m_assets.datasets.names import LONGEST_NAME, SAFE_KEY, normalized
+from d3m_assets.distillation.budgets import NUMPY_TYPES, EmbeddingPlan, StorageType
+from d3m_assets.distillation.bundle_file import read_file, write_file
+from d3m_assets.distillation.prompts import MOST_PROMPTS, ClassPrompts, placeholder_token
+from d3m_assets.distillation.selection import (
+    MOST_CANDIDATES,
+    check_selection,
+    decode_selection,
+    samples_in_order,
+    selection_bytes,
+)
+from d3m_assets.distillation.settings import CODES, MOST_TEMPLATES, GenerationSettings, Template
+from d3m_assets.distillation.vectors import check_stored
+from d3m_assets.errors import BundleError, D3MError
+from d3m_assets.ledger import Budget, BundleBytes
+from d3m_assets.terminal import printable
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from d3m_assets.foundation.tiny_autoencoder import TinyAutoencoder
 
-FORMAT = "d3m-bundle-1"
-FORMAT_2 = "d3m-bundle-2"
-"""The same, with something that an earlier version of this package would pass over."""
-FORMAT_3 = "d3m-bundle-3"
-"""The same, with int4 vectors or a selection of samples."""
-FORMAT_4 = "d3m-bundle-4"
-"""The same, with image codes in place of vectors, or with a payload that was decided on validation images."""
-_FORMATS = (FORMAT, FORMAT_2, FORMAT_3, FORMAT_4)
-CODE_VERSION = "1"
-"""Raised whenever a change here changes a bundle's bytes."""
+CODE_VERSION = "2"
+"""Raised whenever a change here or in :mod:`d3m_assets.distillation.bundle_file` changes a bundle's bytes."""
 
 _TENSOR = "embeddings"
-_AUTOENCODER_FIELDS = ("autoencoder", "autoencoder_fingerprint", "autoencoder_bytes")
 _SELECTIONS = "selections"
 _CODES = "codes"
-MOST_CANDIDATES = 1_000_000
-"""A recipe that names more could keep a reader busy for ever."""
-_SELECTION_FIELDS = ("criterion", "candidates", "kept")
-_PAYLOAD_FIELDS = ("payload", "payload_choice")
+_OPTIONAL_FIELDS = frozenset(
+    ("autoencoder", "autoencoder_fingerprint", "autoencoder_bytes", "criterion", "candidates", "kept")
+    + ("payload", "payload_choice", "norms")
+)
+"""Of the stored recipe: left out where they are empty."""
+LONGEST_TEXT = 10_000
+"""Characters of a text of the recipe that is meant for people, and of paths and addresses."""
+MOST_SIDE = 1 << 16
+"""Pixels of a side of the real images."""
+MOST_WIDTH = 1 << 16
+"""Numbers in a learned vector: thirty times those of SDXL."""
+MOST_VECTORS = 1000
+"""Of a prompt: thirteen times the tokens that CLIP reads."""
 NO_VECTORS = EmbeddingPlan(0, 0, "int8", 1)
 """The plan of a class that is stored as image codes."""
+
+_Text = Annotated[str, Field(max_length=LONGEST_TEXT)]
+_Digest = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+_Size = Annotated[int, Field(ge=0, lt=1 << 63)]
+_Side = Annotated[int, Field(ge=1, le=MOST_SIDE)]
 
 
 @dataclass(frozen=True)
@@ -111,29 +132,130 @@ class Recipe:
         payload_choice: How payload or codec were chosen on validation images, for people.
     """
 
-    budget: str
-    bytes_per_class: int
-    dataset: str
-    image_height: int
-    image_width: int
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    budget: _Text
+    bytes_per_class: _Size
+    dataset: _Text
+    image_height: _Side
+    image_width: _Side
     channels: int
-    foundation: str
-    foundation_fingerprint: str
-    foundation_bytes: int
+    foundation: _Text
+    foundation_fingerprint: _Digest
+    foundation_bytes: _Size
     generation: dict[str, Any]
-    scheduler: str
-    seed: int
-    templates: tuple[str, ...]
+    scheduler: _Text
+    seed: _Size
+    templates: Annotated[tuple[Template, ...], Field(min_length=1, max_length=MOST_TEMPLATES)]
     keep_class_name: bool
-    licence: str = "as the dataset's and the foundation model's"
-    autoencoder: str = ""
-    autoencoder_fingerprint: str = ""
-    autoencoder_bytes: int = 0
-    criterion: str = ""
-    candidates: int = 0
-    kept: int = 0
-    payload: str = ""
-    payload_choice: str = ""
+    licence: _Text = "as the dataset's and the foundation model's"
+    autoencoder: _Text = ""
+    autoencoder_fingerprint: _Digest = ""
+    autoencoder_bytes: _Size = 0
+    criterion: _Text = ""
+    candidates: Annotated[int, Field(ge=0, le=MOST_CANDIDATES)] = 0
+    kept: Annotated[int, Field(ge=0)] = 0
+    payload: Literal["", "codes"] = ""
+    payload_choice: _Text = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StoredRecipe(Recipe):
+    """A recipe as the file has it: with how vectors are stored.
+
+    Attributes:
+        storage_type: Number format of the vectors.
+        width: Numbers in a vector.
+        norms: Norms that are stored with each vector.
+    """
+
+    storage_type: StorageType
+    width: Annotated[int, Field(ge=1, le=MOST_WIDTH)]
+    norms: Annotated[int, Field(ge=0, le=4)] = 0
+
+    def split(self) -> tuple[Recipe, EmbeddingPlan]:
+        """The recipe, and the plan of one vector."""
+        recipe = Recipe(**{f.name: getattr(self, f.name) for f in fields(Recipe)})
+        return recipe, EmbeddingPlan(1, 1, self.storage_type, self.width, self.norms)
+
+
+def _class_name(name: str) -> str:
+    if normalized(name) != name:
+        raise ValueError("it is not in Unicode's NFC form")
+    return name
+
+
+_ClassName = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(_class_name)]
+_Words = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
+
+
+@dataclass(frozen=True)
+class _Differences:
+    """What of a class is not as its name suggests.
+
+    Attributes:
+        key: Partition key.
+        name: Name in prompts.
+        init: Words whose embeddings the inversion started from.
+        all: It has no selection, though others do.
+        codes: Bytes of its image codes.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
+
+    key: Annotated[str, Field(pattern=rf"^{SAFE_KEY}$")] | None = None
+    name: _Words | None = None
+    init: Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)] | None = None
+    all: Literal[True] | None = None
+    codes: Annotated[int, Field(ge=1)] | None = None
+
+
+class _ClassEntry(NamedTuple):
+    """What the header says of a class; only what differs from its name, since ten thousand classes repeat it."""
+
+    class_id: Annotated[int, Field(ge=0, lt=1 << 31)]
+    class_name: _ClassName
+    prompts: Annotated[int, Field(ge=0, le=MOST_PROMPTS)]
+    vectors: Annotated[int, Field(ge=0, le=MOST_VECTORS)]
+    differences: _Differences = _Differences()
+
+    @classmethod
+    def of(cls, c: DistilledClass, others_are_selected: bool) -> _ClassEntry:
+        """The entry of a class."""
+        p = c.prompts
+        key, name, init = (v if v != p.class_name else None for v in (p.class_key, p.display_name, p.initializer))
+        everything: Literal[True] | None = True if others_are_selected and not c.selection else None
+        return cls(
+            p.class_id,
+            p.class_name,
+            c.plan.prompts,
+            c.plan.vectors,
+            _Differences(key, name, init, everything, len(c.codes) or None),
+        )
+
+    def to_json(self) -> list[Any]:
+        """JSON values, as stored."""
+        *values, differences = self
+        named = {name: value for name, value in asdict(differences).items() if value is not None}
+        return [*values, named] if named else values
+
+    def words(self, recipe: Recipe) -> ClassPrompts:
+        """What the class is called."""
+        d, name = self.differences, self.class_name
+        return ClassPrompts(
+            self.class_id,
+            d.key or name,
+            name,
+            d.name or name,
+            d.init or name,
+            recipe.templates,
+            recipe.keep_class_name,
+        )
+
+
+@lru_cache(maxsize=1)
+def _readers() -> tuple[TypeAdapter[_StoredRecipe], TypeAdapter[list[_ClassEntry]]]:
+    return TypeAdapter(_StoredRecipe), TypeAdapter(Annotated[list[_ClassEntry], FailFast()])
 
 
 @dataclass(frozen=True)
@@ -160,37 +282,20 @@ class Bundle:
 
     def to_bytes(self) -> bytes:
         """The file's contents; equal bundles give equal bytes."""
-        from safetensors.numpy import save
-
         first = self.classes[0].plan
         vectors = np.concatenate([c.vectors.reshape(-1, first.stored_width) for c in self.classes])
-        vectors = vectors.astype(NUMPY_TYPES[first.storage_type])
         selections = b"".join(c.selection for c in self.classes)
-        entries = [_class_entry(c, bool(self.recipe.candidates)) for c in self.classes]
-        recipe = _recipe_to_json(self.recipe, first)
-        metadata = {
-            "format": self._format(first),
-            "recipe": json.dumps(recipe, ensure_ascii=False, sort_keys=True, separators=(",", ":")),
-            "classes": json.dumps(entries, ensure_ascii=False, separators=(",", ":")),
-            "sha256": hashlib.sha256(vectors.tobytes()).hexdigest(),
-        }
-        tensors: dict[str, np.ndarray] = {_TENSOR: vectors}
+        tensors: dict[str, np.ndarray] = {_TENSOR: vectors.astype(NUMPY_TYPES[first.storage_type])}
         if selections:
             tensors[_SELECTIONS] = np.frombuffer(selections, np.uint8)
-            metadata["selections_sha256"] = hashlib.sha256(selections).hexdigest()
         if self.is_coded:
-            codes = b"".join(c.codes for c in self.classes)
-            tensors[_CODES] = np.frombuffer(codes, np.uint8)
-            metadata["codes_sha256"] = hashlib.sha256(codes).hexdigest()
-        return _ordered(save(tensors, metadata=metadata))
-
-    def _format(self, plan: EmbeddingPlan) -> str:
-        """The oldest format that a reader needs to know."""
-        if self.recipe.payload or self.recipe.payload_choice:
-            return FORMAT_4
-        if self.recipe.criterion or plan.storage_type == "int4":
-            return FORMAT_3
-        return FORMAT_2 if self.recipe.autoencoder or plan.norms else FORMAT
+            tensors[_CODES] = np.frombuffer(b"".join(c.codes for c in self.classes), np.uint8)
+        entries = [_ClassEntry.of(c, bool(self.recipe.candidates)).to_json() for c in self.classes]
+        return write_file(
+            tensors,
+            json.dumps(_stored_recipe(self.recipe, first), ensure_ascii=False, sort_keys=True, separators=(",", ":")),
+            json.dumps(entries, ensure_ascii=False, separators=(",", ":")),
+        )
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str = "the bundle") -> Bundle:
@@ -201,52 +306,23 @@ class Bundle:
             name: What errors call it.
 
         Raises:
-            BundleError: It is no bundle, of another version, or damaged.
+            BundleError: It is no bundle, of another format, damaged, or says what no bundle says.
         """
-        tensors, metadata = _open(data, name)
+        name = printable(name)
+        file = read_file(data, name)
         try:
-            raw = bytes(tensors[_TENSOR]["data"])
-            recipe, plan = _recipe_from_json(json.loads(metadata["recipe"]))
-            if hashlib.sha256(raw).hexdigest() != metadata["sha256"]:
-                raise BundleError(f"{name} is damaged: the hash of its embeddings is wrong; get it again")
-            vectors = np.frombuffer(raw, NUMPY_TYPES[plan.storage_type]).reshape(-1, plan.stored_width)
-            _check_recipe(recipe)
-            selections = bytes(tensors[_SELECTIONS]["data"]) if _SELECTIONS in tensors else b""
-            if selections and hashlib.sha256(selections).hexdigest() != metadata["selections_sha256"]:
-                raise BundleError(f"{name} is damaged: the hash of its selection of samples is wrong; get it again")
-            codes = _codes(tensors, metadata, recipe, name)
-            classes, end, selected, decoded = [], 0, 0, 0
-            for entry in json.loads(metadata["classes"]):
-                read = _read_class(
-                    entry, recipe, plan, vectors[end:], selections[selected:], memoryview(codes)[decoded:]
-                )
-                classes.append(read)
-                end += read.plan.prompts * read.plan.vectors
-                selected += len(read.selection)
-                decoded += len(read.codes)
-            if decoded != len(codes):
-                raise BundleError(
-                    f"{name} is damaged: {len(codes)} bytes of codes, but its classes have {decoded}; get it again"
-                )
-            if selected != len(selections):
-                raise BundleError(
-                    f"{name} is damaged: {len(selections)} bytes of selections, but its classes have {selected}; get it again"
-                )
-            if not classes:
-                raise ValueError("no classes")
-            for what, values in (
-                ("name", [c.prompts.class_name for c in classes]),
-                ("number", [c.prompts.class_id for c in classes]),
-            ):
-                if len(set(values)) < len(classes):
-                    raise ValueError(f"two classes of one {what}")
-            if end != len(vectors):
-                raise BundleError(
-                    f"{name} is damaged: {len(vectors)} vectors, but its classes name {end}; get it again"
-                )
-        except (KeyError, TypeError, ValueError, StageError) as error:
-            raise BundleError(f"{name} is damaged: {error!r}; get it again") from error
-        return cls(recipe, tuple(classes))
+            recipes, entries = _readers()
+            recipe, plan = recipes.validate_json(file.recipe).split()
+            _check_recipe(recipe, frozenset(file.tensors))
+            read = cls(recipe, _read_classes(entries.validate_json(file.classes), recipe, plan, file.tensors))
+        except ValidationError as error:
+            raise BundleError(f"{name} is damaged: {_first_reason(error)}; get it again") from None
+        except (ValueError, D3MError) as error:
+            reason = printable(error).removesuffix("; get it again")
+            raise BundleError(f"{name} is damaged: {reason}; get it again") from None
+        if read.to_bytes() != data:
+            raise BundleError(f"{name} is damaged: it is not written as d3m-assets writes it; get it again")
+        return read
 
     @classmethod
     def load(cls, path: str | Path) -> Bundle:
@@ -255,11 +331,14 @@ class Bundle:
         Raises:
             BundleError: It does not exist or is no bundle.
         """
+        if Path(path).exists() and not Path(path).is_file():
+            raise BundleError(f"the bundle {path} is no regular file")  # a pipe would be waited for
         try:
-            data = Path(path).read_bytes()
-        except OSError as error:
+            return cls.from_bytes(Path(path).read_bytes(), str(path))
+        except (OSError, ValueError) as error:
             raise BundleError(f"the bundle {path} cannot be read: {error}") from error
-        return cls.from_bytes(data, str(path))
+        except MemoryError:
+            raise BundleError(f"the bundle {path} does not fit into memory") from None
 
     def token_of(self, class_index: int, prompt: int) -> str:
         """Placeholder token of one learned prompt."""
@@ -388,102 +467,111 @@ class Bundle:
         return GenerationSettings(**self.recipe.generation)
 
 
-def _class_entry(c: DistilledClass, others_are_selected: bool) -> list[Any]:
-    """What the header says of a class; only what differs from its name, since ten thousand classes repeat it."""
-    p = c.prompts
-    entry: list[Any] = [p.class_id, p.class_name, c.plan.prompts, c.plan.vectors]
-    names = {"key": p.class_key, "name": p.display_name, "init": p.initializer}
-    changed: dict[str, Any] = {field: value for field, value in names.items() if value != p.class_name}
-    if others_are_selected and not c.selection:
-        changed["all"] = True
-    if c.codes:
-        changed["codes"] = len(c.codes)
-    return [*entry, changed] if changed else entry
-
-
-def _read_class(
-    entry: list[Any],
-    recipe: Recipe,
-    shared_plan: EmbeddingPlan,
-    vectors: np.ndarray,
-    selections: bytes,
-    codes: memoryview,
-) -> DistilledClass:
-    """A class from its entry in the header.
+def _read_classes(
+    entries: list[_ClassEntry], recipe: Recipe, shared_plan: EmbeddingPlan, tensors: Mapping[str, bytes]
+) -> tuple[DistilledClass, ...]:
+    """The classes from their entries, which share the tensors out in their order.
 
     Args:
-        entry: As :func:`_class_entry` gives it.
+        entries: Of the header.
         recipe: The bundle's.
         shared_plan: Storage of the bundle's vectors.
-        vectors: Stored vectors from the first of the class on, ``[N, stored_width]``.
-        selections: Codes of selections from the class's on.
-        codes: Image codes from the class's on.
+        tensors: Bytes of the file's tensors.
 
     Raises:
-        BundleError: Its selection is none.
-        StageError: Its image code is none.
-        TypeError, ValueError: It is no such entry.
+        D3MError, ValueError: They do not fit together, or a payload is none.
     """
-    class_id, class_name, prompts, per_prompt, *changed = entry
-    names = changed[0] if changed else {}
-    # A bundle is what people exchange: a class named ../../x must not become a folder elsewhere.
-    leaves = class_name in ("", ".", "..") or "\0" in class_name or Path(class_name).name != class_name
-    if not isinstance(class_id, int) or leaves:
-        raise ValueError(f"class {class_name!r} cannot name a folder")
-    words = ClassPrompts(
-        class_id,
-        names.get("key", class_name),
-        class_name,
-        names.get("name", class_name),
-        names.get("init", class_name),
-        recipe.templates,
-        recipe.keep_class_name,
-    )
-    if recipe.payload == CODES:
-        return DistilledClass.coded(words, _own_code(codes, names.get("codes"), (prompts, per_prompt), recipe))
-    if "codes" in names:
-        raise ValueError("image codes beside prompts")
-    plan = replace(shared_plan, prompts=prompts, vectors=per_prompt)
-    own = vectors[: prompts * per_prompt].reshape(prompts, per_prompt, plan.stored_width)
-    selection = b""
-    if recipe.candidates and not names.get("all"):
-        selection = selections[: selection_bytes(recipe.candidates, recipe.kept)]
-        decode_selection(selection, recipe.candidates, recipe.kept)
-    return DistilledClass(words, plan, own, selection)
+    vectors = np.frombuffer(tensors[_TENSOR], NUMPY_TYPES[shared_plan.storage_type])
+    vectors = vectors.reshape(-1, shared_plan.stored_width)
+    check_stored(vectors, shared_plan)
+    left = _Left(vectors, memoryview(tensors.get(_SELECTIONS, b"")), memoryview(tensors.get(_CODES, b"")))
+    classes = tuple(_read_class(entry, recipe, shared_plan, left) for entry in entries)
+    if not classes:
+        raise ValueError("no classes")
+    for what, values in (
+        ("name", [c.prompts.class_name for c in classes]),
+        ("number", [c.prompts.class_id for c in classes]),
+        ("key", [c.prompts.class_key for c in classes]),
+    ):
+        if len(set(values)) < len(classes):
+            raise ValueError(f"two classes of one {what}")
+    if len(left.vectors) or left.selections or left.codes:
+        raise ValueError(
+            f"{len(left.vectors)} vectors, {len(left.selections)} bytes of selections and {len(left.codes)} bytes of codes "
+            "belong to no class"
+        )
+    return classes
 
 
-def _own_code(codes: memoryview, length: Any, vectors: tuple[int, int], recipe: Recipe) -> bytes:
-    """The first ``length`` bytes of ``codes``, if they are a code within the budget and the class has no vectors beside it.
+@dataclass
+class _Left:
+    """What of the tensors no class has taken yet: vectors ``[N, stored_width]``, selections, image codes."""
+
+    vectors: np.ndarray
+    selections: memoryview
+    codes: memoryview
+
+    def take_vectors(self, prompts: int, vectors: int, width: int) -> np.ndarray:
+        """The next vectors, ``[prompts, vectors, width]``.
+
+        Raises:
+            ValueError: There are too few.
+        """
+        taken, self.vectors = np.split(self.vectors, [prompts * vectors])
+        return taken.reshape(prompts, vectors, width)
+
+    def take_selection(self, length: int) -> bytes:
+        """The next code of a selection, shorter where there are too few bytes."""
+        taken, self.selections = bytes(self.selections[:length]), self.selections[length:]
+        return taken
+
+    def take_codes(self, length: int) -> bytes:
+        """The next image code, shorter where there are too few bytes."""
+        taken, self.codes = bytes(self.codes[:length]), self.codes[length:]
+        return taken
+
+
+def _read_class(entry: _ClassEntry, recipe: Recipe, shared_plan: EmbeddingPlan, left: _Left) -> DistilledClass:
+    """A class from its entry, with its part of the tensors.
 
     Raises:
-        StageError, ValueError: They are not.
+        D3MError, ValueError: Its payload is none.
+    """
+    words, differences = entry.words(recipe), entry.differences
+    if differences.key is None and not re.fullmatch(SAFE_KEY, entry.class_name):
+        raise ValueError(f"class {entry.class_name!r} lacks a key")
+    if recipe.payload == CODES:
+        return DistilledClass.coded(words, _read_code(entry, recipe, left))
+    if differences.codes is not None:
+        raise ValueError("image codes beside prompts")
+    plan = replace(shared_plan, prompts=entry.prompts, vectors=entry.vectors)
+    if not plan.prompts * plan.vectors:
+        raise ValueError(f"class {entry.class_name!r} has no vectors")
+    vectors = left.take_vectors(plan.prompts, plan.vectors, plan.stored_width)
+    selection = b""
+    if recipe.candidates and not differences.all:
+        selection = left.take_selection(selection_bytes(recipe.candidates, recipe.kept))
+        check_selection(selection, recipe.candidates, recipe.kept)
+    return DistilledClass(words, plan, vectors, selection)
+
+
+def _read_code(entry: _ClassEntry, recipe: Recipe, left: _Left) -> bytes:
+    """The image code of a class, if it is one within the budget and the class has no vectors beside it.
+
+    Raises:
+        StageError, ValueError: It is not.
     """
     from d3m_assets.evaluation.codecs.reading import code_header
 
-    if not isinstance(length, int) or not 0 < length <= min(recipe.bytes_per_class, len(codes)) or any(vectors):
-        raise ValueError(f"a class of {length} bytes of image codes and vectors {vectors}")
-    own = bytes(codes[:length])
-    code_header(own, (recipe.image_height, recipe.image_width, recipe.channels))
-    return own
-
-
-def _codes(tensors: dict[str, Any], metadata: dict[str, str], recipe: Recipe, name: str) -> bytes:
-    """The image codes of all classes; none where there are prompts.
-
-    Raises:
-        BundleError: They are damaged.
-        KeyError, ValueError: They are missing, or there where they have no place.
-    """
-    if recipe.payload not in ("", CODES):
-        raise ValueError(f"a payload of {recipe.payload!r}")
-    if (_CODES in tensors) != (recipe.payload == CODES):
-        raise ValueError("image codes beside prompts, or none in their place")
-    if recipe.payload != CODES:
-        return b""
-    codes = bytes(tensors[_CODES]["data"])
-    if hashlib.sha256(codes).hexdigest() != metadata["codes_sha256"]:
-        raise BundleError(f"{name} is damaged: the hash of its image codes is wrong; get it again")
-    return codes
+    length = entry.differences.codes or 0
+    if not 0 < length <= min(recipe.bytes_per_class, len(left.codes)) or entry.prompts or entry.vectors:
+        raise ValueError(
+            f"a class of {length} bytes of image codes and {entry.prompts} x {entry.vectors} vectors, within a budget of "
+            f"{recipe.bytes_per_class} bytes"
+        )
+    code = left.take_codes(length)
+    code_header(code, (recipe.image_height, recipe.image_width, recipe.channels))
+    return code
 
 
 @lru_cache(maxsize=2)
@@ -495,72 +583,33 @@ def _decoded(codes: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     return images
 
 
-def _recipe_to_json(recipe: Recipe, plan: EmbeddingPlan) -> dict[str, Any]:
-    """The recipe and how vectors are stored; without what an earlier version does not know where it is not used."""
-    values = {**asdict(recipe), "storage_type": plan.storage_type, "width": plan.width}
-    if plan.norms:
-        values["norms"] = plan.norms
-    if not recipe.autoencoder:
-        values = {name: value for name, value in values.items() if name not in _AUTOENCODER_FIELDS}
-    if not recipe.criterion:
-        values = {name: value for name, value in values.items() if name not in _SELECTION_FIELDS}
-    return {name: value for name, value in values.items() if value or name not in _PAYLOAD_FIELDS}
+def _stored_recipe(recipe: Recipe, plan: EmbeddingPlan) -> dict[str, Any]:
+    """The recipe and how vectors are stored, as JSON values; without what is not used."""
+    values = {**asdict(recipe), "storage_type": plan.storage_type, "width": plan.width, "norms": plan.norms}
+    return {name: value for name, value in values.items() if value or name not in _OPTIONAL_FIELDS}
 
 
-def _recipe_from_json(values: dict[str, Any]) -> tuple[Recipe, EmbeddingPlan]:
-    """The recipe, and the plan of one vector as the bundle stores it.
+def _check_recipe(recipe: Recipe, tensors: frozenset[str]) -> None:
+    """Refuse a recipe that could not generate images, or whose payload is not in the file.
 
     Raises:
-        KeyError, TypeError: It is none.
+        BudgetError, ValueError: It could not.
     """
-    plan = EmbeddingPlan(1, 1, values.pop("storage_type"), values.pop("width"), values.pop("norms", 0))
-    return Recipe(**(values | {"templates": tuple(values["templates"])})), plan
-
-
-def _check_recipe(recipe: Recipe) -> None:
-    """Refuse a recipe that could not generate images.
-
-    Raises:
-        TypeError, ValueError: It could not.
-    """
-    GenerationSettings(**recipe.generation)
-    if not recipe.templates or any(t.count("{}") != 1 for t in recipe.templates):
-        raise ValueError("templates without a place for the class")
-    if recipe.candidates and not 1 <= recipe.kept <= recipe.candidates <= MOST_CANDIDATES:
+    Budget.parse(recipe.budget)
+    given, known = recipe.generation, GenerationSettings(**recipe.generation).fingerprint()
+    # A later version may know more settings than the file; what the file has is written as its own version writes it.
+    if not given.keys() <= known.keys() or json.dumps(given) != json.dumps({name: known[name] for name in given}):
+        raise ValueError("its generation settings are none of this version; upgrade d3m-assets")
+    if recipe.candidates and not 1 <= recipe.kept <= recipe.candidates:
         raise ValueError(f"a selection of {recipe.kept} of {recipe.candidates} samples")
-    sides = recipe.image_height, recipe.image_width
-    if recipe.payload == CODES and not (all(type(n) is int and n > 0 for n in sides) and recipe.channels in (1, 3)):
-        raise ValueError(f"coded images of {sides} pixels and {recipe.channels} channels")
+    if recipe.channels not in (1, 3):
+        raise ValueError(f"images of {recipe.channels} channels")
+    if (_CODES in tensors) != (recipe.payload == CODES) or _TENSOR not in tensors:
+        raise ValueError("image codes beside prompts, or none in their place")
 
 
-def _open(data: bytes, name: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Tensors and metadata of a bundle file.
-
-    Raises:
-        BundleError: It is no bundle, or of another version.
-    """
-    from safetensors import SafetensorError, deserialize
-
-    try:
-        tensors = dict(deserialize(data))
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        metadata: dict[str, str] = header["__metadata__"]
-        version = metadata["format"]
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{name} is not a bundle of d3m-assets, or is damaged: {error}") from error
-    if version not in _FORMATS:
-        raise BundleError(
-            f"{name} has the format {version}; this version reads {', '.join(_FORMATS[:-1])} and {_FORMATS[-1]}. "
-            "Upgrade d3m-assets"
-        )
-    return tensors, metadata
-
-
-def _ordered(data: bytes) -> bytes:
-    """Sort the header's metadata: the library writes it in the order of a hash map, which changes between runs."""
-    size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + data[8 + size :]
+def _first_reason(error: ValidationError) -> str:
+    """What is wrong, without the value, which may be long."""
+    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    place = " ".join(str(part) for part in first["loc"])
+    return f"{printable(place, 60)}: {printable(first['msg'], 200)}".removeprefix(": ")

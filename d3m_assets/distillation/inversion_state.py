@@ -205,12 +205,14 @@ class ClassState:
                 return
             if _digest(tensors) != metadata["sha256"]:
                 raise ValueError("wrong hash")
+            if any(tensors[key].shape != tensor.shape for key, tensor in self._tensors().items()):
+                raise ValueError("tensors of other shapes")
             counters = json.loads(metadata["state"])
             tensors = {key: tensor.to(self.rows) for key, tensor in tensors.items()}
             losses = [(int(step), float(loss)) for step, loss in counters["losses"]]
             step, best_step = int(counters["step"]), int(counters["best_step"])
             without_progress = int(counters["evaluations_without_progress"])
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
             _log.warning("the state of class %s in %s is damaged (%s); it begins anew", name, self.state_file, error)
             return
         self.rows, self.best_rows = tensors.pop("rows"), tensors.pop("best_rows")

@@ -8,6 +8,8 @@ from typing import Any
 from d3m_assets.errors import StageError
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
+MOST_PROMPTS = 26**2
+"""Of a class: two letters tell them apart."""
 
 
 def placeholder_token(class_id: int, prompt: int) -> str:
@@ -23,8 +25,8 @@ def placeholder_token(class_id: int, prompt: int) -> str:
     Raises:
         StageError: ``prompt`` is beyond 675.
     """
-    if not 0 <= prompt < 26**2:
-        raise StageError(f"prompt {prompt} of class {class_id}: a class has at most 676 prompts")
+    if not 0 <= prompt < MOST_PROMPTS:
+        raise StageError(f"prompt {prompt} of class {class_id}: a class has at most {MOST_PROMPTS} prompts")
     return f"<d3m-{class_id:04d}{_LETTERS[prompt // 26]}{_LETTERS[prompt % 26]}>"
 
 

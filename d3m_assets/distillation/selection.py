@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from d3m_assets.errors import BundleError, StageError
 
 CODE_VERSION = "1"
 """Raised whenever a change here changes a selection or its code."""
+MOST_CANDIDATES = 100_000
+"""Of a class, that a bundle may name: numbers of so many bits are added and divided thousands of times."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +75,25 @@ def encode_selection(indices: Sequence[int] | np.ndarray, candidates: int, kept:
     return rank.to_bytes(selection_bytes(candidates, kept), "big")
 
 
+def check_selection(code: bytes, candidates: int, kept: int) -> None:
+    """Refuse what :func:`decode_selection` cannot decode, without decoding it: that takes time for thousands of classes.
+
+    Raises:
+        BundleError: No selection of the plan has this code.
+    """
+    if len(code) != selection_bytes(candidates, kept) or int.from_bytes(code, "big") >= _subsets(candidates, kept):
+        shown = code[:16].hex() + ("…" if len(code) > 16 else "")
+        raise BundleError(f"{shown} is no selection of at most {kept} of {candidates} samples; get it again")
+
+
 def decode_selection(code: bytes, candidates: int, kept: int) -> np.ndarray:
     """Undo :func:`encode_selection`: rising numbers of samples, int64 ``[1..kept]``.
 
     Raises:
         BundleError: No selection of the plan has this code.
     """
+    check_selection(code, candidates, kept)
     rank = int.from_bytes(code, "big")
-    if len(code) != selection_bytes(candidates, kept) or rank >= _subsets(candidates, kept):
-        raise BundleError(f"{code.hex()} is no selection of at most {kept} of {candidates} samples; get it again")
     size, of_size = 1, candidates
     while rank >= of_size:
         rank -= of_size
@@ -101,6 +114,7 @@ def decode_selection(code: bytes, candidates: int, kept: int) -> np.ndarray:
     return numbers
 
 
+@lru_cache(maxsize=16)  # a number of as many bits as there are candidates, the same for all classes
 def _subsets(candidates: int, kept: int) -> int:
     """How many subsets of 1 to ``kept`` of ``candidates`` there are."""
     total, of_size = 0, 1

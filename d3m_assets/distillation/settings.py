@@ -22,11 +22,19 @@ def _template(value: str) -> str:
     return value
 
 
+LONGEST_TEMPLATE = 500
+"""Characters; a text encoder reads about 77 tokens."""
+MOST_TEMPLATES = 1000
+MOST_STEPS = 1000
+"""Denoising steps: those that noise schedules have."""
+MOST_IMAGES = 1_000_000
+"""Of a class, or of a batch."""
+Template = Annotated[str, Field(max_length=LONGEST_TEMPLATE), AfterValidator(_template)]
 Templates = Annotated[
-    tuple[Annotated[str, AfterValidator(_template)], ...],
+    tuple[Template, ...],
     NoDecode,
     BeforeValidator(as_list_of_texts),
-    Field(min_length=1),
+    Field(min_length=1, max_length=MOST_TEMPLATES),
     AfterValidator(distinct),
 ]
 
@@ -110,16 +118,17 @@ class InversionSettings(Section):
 class GenerationSettings(Section):
     """How the synthetic pool is generated from the embeddings."""
 
-    images_per_class: Positive = Field(
+    images_per_class: Annotated[int, Field(ge=1, le=MOST_IMAGES)] = Field(
         default=50, description="Images of each class and budget that the training set has."
     )
-    steps: Positive = Field(default=10, description="Denoising steps of one image.")
+    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] = Field(default=10, description="Denoising steps of one image.")
     guidance_scale: float = Field(
         default=2.0,
         ge=0,
+        le=1000,
         description="Classifier-free guidance; 1 switches it off, which halves the cost. Unless given 1 for the embedded model.",
     )
-    batch_size: Positive = Field(
+    batch_size: Annotated[int, Field(ge=1, le=MOST_IMAGES)] = Field(
         default=50, description="Images denoised together; part of an image's address, since it decides how sums round."
     )
     scheduler: Literal["dpmsolver++", "unipc", "ddim", "lcm"] = Field(
@@ -130,7 +139,7 @@ class GenerationSettings(Section):
         description="Part of the noise schedule in which guidance is on, 0 clean and 1 pure noise; outside it, each step "
         "costs half.",
     )
-    decode_batch_size: Positive | None = Field(
+    decode_batch_size: Annotated[int, Field(ge=1, le=MOST_IMAGES)] | None = Field(
         default=None, description="Images the autoencoder decodes together; none: all of a batch on a CPU, 8 on a GPU."
     )
     tiny_autoencoder: Path | None = Field(

@@ -82,6 +82,24 @@ def _unpack(packed: np.ndarray, width: int) -> np.ndarray:
     return np.where(halves > _INT4_LIMIT, halves.astype(np.int8) - 16, halves.astype(np.int8))
 
 
+def check_stored(vectors: np.ndarray, plan: EmbeddingPlan) -> None:
+    """Refuse stored vectors that no inversion gives, as far as it can be told without their model.
+
+    Args:
+        vectors: As :func:`to_stored` gives them, ``[N, stored_width]``.
+        plan: How one is stored.
+
+    Raises:
+        StageError: A vector is zero or not finite, or its norm is.
+    """
+    norm_width = plan.norms * _NORM.itemsize // vectors.itemsize
+    directions = vectors[:, : vectors.shape[1] - norm_width]
+    norms = np.ascontiguousarray(vectors[:, directions.shape[1] :]).view(_NORM)
+    usable = np.isfinite(directions).all() and directions.any(axis=1).all()
+    if not usable or not np.isfinite(norms).all() or not (norms > 0).all():
+        raise StageError("an embedding vector is zero or not finite")
+
+
 def from_stored(vectors: np.ndarray, layout: VectorLayout) -> np.ndarray:
     """float32 rows of stored vectors, at their own norms or, where none are stored, at the layout's.
 

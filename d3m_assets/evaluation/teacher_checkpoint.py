@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -62,9 +63,12 @@ class Checkpoint:
 
     def _json(self, name: str) -> dict[str, Any]:
         try:
-            return json.loads((self.path / name).read_text())
-        except (OSError, ValueError) as error:
+            content = json.loads((self.path / name).read_text())
+        except (OSError, ValueError, RecursionError) as error:
             raise TeacherError(f"{self.path / name} cannot be read: {error}. Restore the checkpoint.") from error
+        if not isinstance(content, dict):
+            raise TeacherError(f"{self.path / name} holds no JSON object. Restore the checkpoint.")
+        return content
 
     @cached_property
     def preparation(self) -> dict[str, Any]:
@@ -95,7 +99,7 @@ class Checkpoint:
         names = self.config.get("id2label") or {}
         try:
             return [str(names[str(i)]) for i in range(len(names))] or _missing(self.path, "id2label")
-        except KeyError as error:
+        except (KeyError, TypeError) as error:
             raise TeacherError(f"id2label in {self.path / 'config.json'} lacks output {error}; complete it.") from error
 
     @property
@@ -106,17 +110,18 @@ class Checkpoint:
             TeacherError: Neither of the configurations says, or it is no square.
         """
         cropped = self.preparation.get("crop_size") if self.preparation.get("do_center_crop") else None
-        config = self.config.get("vision_config") or self.config
+        nested = self.config.get("vision_config")
+        config = nested if isinstance(nested, dict) and nested else self.config
         size = cropped or self.preparation.get("size") or config.get("image_size")
         if size is None:
             return _missing(self.path, "image_size")
         if isinstance(size, Mapping):
-            sides = {size["shortest_edge"]} if "shortest_edge" in size else set(size.values())
+            sides = [size["shortest_edge"]] if "shortest_edge" in size else list(size.values())
         else:
-            sides = {size} if isinstance(size, int) else set(size)
-        if len(sides) != 1:
+            sides = size if isinstance(size, list) else [size]
+        if not sides or sides != [sides[0]] * len(sides) or type(sides[0]) is not int or sides[0] < 1:
             raise TeacherError(f"{self.setting}={self.path} wants images of {size}; only squares are supported.")
-        return int(sides.pop())
+        return int(sides[0])
 
     def pixel_normalization(self) -> tuple[float, float | Sequence[float], float | Sequence[float]]:
         """How images in 0..1 become inputs: ``(images * scale - mean) / deviation``.
@@ -124,12 +129,24 @@ class Checkpoint:
         Returns:
             Scale, mean and standard deviation, the last two one number or one a channel. Without a preparation file these
             give -1..1, as most image processors of transformers do.
+
+        Raises:
+            TeacherError: The preparation file gives something else than numbers.
         """
         prepare = self.preparation
-        scale = 255 * prepare.get("rescale_factor", 1 / 255) if prepare.get("do_rescale", True) else 255.0
+        factor = prepare.get("rescale_factor", 1 / 255)
+        mean, deviation = prepare.get("image_mean", 0.5), prepare.get("image_std", 0.5)
+        for value in (factor, mean, deviation):
+            numbers = value if isinstance(value, list) else [value]
+            if not numbers or not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+                raise TeacherError(
+                    f"{self.path / 'preprocessor_config.json'} scales images by something else than numbers. "
+                    "Restore the checkpoint."
+                )
+        scale = 255 * factor if prepare.get("do_rescale", True) else 255.0
         if not prepare.get("do_normalize", True):
             return scale, 0, 1
-        return scale, prepare.get("image_mean", 0.5), prepare.get("image_std", 0.5)
+        return scale, mean, deviation
 
 
 def _missing(path: Path, name: str) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.exports.formats.writer import ExportPlan, FormatWriter
+from d3m_assets.terminal import printable
 
 PAPER = "https://arxiv.org/abs/2403.07142"
 LICENCES = (
@@ -42,7 +43,19 @@ _SIZES = (
     (100_000_000, "10M<n<100M"),
     (1_000_000_000, "100M<n<1B"),
 )
+MOST_CARD_TEXT = 2000
+"""Characters of one text of a bundle that a card shows."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def markdown(text: str) -> str:
+    """Text of a bundle for a card: on one line, and what would be markup, a link or HTML shown as it is written."""
+    return re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", printable(text, MOST_CARD_TEXT))
+
+
+def code(text: str) -> str:
+    """Text of a bundle as a code span of a card, whatever is in it."""
+    return f"`{printable(text, MOST_CARD_TEXT).replace('`', chr(39))}`"
 
 
 def hub_id(name: str) -> bool:
@@ -105,12 +118,12 @@ def facts(bundle: Bundle) -> list[str]:
     """What a card says of a bundle, a line of a list each."""
     recipe = bundle.recipe
     return [
-        f"- Source dataset: {recipe.dataset}, {recipe.image_height} x {recipe.image_width} x {recipe.channels}, "
+        f"- Source dataset: {markdown(recipe.dataset)}, {recipe.image_height} x {recipe.image_width} x {recipe.channels}, "
         f"{len(bundle.classes)} classes",
         *_method(bundle),
         f"- Budget: {recipe.budget}, {recipe.bytes_per_class:,} bytes a class",
         f"- Bundle: SHA-256 `{bundle.sha256}`",
-        f"- Licence: {recipe.licence}",
+        f"- Licence: {markdown(recipe.licence)}",
         "- Accuracy of a classifier trained on these images: not known to the bundle, so not claimed here. Where it was "
         f"distilled, `d3m metrics --budget {recipe.budget}` prints the mean and its 95 % interval; elsewhere, train a "
         "classifier on these images and test it on the test split of the source dataset.",
@@ -122,12 +135,12 @@ def _method(bundle: Bundle) -> list[str]:
     recipe = bundle.recipe
     if bundle.is_coded:
         return [
-            f"- Method: coded real images, by d3m-assets: {recipe.payload_choice}",
+            f"- Method: coded real images, by d3m-assets: {markdown(recipe.payload_choice)}",
             "- Base model: none; the images are decoded",
         ]
     return [
         f"- Method: D3M, textual inversion of a diffusion model ([paper]({PAPER})), by d3m-assets",
-        f"- Base model: `{recipe.foundation}`, fingerprint `{recipe.foundation_fingerprint}`",
+        f"- Base model: {code(recipe.foundation)}, fingerprint `{recipe.foundation_fingerprint}`",
     ]
 
 
@@ -147,7 +160,7 @@ def _page(plan: ExportPlan, writer: FormatWriter, option: str) -> str:
     example = "\n".join(f"    {line}" if line else "" for line in writer.loading_example().splitlines())
     return "\n".join(
         [
-            f"# {recipe.dataset}, distilled to {recipe.budget}",
+            f"# {markdown(recipe.dataset)}, distilled to {recipe.budget}",
             "",
             f"{plan.total:,} {plan.made} images of {len(plan.counts)} classes, {plan.image_size[0]} x {plan.image_size[1]} "
             f"pixels, as {writer.title}. {real}",

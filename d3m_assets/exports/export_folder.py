@@ -132,8 +132,10 @@ def _read_state(path: Path) -> dict[str, Any] | None:
         if state["format"] != FORMAT or not isinstance(state["export"], dict):
             raise ValueError(f"not of the format {FORMAT}")
         return {"export": state["export"], "complete": bool(state["complete"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{file} cannot be used ({error!r}); name another folder with --output") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BundleError(
+            f"{file} cannot be used ({printable(repr(error))}); name another folder with --output"
+        ) from None
 
 
 def _write_state(path: Path, description: Mapping[str, Any], *, complete: bool) -> None:

@@ -6,15 +6,24 @@ Only safetensors is read: pickled files run code when they are loaded.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from d3m_assets.errors import BundleError
 from d3m_assets.exports.tokens import SDXL_PARTS
+from d3m_assets.terminal import printable
+
+
+class _ListedToken(BaseModel):
+    """What ``tokens.json`` says of a file; ``file`` is a path that stays within the folder."""
+
+    class_name: Annotated[str, Field(alias="class")]
+    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)?$")]
 
 
 @dataclass(frozen=True)
@@ -65,10 +74,11 @@ def find_embeddings(folder: Path, class_names: Sequence[str], widths: tuple[int,
     listed = folder / "tokens.json"
     if listed.is_file():
         try:
-            for entry in json.loads(listed.read_text(encoding="utf-8")):
-                files.setdefault(str(entry["class"]), []).append(folder / entry["file"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise BundleError(f"{listed} is damaged ({error}); export the tokens again") from error
+            for entry in TypeAdapter(list[_ListedToken]).validate_json(listed.read_bytes()):
+                files.setdefault(entry.class_name, []).append(folder / entry.file)
+        except (OSError, ValueError) as error:
+            reason = error.errors(include_input=False)[0]["msg"] if isinstance(error, ValidationError) else error
+            raise BundleError(f"{listed} is damaged ({printable(reason)}); export the tokens again") from None
     else:
         for file in sorted([*folder.glob("*.*"), *folder.glob("*/learned_embeds.*")]):
             if file.suffix in (".bin", ".pt", ".pth", ".ckpt"):
@@ -116,21 +126,30 @@ def read_embedding(path: Path, widths: tuple[int, ...]) -> np.ndarray:
     """
     from safetensors import SafetensorError, safe_open
 
+    if path.exists() and not path.is_file():
+        raise BundleError(f"{path} is no regular file")  # a pipe would be waited for
     try:
         with safe_open(path, "pt") as stored:
             tensors = {name: stored.get_tensor(name).float().numpy() for name in stored.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise BundleError(f"{path} cannot be read as safetensors: {error}") from error
+    except (
+        OSError,
+        SafetensorError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        MemoryError,
+    ) as error:  # by strange numbers, too
+        raise BundleError(f"{path} cannot be read as safetensors: {printable(error)}") from error
     parts = list(tensors.values())
     if set(tensors) == set(SDXL_PARTS):
         parts = [tensors[name] for name in SDXL_PARTS]
     elif len(parts) != 1:
         raise BundleError(
-            f"{path} holds {len(parts)} tensors ({', '.join(sorted(tensors)[:5])}); give a file for each token"
+            f"{path} holds {len(parts)} tensors ({printable(', '.join(sorted(tensors)[:5]))}); give a file for each token"
         )
     parts = [p[None] if p.ndim == 1 else p for p in parts]
     shapes = [p.shape for p in parts]
-    if [s[-1] for s in shapes] != list(widths) or any(len(s) != 2 or s[0] != shapes[0][0] or s[0] < 1 for s in shapes):
+    if any(len(s) != 2 or s[0] != shapes[0][0] or s[0] < 1 for s in shapes) or [s[-1] for s in shapes] != list(widths):
         raise BundleError(
             f"{path} holds vectors of shape {' and '.join(map(str, shapes))}, but this foundation model takes vectors of "
             f"{' + '.join(map(str, widths))} numbers; it was made for another model"

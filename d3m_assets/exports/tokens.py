@@ -18,6 +18,7 @@ from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.distillation.vectors import from_stored
 from d3m_assets.errors import BundleError
 from d3m_assets.exports.compatibility import model_slug
+from d3m_assets.exports.dataset_card import code, markdown
 from d3m_assets.foundation.vector_layout import VectorLayout
 
 TokenFormat = Literal["diffusers", "a1111", "concept"]
@@ -115,7 +116,7 @@ def _path(output: Path, name: str, kind: TokenFormat) -> Path:
 
 
 def _write_concept(bundle: Bundle, token: ExportedToken, vectors: int, tensors: tuple[str, ...]) -> None:
-    folder, recipe = token.path.parent, bundle.recipe
+    folder, recipe, generation = token.path.parent, bundle.recipe, bundle.generation_settings()
     load = f'    pipeline.load_textual_inversion("{folder.name}")'
     if tensors == SDXL_PARTS:
         lines = [f'embedding = safetensors.torch.load_file("{folder.name}/{token.path.name}")']
@@ -131,15 +132,15 @@ def _write_concept(bundle: Bundle, token: ExportedToken, vectors: int, tensors: 
 library_name: diffusers
 tags: [textual_inversion, dataset_distillation]
 ---
-# {token.token}: class {token.class_name} of {recipe.dataset}
+# {code(token.token)}: class {markdown(token.class_name)} of {markdown(recipe.dataset)}
 
 {vectors} vector(s) learned by textual inversion with d3m-assets within the budget {recipe.budget}. They belong to the
-foundation model `{recipe.foundation}` (fingerprint `{recipe.foundation_fingerprint}`) and mean nothing to another.
+foundation model {code(recipe.foundation)} (fingerprint `{recipe.foundation_fingerprint}`) and mean nothing to another.
 
 {load}
-    pipeline("{token.prompt}", guidance_scale={recipe.generation["guidance_scale"]},
-             num_inference_steps={recipe.generation["steps"]})
+    pipeline({json.dumps(token.prompt)}, guidance_scale={generation.guidance_scale},
+             num_inference_steps={generation.steps})
 
-Licence: {recipe.licence}.
+Licence: {markdown(recipe.licence)}.
 """
     (folder / "README.md").write_text(card, encoding="utf-8")

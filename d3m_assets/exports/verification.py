@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from d3m_assets.datasets.images import decode_png
+from d3m_assets.datasets.names import folder_name
 from d3m_assets.distillation.bundle import Bundle, DistilledClass
 from d3m_assets.errors import BundleError
 from d3m_assets.exports.formats.writer import COMMON
@@ -157,12 +158,12 @@ class FolderImages:
 
     def indices(self, class_name: str) -> list[int]:
         """Numbers of the files of a class."""
-        names = (path.name for path in (self.folder / class_name).glob("*.png"))
+        names = (path.name for path in (self.folder / folder_name(class_name)).glob("*.png"))
         return sorted(int(name[:-4]) for name in names if re.fullmatch(r"\d{5,12}\.png", name))
 
     def load(self, class_name: str, index: int) -> np.ndarray:
         """One image; its record, where it has one, has to say the same class, number and bundle."""
-        path = self.folder / class_name / image_name(index)
+        path = self.folder / folder_name(class_name) / image_name(index)
         try:
             image = decode_png(path.read_bytes())
         except (OSError, ValueError) as error:
@@ -179,7 +180,7 @@ class FolderImages:
 
     def strangers(self, class_names: Sequence[str]) -> list[str]:
         """Files and folders that are no image of a class; hidden ones are passed over."""
-        own = set(class_names)
+        own = {folder_name(name) for name in class_names}
         found = [p for p in self.folder.iterdir() if p.name not in own | COMMON | {METADATA}]
         for name in own:
             folder = self.folder / name

@@ -162,7 +162,7 @@ def test_a_flipped_bit_of_the_selection_is_refused(selected):
     for bit in range(8 * len(codes)):
         damaged = bytearray(data)
         damaged[start + bit // 8] ^= 1 << bit % 8
-        with pytest.raises(BundleError, match="damaged: the hash of its selection of samples is wrong"):
+        with pytest.raises(BundleError, match="damaged: its hash is wrong"):
             Bundle.from_bytes(bytes(damaged))
 
 

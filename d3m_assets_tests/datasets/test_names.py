@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import unicodedata
+from pathlib import PureWindowsPath
+from urllib.parse import unquote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from d3m_assets.datasets import names as class_names
-from d3m_assets.datasets.names import class_key, class_keys, natural
+from d3m_assets.datasets.names import LONGEST_FOLDER, class_key, class_keys, folder_name, natural
 from d3m_assets.errors import DatasetError
 from d3m_assets.store import ArtefactKey
 
@@ -87,3 +91,52 @@ def test_unusable_names_are_refused(names, message):
 def test_natural_order():
     names = ["10", "2", "a10", "a2", "1", "b", "²"]
     assert sorted(names, key=natural) == ["1", "2", "10", "a2", "a10", "b", "²"]
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("tabby cat", "tabby cat"),
+        ("日本 語", "日本 語"),
+        ("100%_{x}", "100%_{x}"),
+        ("100%2E", "100%252E"),
+        ("a/b", "a%2Fb"),
+        ("..", ".%2E"),
+        ("..\\..\\x", "..%5C..%5Cx"),
+        ("C:x", "C%3Ax"),
+        ("CON", "%43ON"),
+        ("console", "console"),
+        ("NUL.txt", "%4EUL.txt"),
+        ("dot.", "dot%2E"),
+        ("space ", "space%20"),
+        ("\x1b[31m", "%1B[31m"),
+        ("\u202egnp", "%E2%80%AEgnp"),
+    ],
+)
+def test_a_folder_is_called_as_its_class_wherever_that_is_safe(name, folder):
+    assert folder_name(name) == folder
+    assert unquote(folder) == name
+
+
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("%~.: /CON25aE"), min_size=1), unique=True
+    )
+)
+def test_folders_are_safe_and_as_different_as_their_names(names):
+    folders = [folder_name(name) for name in names]
+    assert len(set(folders)) == len(names)
+    for name, folder in zip(names, folders, strict=True):
+        assert len(folder.encode()) <= LONGEST_FOLDER
+        assert not set(folder) & set('<>:"/\\|?*\0') and folder[-1] not in ". "
+        assert not PureWindowsPath(folder).is_reserved()
+        assert unquote(folder) == name or "%~" in folder
+
+
+def test_a_long_name_is_cut_and_stays_apart_from_its_like():
+    names = ["x" * 400, "x" * 399, "語" * 300, "x" * 166 + "%~" + "0" * 32]
+    folders = [folder_name(name) for name in names]
+    assert len(set(folders)) == 4
+    assert all(len(folder.encode()) <= LONGEST_FOLDER for folder in folders)
+    with pytest.raises(DatasetError, match="401 characters.*at most 400"):
+        class_keys(["x" * 401])

@@ -1,5 +1,6 @@
 import pytest
 
+from d3m_assets.datasets.names import class_key
 from d3m_assets.distillation.prompts import ClassPrompts
 
 
@@ -7,7 +8,8 @@ from d3m_assets.distillation.prompts import ClassPrompts
 def words():
     def of(name, class_id=None, **changes):
         given = {"templates": ("a photo of a {}",), "initializer": None, "keep_class_name": True} | changes
-        return ClassPrompts.of(int(name) if class_id is None else class_id, name, name, **given)
+        number = int(name) if class_id is None else class_id
+        return ClassPrompts.of(number, class_key(name) if name else "none", name, **given)
 
     return of
 

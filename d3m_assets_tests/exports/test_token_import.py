@@ -87,3 +87,57 @@ def test_a_file_that_changed_meanwhile_is_noticed(tmp_path):
     save_file({"x": np.full((1, 64), 2, np.float32)}, tmp_path / "3.safetensors")
     with pytest.raises(BundleError, match="changed"):
         found.rows((64,))
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        "[" * 100_000,
+        "5",
+        "[5]",
+        '[{"class": "3"}]',
+        '[{"class": "3", "file": 5}]',
+        '[{"class": "3", "file": "../x.safetensors"}]',
+        '[{"class": "3", "file": "/etc/passwd"}]',
+        '[{"class": "3", "file": "..\\\\x.safetensors"}]',
+        '[{"class": "3", "file": "C:x.safetensors"}]',
+        '[{"class": "\\ud800", "file": "x.safetensors"}]',
+        '[{"class": "3", "file": "x\\u0000"}]',
+        "\udcff",
+    ],
+    ids=lambda text: ascii(text)[:40],
+)
+def test_a_list_of_tokens_that_is_none_or_leaves_its_folder_is_refused(tmp_path, listed):
+    (tmp_path / "tokens.json").write_bytes(listed.encode(errors="surrogateescape"))
+    with pytest.raises(BundleError, match=r"tokens\.json is damaged .{5,300}export the tokens again"):
+        find_embeddings(tmp_path, ["3"], (64,))
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"a": np.float32(1)},
+        {"clip_l": np.float32(1), "clip_g": np.float32(1)},
+        {"a": np.zeros((0, 64), np.float32)},
+        {"a": np.ones((1, 1, 64), np.float32)},
+        {"a": np.full((1, 64), np.nan, np.float32)},
+        {"\x1b[31m": np.ones(64, np.float32), "b": np.ones(64, np.float32)},
+        {},
+    ],
+    ids=lambda tensors: ascii({name: np.shape(value) for name, value in tensors.items()}),
+)
+def test_tensors_that_are_no_embedding_are_refused(tmp_path, tensors):
+    from safetensors.numpy import save_file
+
+    save_file({name: np.asarray(value) for name, value in tensors.items()}, tmp_path / "3.safetensors")
+    with pytest.raises(BundleError, match=r"3\.safetensors") as refused:
+        find_embeddings(tmp_path, ["3"], (64,) if "clip_l" not in tensors else (64, 64))
+    assert "\x1b" not in str(refused.value)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / "3.safetensors")
+    with pytest.raises(BundleError, match=r"3\.safetensors is no regular file"):
+        find_embeddings(tmp_path, ["3"], (64,))

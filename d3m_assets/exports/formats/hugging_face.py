@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from d3m_assets.datasets.names import folder_name
 from d3m_assets.exports.croissant_fields import label_field
 from d3m_assets.exports.export_folder import part_of
 from d3m_assets.exports.formats.writer import COMMON, CroissantParts, ExportPlan, FormatWriter
@@ -67,7 +68,7 @@ class HuggingFaceWriter(FormatWriter):
         record = image.record
         self._rows.append(
             {
-                "image": {"bytes": image.png(), "path": f"{record.class_name}/{image_name(record.index)}"},
+                "image": {"bytes": image.png(), "path": f"{folder_name(record.class_name)}/{image_name(record.index)}"},
                 "label": image.class_position,
                 "index": record.index,
                 "prompt": record.prompt,

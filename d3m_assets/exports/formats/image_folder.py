@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from d3m_assets.datasets.names import folder_name
 from d3m_assets.errors import BundleError
 from d3m_assets.exports.croissant_fields import class_name_field
 from d3m_assets.exports.export_folder import OWN, STATE, part_of, write_whole
 from d3m_assets.exports.formats.writer import COMMON, CroissantParts, ExportPlan, FormatWriter
 from d3m_assets.exports.image_record import METADATA, image_name
 from d3m_assets.exports.stream import GeneratedImage
+from d3m_assets.terminal import printable
 
 _IMAGE = re.compile(r"\d{5,12}\.png")
 _FEATURES = (
@@ -54,9 +56,9 @@ class ImageFolderWriter(FormatWriter):
         """Refuse a class whose folder would be a file of the export."""
         files = COMMON | OWN | {METADATA}
         reserved = files | {part_of(Path(name)).name for name in files}
-        for name in plan.class_names:
+        for name, folder in zip(plan.class_names, plan.folders, strict=True):
             # Some file systems ignore case.
-            if name.casefold() in {r.casefold() for r in reserved}:
+            if folder.casefold() in {r.casefold() for r in reserved}:
                 raise BundleError(
                     f"a class is called {name!r}, as a file that an image folder needs; choose another format with "
                     "--format huggingface or webdataset"
@@ -67,7 +69,7 @@ class ImageFolderWriter(FormatWriter):
         """Whether a file is the metadata, the card, or an image of a class."""
         if len(path.parts) == 1:
             return path.name in COMMON | {METADATA}
-        return len(path.parts) == 2 and path.parts[0] in plan.class_names and bool(_IMAGE.fullmatch(path.name))
+        return len(path.parts) == 2 and path.parts[0] in plan.folders and bool(_IMAGE.fullmatch(path.name))
 
     def resume(self) -> int:
         """Count the lines whose images are there, and cut off what follows them.
@@ -75,8 +77,8 @@ class ImageFolderWriter(FormatWriter):
         Raises:
             BundleError: Two classes would be one folder on this disk.
         """
-        folded = Counter(name.casefold() for name in self.plan.class_names)
-        twins = sorted((n for n in self.plan.class_names if folded[n.casefold()] > 1), key=str.casefold)
+        folded = Counter(folder.casefold() for folder in self.plan.folders)
+        twins = sorted((f for f in self.plan.folders if folded[f.casefold()] > 1), key=str.casefold)
         if twins and ignores_case(self.folder):
             raise BundleError(
                 f"{self.folder} is on a disk that takes {twins[0]!r} and {twins[1]!r} for one name; choose another format with "
@@ -84,14 +86,14 @@ class ImageFolderWriter(FormatWriter):
             )
         if (self.folder / METADATA).is_file():
             with (self.folder / METADATA).open("rb") as lines:
-                if all((self.folder / json.loads(line)["file_name"]).is_file() for line in lines):
+                if all(self._is_there(line) for line in lines):
                     return self.plan.total
             (self.folder / METADATA).replace(self._part)  # images were taken away since
         done = size = 0
         if self._part.is_file():
             with self._part.open("rb") as lines:
                 for line in lines:
-                    if not line.endswith(b"\n") or not (self.folder / json.loads(line)["file_name"]).is_file():
+                    if not line.endswith(b"\n") or not self._is_there(line):
                         break
                     done, size = done + 1, size + len(line)
             with self._part.open("r+b") as lines:
@@ -99,15 +101,30 @@ class ImageFolderWriter(FormatWriter):
         self._lines = self._part.open("ab")
         return done
 
+    def _is_there(self, line: bytes) -> bool:
+        """Whether the image of a line of the metadata is there.
+
+        Raises:
+            BundleError: The line is none of ours.
+        """
+        try:
+            return (self.folder / json.loads(line)["file_name"]).is_file()
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise BundleError(
+                f"{METADATA} in {self.folder} is damaged ({printable(repr(error))}); remove it and {self._part.name}, and the "
+                "images are written again"
+            ) from None
+
     def write(self, image: GeneratedImage) -> None:
         """Write the file of an image, then its line."""
         assert self._lines is not None
         record = image.record
         name = image_name(record.index)
-        path = self.folder / record.class_name / name
+        folder = folder_name(record.class_name)
+        path = self.folder / folder / name
         path.parent.mkdir(exist_ok=True)
         write_whole(path, image.png())
-        self._lines.write(record.to_row(f"{record.class_name}/{name}").encode())
+        self._lines.write(record.to_row(f"{folder}/{name}").encode())
         self._lines.flush()
 
     def finish(self) -> None:

@@ -16,6 +16,7 @@ from d3m_assets.exports.croissant_fields import label_field
 from d3m_assets.exports.export_folder import part_of, write_whole
 from d3m_assets.exports.formats.writer import COMMON, CroissantParts, ExportPlan, FormatWriter
 from d3m_assets.exports.stream import GeneratedImage
+from d3m_assets.terminal import printable
 
 DATASET = "dataset.json"
 LEAST_SHARDS = 20
@@ -54,8 +55,10 @@ class WebDatasetWriter(FormatWriter):
             try:
                 stats = json.loads(mark.read_text(encoding="utf-8"))
                 samples, size = int(stats["samples"]), int(stats["bytes"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise BundleError(f"{mark} is damaged ({error!r}); remove it, and its shard is written again") from None
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+                raise BundleError(
+                    f"{mark} is damaged ({printable(repr(error))}); remove it, and its shard is written again"
+                ) from None
             path = self._path(self._shard)
             if not path.is_file() or path.stat().st_size != size:
                 break

@@ -5,9 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from d3m_assets.datasets.names import folder_name
 from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.exports.stream import GeneratedImage
 
@@ -47,6 +49,11 @@ class ExportPlan:
     def class_names(self) -> list[str]:
         """Names of the classes; the label of an image is the place of its class in this list."""
         return [c.prompts.class_name for c in self.bundle.classes]
+
+    @cached_property
+    def folders(self) -> list[str]:
+        """What the folder of each class is called: its name, where that is safe on every operating system."""
+        return [folder_name(name) for name in self.class_names]
 
     @property
     def made(self) -> str:
