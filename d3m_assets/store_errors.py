@@ -47,67 +47,22 @@ _BY_WORDS = (
 LATER = "it does not answer just now: run the same command again later; what is finished is kept"
 _TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP status codes of requests that may succeed when they are made again."""
-_TRANSIENT_CODES = frozenset(
-    [
-        "SlowDown",
-        "ServiceUnavailable",
-        "InternalError",
-        "InternalFailure",
-        "RequestTimeout",
-        "RequestTimeoutException",
-        "Throttling",
-        "ThrottlingException",
-        "TooManyRequests",
-        "TooManyRequestsException",
-        "RequestLimitExceeded",
-        "OperationAborted",
-        "IncompleteBody",
-        "ServerBusy",
-        "OperationTimedOut",
-    ]
+_TRANSIENT_CODES = re.compile(
+    "SlowDown|ServiceUnavailable|InternalError|InternalFailure|RequestTimeout(Exception)?|Throttling(Exception)?"
+    "|TooManyRequests(Exception)?|RequestLimitExceeded|OperationAborted|IncompleteBody|ServerBusy|OperationTimedOut"
 )
 """Names of such errors in the answers of S3 and its like; some come with status 400 or 409."""
-_TRANSIENT_NUMBERS = frozenset(
-    getattr(errno, name)
-    for name in [
-        "EBUSY",
-        "EAGAIN",
-        "ETIMEDOUT",
-        "ECONNRESET",
-        "ECONNABORTED",
-        "EPIPE",
-        "ECONNREFUSED",
-        "EHOSTUNREACH",
-        "ENETUNREACH",
-        "ENETDOWN",
-        "EREMOTEIO",
-        "ENETRESET",
-        "ESTALE",
-    ]
-    if hasattr(errno, name)
+_TRANSIENT_NUMBERS = re.compile(
+    "EBUSY|EAGAIN|ETIMEDOUT|ECONNRESET|ECONNABORTED|ECONNREFUSED|EPIPE|EHOSTUNREACH|ENETUNREACH|ENETDOWN|ENETRESET|EREMOTEIO"
 )
 """Of connections; s3fs makes EBUSY of 503 and EREMOTEIO of 500."""
-_TRANSIENT_TYPES = frozenset(
-    [
-        "HTTPClientError",
-        "EndpointConnectionError",
-        "ConnectTimeoutError",
-        "ResponseParserError",
-        "IncompleteReadError",
-        "ResponseStreamingError",
-        "IncompleteRead",
-        "ClientConnectionError",
-        "ClientPayloadError",
-        "ServerDisconnectedError",
-        "ServiceRequestError",
-        "ServiceResponseError",
-        "RemoteDisconnected",
-    ]
+_TRANSIENT_TYPES = re.compile(
+    "HTTPClientError|EndpointConnectionError|ConnectTimeoutError|ResponseParserError|IncompleteReadError"
+    "|ResponseStreamingError|IncompleteRead|ClientConnectionError|ClientPayloadError|ServerDisconnectedError"
+    "|ServiceRequestError|ServiceResponseError|RemoteDisconnected"
 )
 """Of botocore, aiohttp, azure-core and http.client, by name: none of these need be installed."""
-_UNREACHABLE_TYPES = frozenset(
-    {"ConnectionRefusedError", "EndpointConnectionError", "ClientConnectorError", "gaierror"}
-)
+_UNREACHABLE_TYPES = re.compile("ConnectionRefusedError|EndpointConnectionError|ClientConnectorError|gaierror")
 
 
 def is_transient(error: BaseException) -> bool:
@@ -117,10 +72,10 @@ def is_transient(error: BaseException) -> bool:
     for link in _chain(error):
         status = _status(link)
         if status is not None:
-            return status in _TRANSIENT_STATUS or _code(link) in _TRANSIENT_CODES
-        if isinstance(link, TimeoutError | ConnectionError) or _types(link) & _TRANSIENT_TYPES:
+            return status in _TRANSIENT_STATUS or bool(_TRANSIENT_CODES.fullmatch(_code(link)))
+        if isinstance(link, TimeoutError | ConnectionError) or _is_a(link, _TRANSIENT_TYPES):
             return True
-        if isinstance(link, OSError) and link.errno in _TRANSIENT_NUMBERS:
+        if isinstance(link, OSError) and _TRANSIENT_NUMBERS.fullmatch(errno.errorcode.get(link.errno or 0, "")):
             return True
     return False
 
@@ -132,11 +87,11 @@ def is_of_one_file(error: BaseException) -> bool:
 
 def is_unreachable(error: BaseException) -> bool:
     """Whether nobody listens at the address."""
-    return any(_types(link) & _UNREACHABLE_TYPES for link in _chain(error))
+    return any(_is_a(link, _UNREACHABLE_TYPES) for link in _chain(error))
 
 
-def _types(error: BaseException) -> frozenset[str]:
-    return frozenset(kind.__name__ for kind in type(error).__mro__)
+def _is_a(error: BaseException, names: re.Pattern[str]) -> bool:
+    return any(names.fullmatch(kind.__name__) for kind in type(error).__mro__)
 
 
 def _response(error: BaseException) -> dict[str, Any]:

@@ -92,12 +92,17 @@ def stored_catalog(store: Store, scan: Scan) -> pd.DataFrame | None:
             return None
         previous = from_parquet(store.read(key, FILE))
     except (DamagedError, OSError, ValueError) as error:
-        raise StoreError(
-            f"the class catalog in {store.uri(key)} is damaged: {error}. It gives classes their permanent "
-            "ids: restore it from a backup, or delete that folder and run `d3m distill` (ids are then given anew)"
-        ) from error
+        raise damaged_catalog(store, error) from error
     _refuse_other_dataset(store, previous, scan)
     return previous
+
+
+def damaged_catalog(store: Store, what: object) -> StoreError:
+    """The error of a catalog that is damaged for good; of all artefacts it alone cannot simply be made again."""
+    return StoreError(
+        f"the class catalog in {store.uri(ArtefactKey(ClassCatalog.name))} is damaged: {what}. It gives classes their permanent "
+        "ids: restore it from a backup, or delete that folder and run `d3m distill` (ids are then given anew)"
+    )
 
 
 def _refuse_old_layout(store: Store) -> None:
