@@ -27,14 +27,14 @@ def test_a_service_that_fails_every_fifth_request_gets_the_same_bytes(tmp_path, 
     expected = storage.undisturbed(toys, tmp_path / "undisturbed")
     counts = storage.busy_service(toys, expected, tmp_path, s3_server, [0.2], repeats=1, seed=0)["20%"]
     assert (counts["runs"], counts["same bytes"]) == (1, 1)
-    assert sum(count for kind, count in counts["requests"].items() if kind != "passed") >= 10, counts
+    assert sum(count for kind, count in counts["requests"].items() if kind != "passed") >= 5, counts
 
 
 def test_a_disk_that_is_full_at_any_moment_is_told_and_left_clean(tmp_path):
     expected = storage.undisturbed(toys, tmp_path / "undisturbed")
     size = storage.bytes_written(toys, tmp_path / "counted")
-    counts = storage.full_disk(toys, expected, tmp_path, moments=20, seed=0, size=size)
-    assert counts == dict.fromkeys(("moments", "full", "told", "clean", "same bytes"), 20)
+    counts = storage.full_disk(toys, expected, tmp_path, moments=8, seed=0, size=size)
+    assert counts == dict.fromkeys(("moments", "full", "told", "clean", "same bytes"), 8)
 
 
 @pytest.mark.long
