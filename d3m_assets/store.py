@@ -416,12 +416,16 @@ class Store:
                 )
             return data
 
-    def check(self, key: ArtefactKey) -> list[str]:
+    def check(self, key: ArtefactKey, *, note: bool = True) -> list[str]:
         """Read everything of ``key`` and say what of it is damaged; what is, is noted in the store for the next plan.
+
+        Args:
+            key: What to read.
+            note: Whether it is an error when that a file is damaged, or is so no longer, cannot be noted.
 
         Raises:
             StoreUnavailableError: It cannot be read just now.
-            StoreNotWritableError: That a file is damaged, or is so no longer, cannot be noted.
+            StoreNotWritableError: It cannot be noted.
         """
         try:
             manifest = self.manifest(key)
@@ -433,18 +437,18 @@ class Store:
         listed = self._listing(folder)
         for name, record in manifest.files.items():
             path = f"{folder}/{record.path}"
-            note = path + DAMAGED
+            mark = path + DAMAGED
             try:
                 self.read(key, name, manifest)
             except DamagedError as error:
                 if self._manifest_or_none(key) != manifest:
-                    return self.check(key)  # replaced in the meantime
+                    return self.check(key, note=note)  # replaced in the meantime
                 found.append(str(error))
-                if path in listed:
-                    self._change("write", note, partial(self._files.put, note, b""))
+                if note and path in listed:
+                    self._change("write", mark, partial(self._files.put, mark, b""))
             else:
-                if note in listed:  # the file was put back
-                    self._change("delete", note, partial(self._files.remove, note))
+                if note and mark in listed:  # the file was put back
+                    self._change("delete", mark, partial(self._files.remove, mark))
         return found
 
     def look(self, key: ArtefactKey) -> Stored:

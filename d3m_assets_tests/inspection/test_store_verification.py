@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from d3m_assets import cli
-from d3m_assets.errors import StoreError, StoreNotWritableError
+from d3m_assets.errors import StoreError
 from d3m_assets.inspection.store_verification import verify_store
 from d3m_assets.store import ArtefactKey, Spec, Store
 from d3m_assets.store_access import StoreFiles
@@ -112,22 +112,28 @@ def test_damaged_results_go_and_the_others_stay(store):
     assert store.records("students") == ["1" * 64]
 
 
-def test_damage_that_cannot_be_noted_is_an_error(store, monkeypatch):
-    flip(data_files(store)[0], random.Random(0))
+def test_damage_that_cannot_be_noted_is_told_all_the_same(store, monkeypatch):
+    files = data_files(store)[:2]
+    for path in files:
+        flip(path, random.Random(0))
 
     def refuse(files, path, data):
         raise OSError(errno.EROFS, "Read-only file system", path)
 
     monkeypatch.setattr(StoreFiles, "put", refuse)
-    with pytest.raises(StoreNotWritableError, match="Read-only"):
-        verify_store(store)
+    found = verify_store(store)
+    assert set(found.damaged) == {key_of(store, path) for path in files}
+    assert "does not know of it yet, since the store takes nothing: cannot write" in found.report()
+    assert "Read-only file system" in found.refusal
 
 
 def test_a_damaged_catalog_is_not_said_to_be_made_again(store):
     key = ArtefactKey("class_catalog")
     store.write(key, Spec({}, {}, "1"), {"catalog.parquet": b"12345"}, {})
     flip(Path(store.uri(key, "catalog.parquet")), random.Random(0))
-    assert "restore it from a backup" in verify_store(store).damaged["class_catalog"][0]
+    found = verify_store(store)
+    assert "restore it from a backup" in found.damaged["class_catalog"][0]
+    assert found.report().endswith("and nothing else, the class catalog excepted.")
 
 
 def test_a_store_without_anything_is_told(tmp_path):
