@@ -28,6 +28,18 @@ class StoreError(D3MError):
     """A stored artefact is missing, damaged, or cannot be written."""
 
 
+class DamagedError(StoreError):
+    """A stored artefact is damaged or incomplete: `d3m distill` makes it again."""
+
+
+class StoreUnavailableError(StoreError):
+    """The store cannot be read just now: what it holds is neither missing nor damaged, and the run has to stop."""
+
+
+class StoreNotWritableError(StoreError):
+    """The store takes nothing: no space, no rights, or a service that refuses. The run has to stop."""
+
+
 class BudgetError(D3MError):
     """A byte budget cannot be parsed or cannot hold a distilled class."""
 

@@ -12,37 +12,36 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import fsspec
-from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from d3m_assets.addresses import masked
-from d3m_assets.errors import StoreError
-from d3m_assets.store_errors import explained, remedy
-from d3m_assets.store_listing import ListedFile, ManifestCache, list_local, list_remote
+from d3m_assets.errors import DamagedError, StoreError, StoreNotWritableError, StoreUnavailableError
+from d3m_assets.store_access import RETRY_SECONDS, StoreFiles
+from d3m_assets.store_errors import explained, is_of_one_file, is_transient, remedy
+from d3m_assets.store_listing import ListedFile, ManifestCache
 
 MANIFEST = "manifest.json"
 SUPERSEDED = "manifests"
 """Kind of record that keeps the commit record of a version that another one has replaced."""
 RECORDS = ".records"
 """Folder of small results that are kept under the hash of what they were made from, such as trained students."""
+DAMAGED = ".damaged"
+"""Ending of the empty file that stands beside a data file whose hash was found to be wrong: every listing then shows it."""
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 ABANDONED_AFTER = timedelta(days=1)
 """Age at which a file that no manifest names was left by a killed writer, not by a running one."""
 LOCATION = "set `storage` to a folder, or to a URL such as s3://bucket/folder whose package (s3fs) is installed"
-_OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "obs", "oci"})
-"""File systems of fsspec whose top folders are buckets."""
 REQUESTS_AT_ONCE = 32
 """Commit records that are read from a remote store at the same time."""
 
@@ -190,8 +189,8 @@ class Stored:
     """What the store holds of a key, without its data files having been read.
 
     Attributes:
-        manifest: Its commit record; None: it is not stored, or the record is unreadable.
-        unreadable: Why the commit record cannot be read; empty: it can, or there is none.
+        manifest: Its commit record; None: it is not stored, or the record is damaged.
+        unreadable: What is wrong with a commit record that is damaged; empty: nothing, or there is none.
         damage: What the listing shows to be wrong with the data files; empty: nothing.
         strays: Whether its folder has files that the commit record does not name.
     """
@@ -230,11 +229,15 @@ class Store:
     """
 
     def __init__(
-        self, url: str, storage_options: Mapping[str, Any] | None = None, cache: str | Path | None = None
+        self,
+        url: str,
+        storage_options: Mapping[str, Any] | None = None,
+        cache: str | Path | None = None,
+        retry_seconds: float = RETRY_SECONDS,
     ) -> None:
         self._address = url
         self._options = dict(storage_options or {})
-        self._cache_folder = cache
+        self._cache_folder, self._retry_seconds = cache, retry_seconds
 
     @property
     def url(self) -> str:
@@ -244,11 +247,16 @@ class Store:
     def parent(self) -> Store | None:
         """The store in the folder above; None: there is no such folder."""
         above = self._address.rpartition("/")[0]
-        return Store.open(above, self._options) if above else None
+        return Store.open(above, self._options, retry_seconds=self._retry_seconds) if above else None
 
     @classmethod
     def open(
-        cls, url: str | Path, storage_options: Mapping[str, Any] | None = None, cache: str | Path | None = None
+        cls,
+        url: str | Path,
+        storage_options: Mapping[str, Any] | None = None,
+        cache: str | Path | None = None,
+        *,
+        retry_seconds: float = RETRY_SECONDS,
     ) -> Store:
         """Open the store at a local path or fsspec URL; nothing is created before the first write.
 
@@ -256,13 +264,14 @@ class Store:
             url: For example ``data/home/store``, ``s3://bucket/d3m`` or ``memory://d3m``.
             storage_options: Arguments of the fsspec file system; leave credentials to its environment.
             cache: Folder for commit records of a remote store that were read before; None: they are kept in memory.
+            retry_seconds: For how long a request to a busy service is repeated.
 
         Raises:
             StoreError: The protocol is unknown or its package is not installed, or the path is a file.
         """
         if not str(url):
             raise StoreError("the store has no address: set `storage` to a path or URL, or leave it out")
-        store = cls(str(url), storage_options, cache)
+        store = cls(str(url), storage_options, cache, retry_seconds)
         try:
             if store._local and Path(store._root).exists() and not Path(store._root).is_dir():
                 raise StoreError(f"{url} is a file; set `storage` to a folder")
@@ -298,7 +307,9 @@ class Store:
             The manifest as committed. That of a version with another fingerprint is kept for :meth:`superseded`.
 
         Raises:
-            StoreError: A name is not a plain file name, a value is not JSON, or the disk or service refuses.
+            StoreError: A name is not a plain file name, a value is not JSON, or the disk takes no file of this size.
+            StoreNotWritableError: The disk or service takes nothing.
+            StoreUnavailableError: The service does not answer just now.
         """
         for name in files:
             if not SAFE.fullmatch(name) or name == MANIFEST:
@@ -319,15 +330,17 @@ class Store:
         content = manifest.model_dump_json(indent=1).encode()
         try:
             for name, data in files.items():
-                self._put(f"{folder}/{records[name].path}", data)
+                self._files.put(f"{folder}/{records[name].path}", data)
             replaced = self._manifest_or_none(key) if replaces is None else replaces.manifest
             if replaced is not None and replaced.fingerprint != manifest.fingerprint:
                 # Before the commit: what names the replaced version can then be resolved at any moment.
                 self._keep_superseded(key, replaced)
-            self._commit(f"{folder}/{MANIFEST}", content)
+            self._files.commit(f"{folder}/{MANIFEST}", content)
         except Exception as error:  # each service raises its own
-            raise StoreError(
-                f"cannot write {key} to {self.uri(key)}: {explained(error)}. The previous version is kept."
+            self._take_back(key, manifest, error)
+            reason = str(error) if isinstance(error, StoreError) else explained(error)
+            raise _kind_of_refusal(error)(
+                f"cannot write {key} to {self.uri(key)}: {reason}. The previous version is kept."
             ) from error
         self._seen.keep({f"{folder}/{MANIFEST}": ("", content)})
         if replaces is None or replaces.strays or replaces.unreadable:
@@ -336,22 +349,23 @@ class Store:
             # Failing to tidy up is no reason to fail a write that is already committed.
             with contextlib.suppress(Exception):
                 for record in replaced.files.values():
-                    self._remove(f"{folder}/{record.path}")
+                    self._files.remove(f"{folder}/{record.path}")
         return manifest
 
     def manifest(self, key: ArtefactKey) -> Manifest | None:
         """The commit record of ``key``, or None when it is not stored.
 
         Raises:
-            StoreError: It cannot be read or is damaged; the message names the file.
+            DamagedError: It is damaged; the message names the file.
+            StoreUnavailableError: It cannot be read just now.
         """
         path = f"{self._folder(key)}/{MANIFEST}"
         try:
-            content = self._fs.cat_file(path)
+            content = self._files.get(path, _is_manifest)
         except FileNotFoundError:
             return None
         except Exception as error:  # each service raises its own
-            raise StoreError(f"cannot read {self._shown(path)}: {explained(error)}") from error
+            raise self._unavailable("read", path, error) from error
         return self._parse(path, content)
 
     def read(
@@ -366,7 +380,10 @@ class Store:
             fingerprint: That the version read must have; None: any version will do.
 
         Raises:
-            StoreError: The artefact or the file is missing or damaged, or the version is another; the message names it.
+            StoreError: The artefact is not stored or has no such file, or the version is another.
+            DamagedError: The file is missing or damaged; the message names it. That it is damaged is noted in the store, so
+                that the next plan knows.
+            StoreUnavailableError: It cannot be read just now.
         """
         manifest = manifest or self.manifest(key)
         while True:
@@ -380,29 +397,70 @@ class Store:
             record = self._file(key, manifest, name)
             path = f"{self._folder(key)}/{record.path}"
             try:
-                data = self._fs.cat_file(path)
-            except Exception as error:  # each service raises its own
+                data = self._files.get(path, partial(_is_intact, record))
+            except FileNotFoundError as error:
                 # A writer may have replaced the version between our two reads; then follow the newer one.
                 newer = self.manifest(key)
                 if newer != manifest:
                     manifest = newer
                     continue
-                missing = isinstance(error, FileNotFoundError)
-                reason = "is missing" if missing else f"cannot be read: {error}"
-                raise StoreError(f"{self._shown(path)} of {key} {reason}; `d3m distill` will rebuild it") from error
-            if hashlib.sha256(data).hexdigest() != record.sha256:
-                raise StoreError(
+                raise DamagedError(f"{self._shown(path)} of {key} is missing; `d3m distill` will rebuild it") from error
+            except Exception as error:  # each service raises its own
+                raise self._unavailable("read", path, error) from error
+            if not _is_intact(record, data):
+                with contextlib.suppress(Exception):  # such as a store that may only be read
+                    self._files.put(path + DAMAGED, b"")
+                raise DamagedError(
                     f"{self._shown(path)} of {key} is damaged (its hash is not the one in the manifest); "
-                    "delete it and `d3m distill` will rebuild it"
+                    "`d3m distill` will rebuild it"
                 )
             return data
 
+    def check(self, key: ArtefactKey, *, note: bool = True) -> list[str]:
+        """Read everything of ``key`` and say what of it is damaged; what is, is noted in the store for the next plan.
+
+        Args:
+            key: What to read.
+            note: Whether it is an error when that a file is damaged, or is so no longer, cannot be noted.
+
+        Raises:
+            StoreUnavailableError: It cannot be read just now.
+            StoreNotWritableError: It cannot be noted.
+        """
+        try:
+            manifest = self.manifest(key)
+        except DamagedError as error:
+            return [str(error)]
+        if manifest is None:
+            return []
+        found, folder = [], self._folder(key)
+        listed = self._listing(folder)
+        for name, record in manifest.files.items():
+            path = f"{folder}/{record.path}"
+            mark = path + DAMAGED
+            try:
+                self.read(key, name, manifest)
+            except DamagedError as error:
+                if self._manifest_or_none(key) != manifest:
+                    return self.check(key, note=note)  # replaced in the meantime
+                found.append(str(error))
+                if note and path in listed:
+                    self._change("write", mark, partial(self._files.put, mark, b""))
+            else:
+                if note and mark in listed:  # the file was put back
+                    self._change("delete", mark, partial(self._files.remove, mark))
+        return found
+
     def look(self, key: ArtefactKey) -> Stored:
-        """What is stored of ``key``: a cheap look that reads the commit record and lists the data files."""
+        """What is stored of ``key``: a cheap look that reads the commit record and lists the data files.
+
+        Raises:
+            StoreUnavailableError: The disk or service does not let it be read just now.
+        """
         while True:
             try:
                 manifest = self.manifest(key)
-            except StoreError as error:
+            except DamagedError as error:
                 return Stored(None, unreadable=str(error))
             if manifest is None:
                 return Stored(None)
@@ -416,13 +474,13 @@ class Store:
         """All files of the store, or of one asset, in one recursive listing.
 
         Raises:
-            StoreError: The disk or service refuses.
+            StoreUnavailableError: The disk or service refuses.
         """
         root = self._root if asset is None else self._folder(ArtefactKey(asset))
         try:
-            folders = list_local(root) if self._local else list_remote(self._fs, root)
+            folders = self._files.tree(root)
         except Exception as error:  # each service raises its own
-            raise StoreError(f"cannot list {self._shown(root)}: {explained(error)}") from error
+            raise self._unavailable("list", root, error) from error
         if asset is not None:
             folders = {f"{asset}/{folder}" if folder else asset: files for folder, files in folders.items()}
         return Listing(folders)
@@ -436,6 +494,9 @@ class Store:
 
         Yields:
             Each key, in order, with what is stored of it; of ten thousand, only one is held at a time.
+
+        Raises:
+            StoreUnavailableError: A commit record cannot be read just now.
         """
         chosen = list(keys)
         contents = self._manifest_contents([key for key in chosen if MANIFEST in listing.files(key)], listing)
@@ -445,10 +506,8 @@ class Store:
                 yield key, Stored(None, strays=bool(listing.files(key)))
                 continue
             try:
-                if isinstance(content, StoreError):
-                    raise content
                 manifest = self._parse(f"{self._folder(key)}/{MANIFEST}", content)
-            except StoreError as error:
+            except DamagedError as error:
                 yield key, Stored(None, unreadable=str(error))
                 continue
             sizes = {name: file.size for name, file in listing.files(key).items()}
@@ -456,22 +515,20 @@ class Store:
             damaged = bool(_damage(manifest, sizes))
             yield key, self.look(key) if damaged else Stored(manifest, strays=_strays(manifest, sizes))
 
-    def _manifest_contents(
-        self, keys: list[ArtefactKey], listing: Listing
-    ) -> dict[ArtefactKey, bytes | StoreError | None]:
+    def _manifest_contents(self, keys: list[ArtefactKey], listing: Listing) -> dict[ArtefactKey, bytes | None]:
         """Contents of listed commit records, from the cache where they have not changed."""
         paths = {key: f"{self._folder(key)}/{MANIFEST}" for key in keys}
         versions = {paths[key]: listing.files(key)[MANIFEST].version for key in keys}
         kept = self._seen.contents(versions)
         missing = [key for key in keys if paths[key] not in kept]
 
-        def get(key: ArtefactKey) -> bytes | StoreError | None:
+        def get(key: ArtefactKey) -> bytes | None:
             try:
-                return self._get(paths[key])
+                return self._files.get(paths[key], _is_manifest)
             except FileNotFoundError:
                 return None
             except Exception as error:  # each service raises its own
-                return StoreError(f"cannot read {self._shown(paths[key])}: {explained(error)}")
+                raise self._unavailable("read", paths[key], error) from error
 
         if self._local or len(missing) < 2:  # faster without threads
             read = [get(key) for key in missing]
@@ -508,7 +565,7 @@ class Store:
         """
         path = self._record_path(kind, digest)
         try:
-            content = json.loads(self._fs.cat_file(path))
+            content = json.loads(self._files.get(path))
             value = content["value"]
             intact = content["sha256"] == hashlib.sha256(canonical_json(value, path)).hexdigest()
         except FileNotFoundError:
@@ -516,7 +573,7 @@ class Store:
         except (ValueError, KeyError, TypeError):
             return None
         except Exception as error:  # each service raises its own
-            raise StoreError(f"cannot read {self._shown(path)}: {explained(error)}") from error
+            raise self._unavailable("read", path, error) from error
         return value if intact else None
 
     def keep_record(self, kind: str, digest: str, value: Mapping[str, Any]) -> None:
@@ -528,10 +585,8 @@ class Store:
         path = self._record_path(kind, digest)
         plain = json.loads(canonical_json(value, f"{kind} {digest}"))
         content = {"sha256": hashlib.sha256(canonical_json(plain, path)).hexdigest(), "value": plain}
-        try:
-            self._commit(path, json.dumps(content, ensure_ascii=False).encode())
-        except Exception as error:  # each service raises its own
-            raise StoreError(f"cannot write {self._shown(path)}: {explained(error)}") from error
+        data = json.dumps(content, ensure_ascii=False).encode()
+        self._change("write", path, lambda: self._files.commit(path, data))
 
     def records(self, kind: str) -> list[str]:
         """Digests of all kept results of a kind, sorted."""
@@ -540,7 +595,8 @@ class Store:
 
     def drop_record(self, kind: str, digest: str) -> None:
         """Remove a kept result; nothing happens when there is none."""
-        self._remove(self._record_path(kind, digest))
+        path = self._record_path(kind, digest)
+        self._change("delete", path, lambda: self._files.remove(path))
 
     def superseded(self, fingerprint: str) -> tuple[ArtefactKey, Manifest] | None:
         """Key and commit record of a version that another one has replaced; its data files are gone.
@@ -575,14 +631,10 @@ class Store:
 
     def assets(self) -> list[str]:
         """Names of all assets of which something is stored, sorted."""
-        self._fs.invalidate_cache(self._root)
         try:
-            entries = self._fs.ls(self._root, detail=True)
-        except FileNotFoundError:
-            return []
+            names = [_name(path) for path in self._files.folders(self._root)]
         except Exception as error:  # each service raises its own
-            raise StoreError(f"cannot list {self._shown(self._root)}: {explained(error)}") from error
-        names = (_name(entry["name"].rstrip("/")) for entry in entries if entry["type"] == "directory")
+            raise self._unavailable("list", self._root, error) from error
         return sorted(name for name in names if SAFE.fullmatch(name))
 
     def delete(self, key: ArtefactKey) -> None:
@@ -595,16 +647,18 @@ class Store:
         manifest = self._manifest_or_none(key)
         listing = self._listing(folder)
         # A readable manifest tells which files are its own; others may belong to a write in progress.
-        own = {record.path for record in manifest.files.values()} if manifest else {_name(path) for path in listing}
+        own = {_name(path) for path in listing}
+        if manifest:
+            own = {path for record in manifest.files.values() for path in (record.path, record.path + DAMAGED)}
         try:
             # The manifest goes first: readers then see no artefact rather than a damaged one.
-            self._remove(f"{folder}/{MANIFEST}")
+            self._files.remove(f"{folder}/{MANIFEST}")
             self._seen.forget(f"{folder}/{MANIFEST}")
             for path in listing:
                 if _name(path) in own or self._abandoned(path):
-                    self._remove(path)
+                    self._files.remove(path)
         except Exception as error:  # each service raises its own
-            raise StoreError(f"cannot delete {key} from {self.uri(key)}: {error}") from error
+            raise _kind_of_refusal(error)(f"cannot delete {key} from {self.uri(key)}: {explained(error)}") from error
 
     def uri(self, key: ArtefactKey, name: str | None = None) -> str:
         """Where the folder of ``key``, or one of its files, is: a local path or a URL, for people.
@@ -624,24 +678,28 @@ class Store:
         """Write a small file, read it back and delete it.
 
         Raises:
-            StoreError: One of the three does not work; the message says which and what to do.
+            StoreNotWritableError: One of the three does not work; the message says which and what to do.
+            StoreUnavailableError: The service does not answer just now.
         """
         content = secrets.token_bytes(16)
         path, step = f"{self._root}/.probe-{content.hex()}", "write"
         folder = Path(self._root)
         new = [part for part in (folder, *folder.parents) if not part.exists()] if self._local else []
         try:
-            self._put(path, content)
+            self._files.put(path, content)
             step = "read"
-            if self._fs.cat_file(path) != content:
+            if self._files.get(path) != content:
                 raise OSError("what was read is not what was written")
             step = "delete"
-            self._remove(path)
+            self._files.remove(path)
             with contextlib.suppress(OSError):  # another process has written there in the meantime
                 for part in new:
                     part.rmdir()
         except Exception as error:  # each service raises its own
-            raise StoreError(f"cannot {step} {self._shown(path)}: {explained(error)}") from error
+            if step == "write":  # a full disk takes the name and not the bytes
+                with contextlib.suppress(Exception):
+                    self._files.remove(path)
+            raise _kind_of_refusal(error)(f"cannot {step} {self._shown(path)}: {explained(error)}") from error
 
     # Everything below deals in paths of the file system, without protocol.
 
@@ -658,6 +716,10 @@ class Store:
         digest = hashlib.sha256(self._address.encode()).hexdigest()[:16]
         return ManifestCache(Path(self._cache_folder) / f"manifests-{digest}.sqlite", self._root)
 
+    @cached_property
+    def _files(self) -> StoreFiles:
+        return StoreFiles(self._fs, self._retry_seconds)
+
     @property
     def _fs(self) -> fsspec.AbstractFileSystem:
         return self._opened[0]
@@ -668,19 +730,28 @@ class Store:
 
     @property
     def _local(self) -> bool:
-        return isinstance(self._fs, LocalFileSystem)
+        return self._files.local
 
     def __getstate__(self) -> dict[str, Any]:
         # A file system holds connections and threads; another process opens its own.
-        return {"_address": self._address, "_options": self._options, "_cache_folder": self._cache_folder}
+        return {name: getattr(self, name) for name in ("_address", "_options", "_cache_folder", "_retry_seconds")}
 
     def _find(self, root: str) -> list[str]:
         """Paths of all files below a folder."""
-        self._fs.invalidate_cache(root)
         try:
-            return list(self._fs.find(root))
+            return self._files.find(root)
         except Exception as error:  # each service raises its own
-            raise StoreError(f"cannot list {self._shown(root)}: {explained(error)}") from error
+            raise self._unavailable("list", root, error) from error
+
+    def _unavailable(self, doing: str, path: str, error: Exception) -> StoreUnavailableError:
+        return StoreUnavailableError(f"cannot {doing} {self._shown(path)}: {explained(error)}")
+
+    def _change(self, doing: str, path: str, request: Callable[[], None]) -> None:
+        """Make a request that changes the store."""
+        try:
+            request()
+        except Exception as error:  # each service raises its own
+            raise _kind_of_refusal(error)(f"cannot {doing} {self._shown(path)}: {explained(error)}") from error
 
     def _record_path(self, kind: str, digest: str) -> str:
         if not SAFE.fullmatch(kind) or not re.fullmatch(r"[0-9a-f]{64}", digest):
@@ -708,7 +779,7 @@ class Store:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
-            raise StoreError(
+            raise DamagedError(
                 f"{self._shown(path)} is damaged ({where + ': ' if where else ''}{first['msg']}); "
                 "`d3m distill` will rebuild the artefact"
             ) from None
@@ -716,52 +787,24 @@ class Store:
     def _manifest_or_none(self, key: ArtefactKey) -> Manifest | None:
         try:
             return self.manifest(key)
-        except StoreError:
+        except DamagedError:
             return None
 
-    def _get(self, path: str) -> bytes:
-        if self._local:
-            return Path(path).read_bytes()
-        return self._fs.cat_file(path)
-
-    def _put(self, path: str, data: bytes) -> None:
-        if not self._local:
-            try:
-                self._fs.pipe_file(path, data)
-            except FileNotFoundError:
-                protocol = self._fs.protocol
-                if _OBJECT_STORES.intersection([protocol] if isinstance(protocol, str) else protocol):
-                    raise  # it has no folders: the bucket is missing, and to create one is not ours
-                self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-                self._fs.pipe_file(path, data)
-            return
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with Path(path).open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-
-    def _commit(self, path: str, content: bytes) -> None:
-        if not self._local:
-            self._put(path, content)
-            return
-        # The folder is synced before the commit, for its data files, and after it, for the manifest.
-        temporary = f"{path}.{secrets.token_hex(4)}.tmp"
-        self._put(temporary, content)
-        _sync_folder(Path(path).parent)
-        Path(temporary).replace(path)
-        _sync_folder(Path(path).parent)
+    def _take_back(self, key: ArtefactKey, manifest: Manifest, error: Exception) -> None:
+        """Remove the data files of a version whose commit has failed: on a full disk nothing else would."""
+        if is_transient(error):
+            return  # the service may have done what it did not answer to
+        with contextlib.suppress(Exception):
+            if self._manifest_or_none(key) != manifest:
+                for record in manifest.files.values():
+                    self._files.remove(f"{self._folder(key)}/{record.path}")
 
     def _listing(self, folder: str) -> dict[str, int]:
         """Sizes of the files in a folder by path."""
-        self._fs.invalidate_cache(folder)
         try:
-            entries = self._fs.ls(folder, detail=True)
-        except FileNotFoundError:
-            return {}
+            return self._files.sizes(folder)
         except Exception as error:  # each service raises its own
-            raise StoreError(f"cannot list {self._shown(folder)}: {error}") from error
-        return {entry["name"]: entry["size"] for entry in entries if entry["type"] != "directory"}
+            raise self._unavailable("list", folder, error) from error
 
     def _sweep(self, folder: str, *, keep: Manifest, replaced: Manifest | None) -> None:
         """Delete the files of the replaced version and those that killed writers left long ago."""
@@ -770,20 +813,34 @@ class Store:
         # Failing to tidy up is no reason to fail a write that is already committed.
         with contextlib.suppress(Exception):
             for path in self._listing(folder):
-                if _name(path) not in kept and (_name(path) in old or self._abandoned(path)):
-                    self._remove(path)
+                name = _name(path)
+                if name not in kept and (name in old or name.endswith(DAMAGED) or self._abandoned(path)):
+                    self._files.remove(path)
 
     def _abandoned(self, path: str) -> bool:
-        try:
-            modified = self._fs.modified(path)
-        except (OSError, NotImplementedError, KeyError):
-            return False
-        modified = modified if modified.tzinfo else modified.replace(tzinfo=UTC)
-        return datetime.now(UTC) - modified > ABANDONED_AFTER
+        age = self._files.age(path)
+        return age is not None and age > ABANDONED_AFTER.total_seconds()
 
-    def _remove(self, path: str) -> None:
-        with contextlib.suppress(FileNotFoundError):  # another writer was quicker
-            self._fs.rm_file(path)
+
+def _kind_of_refusal(error: Exception) -> type[StoreError]:
+    """What it means that the store did not take something."""
+    if isinstance(error, StoreError):
+        return type(error)
+    if is_transient(error):
+        return StoreUnavailableError
+    return StoreError if is_of_one_file(error) else StoreNotWritableError
+
+
+def _is_intact(record: FileRecord, data: bytes) -> bool:
+    return hashlib.sha256(data).hexdigest() == record.sha256
+
+
+def _is_manifest(content: bytes) -> bool:
+    try:
+        Manifest.model_validate_json(content)
+    except ValidationError:
+        return False
+    return True
 
 
 def _record(name: str, data: bytes, writer: str) -> FileRecord:
@@ -807,6 +864,8 @@ def _damage(manifest: Manifest, sizes: Mapping[str, int]) -> str:
             return f"file {name} missing"
         if sizes[record.path] != record.bytes:
             return f"file {name} has {sizes[record.path]} bytes instead of {record.bytes}"
+        if record.path + DAMAGED in sizes:
+            return f"file {name} is damaged"
     return ""
 
 
@@ -834,13 +893,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows cannot open a folder; NTFS journals the rename itself
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,10 +1,12 @@
-"""What to do when a disk or a service refuses: one sentence for each kind of refusal."""
+"""What to do when a disk or a service refuses: one sentence for each kind of refusal; and which refusals pass by themselves."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
 from collections.abc import Iterator
+from typing import Any
 
 _BY_NUMBER = {
     errno.EACCES: "make it writable, or name another place",
@@ -42,6 +44,74 @@ _BY_WORDS = (
     ),
 )
 
+LATER = "it does not answer just now: run the same command again later; what is finished is kept"
+_TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""HTTP status codes of requests that may succeed when they are made again."""
+_TRANSIENT_CODES = re.compile(
+    "SlowDown|ServiceUnavailable|InternalError|InternalFailure|RequestTimeout(Exception)?|Throttling(Exception)?"
+    "|TooManyRequests(Exception)?|RequestLimitExceeded|OperationAborted|IncompleteBody|ServerBusy|OperationTimedOut"
+)
+"""Names of such errors in the answers of S3 and its like; some come with status 400 or 409."""
+_TRANSIENT_NUMBERS = re.compile(
+    "EBUSY|EAGAIN|ETIMEDOUT|ECONNRESET|ECONNABORTED|ECONNREFUSED|EPIPE|EHOSTUNREACH|ENETUNREACH|ENETDOWN|ENETRESET|EREMOTEIO"
+)
+"""Of connections; s3fs makes EBUSY of 503 and EREMOTEIO of 500."""
+_TRANSIENT_TYPES = re.compile(
+    "HTTPClientError|EndpointConnectionError|ConnectTimeoutError|ResponseParserError|IncompleteReadError"
+    "|ResponseStreamingError|IncompleteRead|ClientConnectionError|ClientPayloadError|ServerDisconnectedError"
+    "|ServiceRequestError|ServiceResponseError|RemoteDisconnected"
+)
+"""Of botocore, aiohttp, azure-core and http.client, by name: none of these need be installed."""
+_UNREACHABLE_TYPES = re.compile("ConnectionRefusedError|EndpointConnectionError|ClientConnectorError|gaierror")
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether an error of a service says that it is busy or was not reached, not that it refuses or has not got the file."""
+    if isinstance(error, FileNotFoundError | PermissionError):
+        return False
+    for link in _chain(error):
+        status = _status(link)
+        if status is not None:
+            return status in _TRANSIENT_STATUS or bool(_TRANSIENT_CODES.fullmatch(_code(link)))
+        if isinstance(link, TimeoutError | ConnectionError) or _is_a(link, _TRANSIENT_TYPES):
+            return True
+        if isinstance(link, OSError) and _TRANSIENT_NUMBERS.fullmatch(errno.errorcode.get(link.errno or 0, "")):
+            return True
+    return False
+
+
+def is_of_one_file(error: BaseException) -> bool:
+    """Whether a disk refuses this file, not every file: it is too large for it, or its path too long."""
+    return any(isinstance(link, OSError) and link.errno in (errno.EFBIG, errno.ENAMETOOLONG) for link in _chain(error))
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Whether nobody listens at the address."""
+    return any(_is_a(link, _UNREACHABLE_TYPES) for link in _chain(error))
+
+
+def _is_a(error: BaseException, names: re.Pattern[str]) -> bool:
+    return any(names.fullmatch(kind.__name__) for kind in type(error).__mro__)
+
+
+def _response(error: BaseException) -> dict[str, Any]:
+    response = getattr(error, "response", None)
+    return response if isinstance(response, dict) else {}
+
+
+def _code(error: BaseException) -> str:
+    return str(_response(error).get("Error", {}).get("Code", ""))
+
+
+def _status(error: BaseException) -> int | None:
+    """Status of the HTTP answer that an error of botocore, aiohttp, gcsfs or azure-core is about."""
+    answered = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
+    for value in (answered, *(getattr(error, name, None) for name in ("status", "status_code", "code"))):
+        with contextlib.suppress(TypeError, ValueError):
+            if 300 <= int(value) < 600:  # type: ignore[arg-type]
+                return int(value)  # type: ignore[arg-type]
+    return None
+
 
 def remedy(error: BaseException) -> str:
     """What to do about an error of a file system or service; empty where nothing particular is known."""
@@ -60,7 +130,8 @@ def remedy(error: BaseException) -> str:
 def explained(error: BaseException) -> str:
     """The text of an error, with what to do about it where that is known."""
     text = str(error) or type(error).__name__
-    return f"{text}; {advice}" if (advice := remedy(error)) else text
+    advice = remedy(error) or (LATER if is_transient(error) else "")
+    return f"{text}; {advice}" if advice else text
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

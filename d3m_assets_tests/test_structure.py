@@ -31,6 +31,7 @@ ROOMS = (
     (
         "store",
         "store_listing",
+        "store_access",
         "store_errors",
         "ledger",
         "provenance",

@@ -12,7 +12,7 @@ from d3m_assets.assets.files import from_parquet, to_parquet
 from d3m_assets.datasets.names import natural
 from d3m_assets.datasets.problems import listed_names, problem_rows
 from d3m_assets.datasets.source import Scan
-from d3m_assets.errors import StoreError
+from d3m_assets.errors import DamagedError, StoreError
 from d3m_assets.planning.asset import Asset, Check, Finding, Made
 from d3m_assets.store import ArtefactKey, Store
 
@@ -41,7 +41,7 @@ class ClassCatalog(Asset):
             return reasons
         try:
             recorded = from_parquet(context.inputs.read(item.key, FILE))
-        except (StoreError, OSError, ValueError):
+        except (DamagedError, OSError, ValueError):
             return reasons
         before = dict(zip(recorded["class_name"], recorded["fingerprint"], strict=True))
         now = {name: images.fingerprint for name, images in context.dataset.scan.classes.items()}
@@ -82,21 +82,27 @@ def stored_catalog(store: Store, scan: Scan) -> pd.DataFrame | None:
     """The catalog of earlier scans, which gave the classes their ids; None: there is none yet.
 
     Raises:
-        StoreError: It cannot be read, the store has the layout of an earlier version, or it is of another dataset.
+        StoreError: It is damaged, the store has the layout of an earlier version, or it is of another dataset.
+        StoreUnavailableError: It cannot be read just now; the classes keep their ids.
     """
     key = ArtefactKey(ClassCatalog.name)
-    if store.manifest(key) is None:
-        _refuse_old_layout(store)
-        return None
     try:
+        if store.manifest(key) is None:
+            _refuse_old_layout(store)
+            return None
         previous = from_parquet(store.read(key, FILE))
-    except (StoreError, OSError, ValueError) as error:
-        raise StoreError(
-            f"the class catalog in {store.uri(key)} is damaged: {error}. It gives classes their permanent "
-            "ids: restore it from a backup, or delete that folder and run `d3m distill` (ids are then given anew)"
-        ) from error
+    except (DamagedError, OSError, ValueError) as error:
+        raise damaged_catalog(store, error) from error
     _refuse_other_dataset(store, previous, scan)
     return previous
+
+
+def damaged_catalog(store: Store, what: object) -> StoreError:
+    """The error of a catalog that is damaged for good; of all artefacts it alone cannot simply be made again."""
+    return StoreError(
+        f"the class catalog in {store.uri(ArtefactKey(ClassCatalog.name))} is damaged: {what}. It gives classes their permanent "
+        "ids: restore it from a backup, or delete that folder and run `d3m distill` (ids are then given anew)"
+    )
 
 
 def _refuse_old_layout(store: Store) -> None:

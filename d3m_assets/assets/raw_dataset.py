@@ -13,7 +13,7 @@ from d3m_assets.assets.dataset_files import ClassFiles
 from d3m_assets.assets.files import from_parquet, to_parquet
 from d3m_assets.datasets.images import contact_sheet, load_images
 from d3m_assets.datasets.labelled_images import LabelledImages, Split
-from d3m_assets.errors import DatasetError, StoreError
+from d3m_assets.errors import DamagedError, DatasetError
 from d3m_assets.planning.asset import Asset, Check, Made
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class RawDataset(Asset):
             return reasons
         try:
             recorded = from_parquet(context.inputs.read(item.key, FILE))
-        except (StoreError, OSError, ValueError):
+        except (DamagedError, OSError, ValueError):
             return reasons
         marks = zip(recorded["sha256"].tolist(), recorded["split"].tolist(), strict=True)
         before = dict(zip(recorded["relative_path"].tolist(), marks, strict=True))

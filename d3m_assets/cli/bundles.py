@@ -127,8 +127,11 @@ def _tell_images(count: int, loaded: Bundle, output: Path, push: str | None) -> 
 def verify(
     settings: Settings,
     target: Annotated[
-        Path, typer.Argument(help="A folder that `d3m regenerate` wrote, or a bundle to compare with its pools.")
-    ],
+        Path | None,
+        typer.Argument(
+            help="A folder that `d3m regenerate` wrote, or a bundle to compare with its pools; without, the store is read."
+        ),
+    ] = None,
     bundle: Annotated[
         Path | None, typer.Option(help="The folder's bundle; by default the store is asked for it.")
     ] = None,
@@ -140,8 +143,16 @@ def verify(
     """Generate images again and say whether they are equal, equal within the stated tolerance, or not (exit status 1).
 
     Example: d3m verify images/ --bundle bundle.safetensors
+
+    Without a target every file of the store is read and compared with its hash: what is damaged is listed (exit status 1), and
+    made again by d3m distill.
     """
     offline()
+    if target is None:
+        if bundle is not None:
+            raise SettingsError("--bundle goes with a folder of images; name the folder, too")
+        _verify_store(settings, as_json)
+        return
     from d3m_assets.exports import verification
     from d3m_assets.foundation.loading import load_foundation
     from d3m_assets.inspection.verification import subject
@@ -161,6 +172,17 @@ def verify(
         )
     print(json.dumps(result.to_json(), indent=1) if as_json else verification.report(result))
     if result.verdict == "not equal":
+        raise typer.Exit(1)
+
+
+def _verify_store(settings: Settings, as_json: bool) -> None:
+    from d3m_assets.inspection.store_verification import verify_store
+    from d3m_assets.store import Store
+
+    with shown_progress() as progress:
+        found = verify_store(Store.open(settings.storage_url), progress)
+    print(json.dumps(found.to_json(), indent=1) if as_json else found.report())
+    if found.damaged:
         raise typer.Exit(1)
 
 

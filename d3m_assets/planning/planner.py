@@ -6,16 +6,24 @@ the fingerprint it was stored under. The command line, the schedule, the sensor 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from d3m_assets.errors import D3MError, StageError, StoreError, UndeclaredReadError
+from d3m_assets.errors import (
+    D3MError,
+    StageError,
+    StoreError,
+    StoreNotWritableError,
+    StoreUnavailableError,
+    UndeclaredReadError,
+)
 from d3m_assets.planning.asset import Asset, Finding, Graph, Made, Problem
 from d3m_assets.planning.compare import State, Status, compare_all, status
 from d3m_assets.planning.source import Source
@@ -199,6 +207,7 @@ class Inputs:
         Raises:
             UndeclaredReadError: It is no declared input of what is being made.
             StoreError: It is missing or damaged, or another process has replaced it by another version.
+            StoreUnavailableError: It cannot be read just now.
         """
         self._check(key)
         # What is made of another version must not be stored under the fingerprint that names this one.
@@ -391,6 +400,10 @@ class Planner:
 
         Yields:
             One outcome for each key. An artefact that fails is yielded with its error; the others go on.
+
+        Raises:
+            StoreNotWritableError: The store takes nothing: the others would fail after the same hours of work.
+            StoreUnavailableError: The store cannot be read just now.
         """
         ready = []
         stored: dict[ArtefactKey, Stored] = {}
@@ -409,35 +422,36 @@ class Planner:
                 ready.append(key)
         if not ready:
             return
+        self.store.probe()  # before the work, not after it
         context = self._reading(asset, ready, force=force, strict=True)
         looked_at, unfinished = time.monotonic(), dict.fromkeys(ready)
         provenance = {"run": self.run_id, **self.provenance(self.graph[asset])}
-        for made in self._made(asset, context, ready, unfinished):
-            unfinished.pop(made.key, None)
+        with contextlib.closing(self._made(asset, context, ready, unfinished)) as all_made:
+            for made in all_made:
+                unfinished.pop(made.key, None)
+                # What was seen long ago may have been replaced since: then the store looks again.
+                replaces = stored.get(made.key) if time.monotonic() - looked_at < SEEN_SECONDS else None
+                yield self._stored(made, provenance, replaces)
+
+    def _stored(self, made: Made, provenance: Mapping[str, Any], replaces: Stored | None) -> Outcome:
+        """Store what was made, or tell why there is none."""
+        try:
             if made.error is not None:
-                yield Outcome(made.key, None, error=made.error)
-                continue
-            try:
-                manifest = self.store.write(
-                    made.key,
-                    self.spec(made.key),
-                    made.files,
-                    made.metrics,
-                    provenance,
-                    # What was seen long ago may have been replaced since: then the store looks again.
-                    replaces=stored.get(made.key) if time.monotonic() - looked_at < SEEN_SECONDS else None,
-                )
-            except D3MError as error:
-                yield Outcome(made.key, None, error=error)
-            else:
-                self._statuses[made.key] = Status("up to date", [])
-                if made.stored is not None:
-                    made.stored()
-                yield Outcome(made.key, manifest)
+                raise made.error
+            manifest = self.store.write(
+                made.key, self.spec(made.key), made.files, made.metrics, provenance, replaces=replaces
+            )
+        except D3MError as error:
+            _stop_without_store(error)
+            return Outcome(made.key, None, error=error)
+        self._statuses[made.key] = Status("up to date", [])
+        if made.stored is not None:
+            made.stored()
+        return Outcome(made.key, manifest)
 
     def _made(
         self, asset: str, context: Any, keys: Sequence[ArtefactKey], unfinished: Mapping[ArtefactKey, None]
-    ) -> Iterator[Made]:
+    ) -> Generator[Made, None, None]:
         """What the maker of an asset yields; when it gives up as a whole, what it had not yielded yet has failed."""
         try:
             yield from self.graph[asset].make(context, [self.context.item(key) for key in keys])
@@ -503,6 +517,10 @@ class Planner:
             selected: Artefacts to work on, as ``str(key)``; None: all that are pending.
             materialize: Makes artefacts of an asset, by default :meth:`materialize`.
             before: Entered around the work on an asset, for example to hold the compute device.
+
+        Raises:
+            StoreNotWritableError: The store takes nothing; what was finished before is kept.
+            StoreUnavailableError: The store cannot be read just now.
         """
         tally, pending = Tally(), plan.pending()
         wanted = [entry for entry in pending if selected is None or str(entry.key) in selected]
@@ -565,6 +583,14 @@ class Planner:
             for entry in self.last_plan().pending()
             if entry.key.asset in chosen
         ]
+
+
+def _stop_without_store(error: BaseException | None) -> None:
+    """Raise what makes all further work useless: an error of the whole store, or one that it has caused."""
+    while error is not None:
+        if isinstance(error, StoreNotWritableError | StoreUnavailableError):
+            raise error
+        error = error.__cause__
 
 
 def first_of_each_asset(pending: Sequence[PlanEntry], limit: int | None) -> list[PlanEntry]:

@@ -1,1 +1,1 @@
-"""Attacks that are kept: each counts what happened, in a short form for every run and a long one by command."""
+"""Attacks that the package has to stand: each counts what happened, in a short form in the tests and a long one by command."""
