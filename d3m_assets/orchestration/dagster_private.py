@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
@@ -42,6 +43,33 @@ def event_log_kept_open(instance: dg.DagsterInstance) -> Iterator[None]:
         # A connection counts as open from its first read on; the result is fetched, so that no transaction stays.
         connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
         yield
+
+
+@contextlib.contextmanager
+def workspace_of(instance: dg.DagsterInstance, workspace: Path, *, read_only: bool) -> Iterator[Any]:
+    """What Dagster's web server needs of a workspace file; ``read_only`` greys out what the page must not do."""
+    from dagster._core.workspace.context import WorkspaceProcessContext
+    from dagster._core.workspace.load_target import WorkspaceFileTarget
+
+    # As `dagster-webserver` by default: milliseconds of a statement, seconds of a connection, connections.
+    instance.optimize_for_webserver(statement_timeout=15_000, pool_recycle=3_600, max_overflow=20)
+    target = WorkspaceFileTarget([str(workspace)])
+    with WorkspaceProcessContext(instance, target, version=dg.__version__, read_only=read_only) as context:
+        yield context
+
+
+@contextlib.contextmanager
+def code_servers(instance: dg.DagsterInstance, workspace: Path) -> Iterator[Sequence[Mapping[str, Any]]]:
+    """The code servers of a workspace file, as ``dagster dev`` runs them for all of its services; they are restarted.
+
+    Yields:
+        Entries of ``load_from`` for a workspace file that leads to them.
+    """
+    from dagster._cli.proxy_server_manager import ProxyServerManager
+    from dagster._core.workspace.load_target import WorkspaceFileTarget
+
+    with ProxyServerManager(instance, WorkspaceFileTarget([str(workspace)]), code_server_log_level="WARNING") as servers:
+        yield [dict(spec) for spec in servers.get_code_server_specs()]
 
 
 def latest_observed_versions(
