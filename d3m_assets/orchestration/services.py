@@ -24,6 +24,7 @@ import yaml
 from d3m_assets.errors import InstanceError
 from d3m_assets.orchestration.dagster_private import code_servers
 from d3m_assets.orchestration.instance_errors import explained
+from d3m_assets.orchestration.launch import usable_databases
 
 SECONDS_TO_END = 20.0
 
@@ -53,7 +54,12 @@ def run_services(
     """
     _check_port(host, port)
     os.environ.update(environment)
-    with explained(home), dg.DagsterInstance.from_config(str(home)) as instance, _termination_as_interrupt():
+    with (
+        explained(home),
+        usable_databases(home),
+        dg.DagsterInstance.from_config(str(home)) as instance,
+        _termination_as_interrupt(),
+    ):
         # All storages are opened here once: services that make their tables at the same time fail.
         assert instance.run_storage and instance.event_log_storage and instance.schedule_storage
         with code_servers(instance, home / "workspace.yaml") as specs, tempfile.TemporaryDirectory() as folder:

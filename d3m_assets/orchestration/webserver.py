@@ -29,7 +29,9 @@ class NoMutations(ASTValidationRule):
     def enter_operation_definition(self, node: OperationDefinitionNode, *_: Any) -> None:
         """Look at one operation of the document."""
         if node.operation is OperationType.MUTATION:
-            self.report_error(GraphQLError("this server is read-only: nothing can be started, stopped or deleted", node))
+            self.report_error(
+                GraphQLError("this server is read-only: nothing can be started, stopped or deleted", node)
+            )
 
 
 class ReadOnlyWebserver(DagsterWebserver[Any, Any]):
