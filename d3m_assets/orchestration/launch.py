@@ -165,7 +165,7 @@ def run_pending(
     done: list[Tally] = []
     run_id = str(uuid.uuid4())
     # With failures the run ends in dagster.Failure, for the UI; the caller has them in the result.
-    with _alive(settings) as tag:
+    with run_lock(settings) as tag:
         try:
             build_distill(settings, plan=plan, finished=done.append, log=log).execute_in_process(
                 run_id=run_id,
@@ -223,7 +223,7 @@ def _remove_locks_of_the_dead(settings: Settings) -> None:
 
 
 @contextlib.contextmanager
-def _alive(settings: Settings) -> Iterator[str]:
+def run_lock(settings: Settings) -> Iterator[str]:
     """A tag for runs of this process, which others can see to be alive by its lock."""
     tag = launcher_prefix(settings) + secrets.token_hex(8)
     folder = locks(settings)

@@ -8,6 +8,7 @@ below in the same run.
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import dagster as dg
 from pydantic import Field
@@ -21,7 +22,7 @@ from d3m_assets.orchestration.recovery import recover
 from d3m_assets.orchestration.resources import PipelineResource, log_progress
 from d3m_assets.orchestration.run_process import name_process
 from d3m_assets.planning.asset import Asset
-from d3m_assets.planning.planner import Outcome, Planner, Tally
+from d3m_assets.planning.planner import Outcome, Plan, Planner, Tally
 from d3m_assets.store import ArtefactKey
 
 Context = dg.AssetExecutionContext | dg.OpExecutionContext
@@ -63,7 +64,7 @@ def _run_asset(
             register_classes(context.instance, planner.context.values("class"))
         if pipelines.first_of_run(context.run.run_id):
             with contextlib.suppress(D3MError):  # of what this asset may not even need
-                recover(context.instance, planner, planner.plan())
+                recover(context.instance, planner, _beside(context, planner.plan(), partitions))
         required = list(_of_partitions(context, planner, asset, keys))
         lease = pipelines.device_lease(context.log.info) if asset.device else contextlib.nullcontext()
         with event_log_kept_open(context.instance):
@@ -82,6 +83,13 @@ def _run_asset(
     if failed:
         raise failure(failed)
     return dg.Output(None, metadata={EVENTS_ALREADY_LOGGED: True})
+
+
+def _beside(context: dg.AssetExecutionContext, plan: Plan, partitions: Sequence[str | None]) -> Plan:
+    """A plan without the partitions that this run was launched for: each step records its own."""
+    assets = {asset.to_user_string() for asset in context.run.asset_selection or ()}
+    entries = [e for e in plan.entries if e.key.asset not in assets or partition_key(e.key) not in partitions]
+    return replace(plan, entries=entries)
 
 
 def _of_partitions(
