@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.resources
+import math
 import os
 import secrets
 import sys
@@ -93,8 +94,8 @@ def usable_databases(home: Path, warn: Callable[[str], object] = _warn) -> Itera
         link: BaseException | None = error
         while link is not None and not is_damage(link):
             link = link.__cause__ or link.__context__
-        if link is not None:  # beyond what the first look has seen of it
-            for sentence in put_aside(home, seconds=None):
+        if link is not None:  # in a large one, of which the first look has seen the head
+            for sentence in put_aside(home, most_bytes=math.inf):
                 warn(sentence)
         raise
 

@@ -432,12 +432,28 @@ def test_a_lock_that_was_taken_for_that_of_a_dead_process_before_it_was_held_is_
 
 def test_a_tick_records_what_the_store_has_and_dagster_lacks(clockwork: Clockwork) -> None:
     """Failure prevented: a run was killed between commit and event, and nothing is pending, so that no run ever comes."""
-    planner = clockwork.open(clockwork.settings)
-    planner.work_through(planner.plan())
+
+    def commit() -> None:
+        planner = clockwork.open(clockwork.settings)
+        planner.work_through(planner.plan())
+
+    def recorded() -> dict[str, dict[str | None, int]]:
+        return {asset: counts(clockwork.instance, asset) for asset in ("toy_catalog", "toy_word", "toy_report")}
+
+    commit()
+    once = {"toy_catalog": {None: 1}, "toy_word": dict.fromkeys(clockwork.context.texts, 1), "toy_report": {None: 1}}
     for _ in range(2):
-        assert not clockwork.sensor_tick().requests
-        for asset in planner.graph:
-            assert set(counts(clockwork.instance, asset.name).values()) == {1}, asset.name
+        assert not clockwork.sensor_tick().run_requests
+        assert recorded() == once
+    # A version that Dagster does not know, of a partition that it knows.
+    clockwork.context.texts["a"] += "!"
+    commit()
+    clockwork.sensor_tick()
+    assert recorded() == {
+        "toy_catalog": {None: 2},
+        "toy_word": once["toy_word"] | {"a": 2},
+        "toy_report": {None: 2},
+    }
 
 
 def test_a_run_closes_the_workers_that_it_opened_and_no_others(clockwork: Clockwork) -> None:

@@ -116,19 +116,23 @@ def test_what_is_wrong_with_the_disk_or_the_rights_is_no_damage(code: str) -> No
     assert is_damage(error)
 
 
-def test_a_look_is_bounded_and_what_is_met_later_is_put_aside_then(tmp_path: Path, database: Path) -> None:
-    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
-        connection.executemany("INSERT INTO runs (body) VALUES (?)", [("x" * 500,)] * 20_000)
-    zero_page(2000)(database)
-    assert put_aside(tmp_path, seconds=0) == []
+def test_damage_inside_a_large_database_is_met_and_put_aside_then(
+    tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(put_aside, "__defaults__", (10_000,))
+    zero_page(20)(database)
     told: list[str] = []
     with pytest.raises(sqlite3.DatabaseError), usable_databases(tmp_path, told.append):
-        told.clear()
-        shutil.copy(next(database.parent.glob("runs.db.damaged-*")), database)
+        assert told == []
         with contextlib.closing(sqlite3.connect(database)) as connection:
             connection.execute("SELECT sum(length(body)) FROM runs").fetchall()
     assert len(told) == 1
     assert not database.exists()
+
+
+def test_a_large_database_that_was_cut_is_put_aside_at_once(tmp_path: Path, database: Path) -> None:
+    cut_in_half(database)
+    assert len(put_aside(tmp_path, most_bytes=0)) == 1
 
 
 def test_the_store_is_recorded_again_after_the_databases_were_damaged(
