@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -43,6 +45,10 @@ KILLS_OF_A_CHAIN = 3
 """Most kills before a command is left to finish, from a shell."""
 SECONDS_OF_A_RUN = 900.0
 DAEMON_KINDS = ("dagster-daemon", "code server", "run", "compute worker")
+OF_THIS_RUN = re.compile(
+    rb"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\+00:00)?|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|commit: \w+"
+)
+"""Times, Dagster's ids of runs and our commit, which the page of the report names."""
 LEFT = ("processes", "lock files", "temporary files", "unfinished runs", "unrecorded artefacts")
 WRONG = ("files missing", "files that differ", "runs that failed")
 
@@ -93,14 +99,15 @@ def _undisturbed(folder: Path) -> tuple[dict[str, str], float]:
 
 
 def _hashes(folder: Path, home: Path) -> dict[str, str]:
-    """SHA-256 of the files that the manifests of a home name now, by artefact and name; each is read and checked."""
+    """SHA-256 of the files that the manifests of a home name now, by artefact and name."""
     pipeline = Pipeline(load_settings(**_settings_of(folder, home)))
     found = {}
     for entry in pipeline.plan().entries:
         if (manifest := pipeline.store.manifest(entry.key)) is not None:
-            for name, record in manifest.files.items():
-                pipeline.store.read(entry.key, name, manifest)
-                found[f"{entry.key}/{name}"] = record.sha256
+            for name in manifest.files:
+                content = pipeline.store.read(entry.key, name, manifest)
+                comparable = OF_THIS_RUN.sub(b"", content) if name.endswith(".html") else content
+                found[f"{entry.key}/{name}"] = hashlib.sha256(comparable).hexdigest()
     return found
 
 
@@ -136,38 +143,61 @@ def _instance(folder: Path) -> Iterator[dg.DagsterInstance]:
 def _kills_of_a_shell(folder: Path, count: int, choose: random.Random, counts: Counter[str]) -> None:
     expected, seconds = _undisturbed(folder)
     while counts["kills"] < count:
-        home, mark = folder / f"home {counts['chains']}", new_mark()
+        home, mark = folder / "home", new_mark()
         temporary = folder / f"temporary {counts['chains']}"
         temporary.mkdir()
         environment = os.environ | as_environment(_settings_of(folder, home)) | mark | {"TMPDIR": str(temporary)}
         most = choose.randint(1, min(KILLS_OF_A_CHAIN, count - counts["kills"]))
-        for attempt in range(most + 2):
-            with (folder / "log").open("w") as log:
-                child = subprocess.Popen(
-                    COMMAND, env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True
-                )
-            if attempt < most:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.wait(choose.uniform(0, seconds))
-                if child.poll() is None:
-                    _kill_one(child.pid, mark, choose, counts)
-            if child.wait(SECONDS_OF_A_RUN) == 0:
-                break
-            # What it started has to end by itself; the next one is started at once, as a person does.
-        else:
-            counts["runs that failed"] += 1
-            print((folder / "log").read_text()[-2000:], flush=True)
-        left = left_after(mark, 30)
+        with _ended(mark):
+            _chain(most, environment, folder, seconds, mark, choose, counts)
+            left = left_after(mark, 30)
         counts["processes"] += len(left)
-        for pid, command in left.items():
+        for command in left.values():
             print(f"left: {command}", flush=True)
-            os.kill(pid, signal.SIGKILL)
         _compare(folder, home, expected, counts)
         _count_left(folder, home, counts)
         counts["temporary files"] += sum(path.is_file() for path in temporary.rglob("*"))
         counts["chains"] += 1
         print(dict(counts), flush=True)
         shutil.rmtree(home)
+
+
+@contextlib.contextmanager
+def _ended(mark: dict[str, str]) -> Iterator[None]:
+    """End all processes with a mark after the body, however it ended."""
+    try:
+        yield
+    finally:
+        for pid in marked(mark):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _chain(
+    most: int,
+    environment: dict[str, str],
+    folder: Path,
+    seconds: float,
+    mark: dict[str, str],
+    choose: random.Random,
+    counts: Counter[str],
+) -> None:
+    """Start the command until it succeeds; the first ``most`` times, a process of its tree is killed."""
+    for attempt in range(most + 2):
+        with (folder / "log").open("w") as log:
+            child = subprocess.Popen(
+                COMMAND, env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True
+            )
+        if attempt < most:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(choose.uniform(0, seconds))
+            if child.poll() is None:
+                _kill_one(child.pid, mark, choose, counts)
+        # What it started has to end by itself; the next one is started at once, as a person does.
+        if child.wait(SECONDS_OF_A_RUN) == 0:
+            return
+    counts["runs that failed"] += 1
+    print((folder / "log").read_text()[-2000:], flush=True)
 
 
 def _kill_one(command: int, mark: dict[str, str], choose: random.Random, counts: Counter[str]) -> None:
