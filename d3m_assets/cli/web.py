@@ -39,7 +39,8 @@ def ui(
                 f"--host {host}: Dagster has no login, so whoever reaches the page can start and delete runs. Leave it at "
                 "127.0.0.1 and come by `ssh -L 3000:localhost:3000`, or name who it answers to with --allow-host"
             )
-        print(f"d3m: whoever reaches {host}:{port} can start and delete runs: there is no login", file=sys.stderr)
+        may = "see everything" if read_only else "start and delete runs"
+        print(f"d3m: whoever reaches {host}:{port} can {may}: there is no login", file=sys.stderr)
     home = ensure_instance_home(load_settings())
     print(f"http://{host}:{port}  (instance in {home}; Ctrl-C stops it)", flush=True)
     environment = {"DAGSTER_DISABLE_TELEMETRY": "1"}
