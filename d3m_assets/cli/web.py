@@ -29,7 +29,6 @@ def ui(
 
     Example: d3m ui --port 3001
     """
-    from d3m_assets.orchestration.launch import ensure_instance_home
     from d3m_assets.orchestration.services import run_services
     from d3m_assets.orchestration.web_access import is_loopback
 
@@ -41,9 +40,8 @@ def ui(
             )
         may = "see everything" if read_only else "start and delete runs"
         print(f"d3m: whoever reaches {host}:{port} can {may}: there is no login", file=sys.stderr)
-    home = ensure_instance_home(load_settings())
-    print(f"http://{host}:{port}  (instance in {home}; Ctrl-C stops it)", flush=True)
+    settings = load_settings()
     environment = {"DAGSTER_DISABLE_TELEMETRY": "1"}
     if (file := settings_file()) is not None:  # whatever folder the code server, the daemon and their runs are in
         environment[FILE_VARIABLE] = str(file.absolute())
-    run_services(home, environment, host=host, port=port, allowed_hosts=allow_host or (), read_only=read_only)
+    run_services(settings, environment, host=host, port=port, allowed_hosts=allow_host or (), read_only=read_only)

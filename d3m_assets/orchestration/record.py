@@ -88,7 +88,8 @@ def _run_asset(
 def _beside(context: dg.AssetExecutionContext, plan: Plan, partitions: Sequence[str | None]) -> Plan:
     """A plan without the partitions that this run was launched for: each step records its own."""
     assets = {asset.to_user_string() for asset in context.run.asset_selection or ()}
-    entries = [e for e in plan.entries if e.key.asset not in assets or partition_key(e.key) not in partitions]
+    own = set(partitions)
+    entries = [entry for entry in plan.entries if entry.key.asset not in assets or partition_key(entry.key) not in own]
     return replace(plan, entries=entries)
 
 

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from d3m_assets.orchestration.dagster_private import latest_materialized_versions
+from d3m_assets.orchestration.dagster_private import event_log_kept_open, latest_materialized_versions
 from d3m_assets.orchestration.events import EventsOfAsset
 from d3m_assets.orchestration.partitions import partition_key
 from d3m_assets.planning.planner import Plan, Planner
+from d3m_assets.progress import ProgressEvent
 
 STATE = "found in the store, made by an earlier run"
 """What the metadata of these events says instead of "made by this run"."""
@@ -46,12 +47,14 @@ def unrecorded(instance: dg.DagsterInstance, planner: Planner, plan: Plan) -> It
         if not lacking:
             continue
         events = EventsOfAsset(instance, planner, asset, logger)
-        for key in lacking:
+        for done, key in enumerate(lacking):
+            planner.context.progress(ProgressEvent("record", done, len(lacking), f"{key}, found in the store"))
             if (manifest := planner.store.manifest(key)) is not None:  # else another process has just replaced it
                 yield events.materialization(key, manifest, STATE)
 
 
 def recover(instance: dg.DagsterInstance, planner: Planner, plan: Plan, limit: int | None = None) -> None:
     """Record what :func:`unrecorded` finds, in no run; at most ``limit`` artefacts."""
-    for event in itertools.islice(unrecorded(instance, planner, plan), limit):
-        instance.report_runless_asset_event(event)
+    with event_log_kept_open(instance):
+        for event in itertools.islice(unrecorded(instance, planner, plan), limit):
+            instance.report_runless_asset_event(event)

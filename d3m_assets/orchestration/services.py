@@ -24,13 +24,14 @@ import yaml
 from d3m_assets.errors import InstanceError
 from d3m_assets.orchestration.dagster_private import code_servers
 from d3m_assets.orchestration.instance_errors import explained
-from d3m_assets.orchestration.launch import usable_databases
+from d3m_assets.orchestration.launch import ensure_instance_home, fail_abandoned_runs, usable_databases
+from d3m_assets.settings import Settings
 
 SECONDS_TO_END = 20.0
 
 
 def run_services(
-    home: Path,
+    settings: Settings,
     environment: Mapping[str, str],
     *,
     host: str,
@@ -41,7 +42,7 @@ def run_services(
     """Serve the instance until Ctrl-C or SIGTERM.
 
     Args:
-        home: Folder of the instance, with ``dagster.yaml`` and ``workspace.yaml``.
+        settings: Whose instance it is.
         environment: Of the services, beside this process's own.
         host: Address of the web page.
         port: Its port.
@@ -53,6 +54,8 @@ def run_services(
         KeyboardInterrupt: Ctrl-C or SIGTERM; all services have ended.
     """
     _check_port(host, port)
+    home = ensure_instance_home(settings)
+    print(f"http://{host}:{port}  (instance in {home}; Ctrl-C stops it)", flush=True)
     os.environ.update(environment)
     with (
         explained(home),
@@ -62,6 +65,7 @@ def run_services(
     ):
         # All storages are opened here once: services that make their tables at the same time fail.
         assert instance.run_storage and instance.event_log_storage and instance.schedule_storage
+        fail_abandoned_runs(instance, settings)
         with code_servers(instance, home / "workspace.yaml") as specs, tempfile.TemporaryDirectory() as folder:
             workspace = Path(folder) / "workspace.yaml"
             workspace.write_text(yaml.safe_dump({"load_from": specs}))

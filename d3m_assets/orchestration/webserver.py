@@ -55,7 +55,8 @@ def serve(
         read_only: Whether no mutation is executed.
     """
     with dg.DagsterInstance.get() as instance, workspace_of(instance, workspace, read_only=read_only) as context:
-        server = (ReadOnlyWebserver if read_only else DagsterWebserver)(context, live_data_poll_rate=2000)
+        kind = ReadOnlyWebserver if read_only else DagsterWebserver[Any, Any]
+        server: DagsterWebserver[Any, Any] = kind(context, live_data_poll_rate=2000)
         app = guarded(server.create_asgi_app(), allowed_hosts)
         uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=SECONDS_TO_CLOSE)
 
