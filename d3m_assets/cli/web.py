@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from d3m_assets.cli.app import app
 from d3m_assets.cli.help import WORK, Command
+from d3m_assets.errors import SettingsError
 from d3m_assets.settings import FILE_VARIABLE, load_settings, settings_file
 
 
@@ -17,20 +17,31 @@ from d3m_assets.settings import FILE_VARIABLE, load_settings, settings_file
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the web page.")] = 3000,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Name by which others may ask for the page. Repeatable."),
+    ] = None,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="A page that can change nothing, without a daemon.")
+    ] = False,
 ) -> None:
     """Open Dagster's web UI and daemon on the same instance as `d3m distill`.
 
     Example: d3m ui --port 3001
     """
-    import subprocess
+    from d3m_assets.orchestration.services import run_services
+    from d3m_assets.orchestration.web_access import is_loopback
 
-    from d3m_assets.orchestration.launch import ensure_instance_home
-
-    home = ensure_instance_home(load_settings())
-    workspace = str(home / "workspace.yaml")
-    command = [sys.executable, "-m", "dagster", "dev", "-w", workspace, "-h", host, "-p", str(port)]
-    print(f"http://{host}:{port}  (instance in {home}; Ctrl-C stops it)", flush=True)
-    environment = {**os.environ, "DAGSTER_DISABLE_TELEMETRY": "1"}
+    if not is_loopback(host):
+        if not allow_host:
+            raise SettingsError(
+                f"--host {host}: Dagster has no login, so whoever reaches the page can start and delete runs. Leave it at "
+                "127.0.0.1 and come by `ssh -L 3000:localhost:3000`, or name who it answers to with --allow-host"
+            )
+        may = "see everything" if read_only else "start and delete runs"
+        print(f"d3m: whoever reaches {host}:{port} can {may}: there is no login", file=sys.stderr)
+    settings = load_settings()
+    environment = {"DAGSTER_DISABLE_TELEMETRY": "1"}
     if (file := settings_file()) is not None:  # whatever folder the code server, the daemon and their runs are in
         environment[FILE_VARIABLE] = str(file.absolute())
-    raise SystemExit(subprocess.run(command, env=environment, check=False).returncode)
+    run_services(settings, environment, host=host, port=port, allowed_hosts=allow_host or (), read_only=read_only)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
@@ -44,19 +45,64 @@ def event_log_kept_open(instance: dg.DagsterInstance) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def workspace_of(instance: dg.DagsterInstance, workspace: Path, *, read_only: bool) -> Iterator[Any]:
+    """What Dagster's web server needs of a workspace file; ``read_only`` greys out what the page must not do."""
+    from dagster._core.workspace.context import WorkspaceProcessContext
+    from dagster._core.workspace.load_target import WorkspaceFileTarget
+
+    # As `dagster-webserver` by default: milliseconds of a statement, seconds of a connection, connections.
+    instance.optimize_for_webserver(statement_timeout=15_000, pool_recycle=3_600, max_overflow=20)
+    target = WorkspaceFileTarget([str(workspace)])
+    with WorkspaceProcessContext(instance, target, version=dg.__version__, read_only=read_only) as context:
+        yield context
+
+
+@contextlib.contextmanager
+def code_servers(instance: dg.DagsterInstance, workspace: Path) -> Iterator[Sequence[Mapping[str, Any]]]:
+    """The code servers of a workspace file, as ``dagster dev`` runs them for all of its services; they are restarted.
+
+    Yields:
+        Entries of ``load_from`` for a workspace file that leads to them.
+    """
+    from dagster._cli.proxy_server_manager import ProxyServerManager
+    from dagster._core.workspace.load_target import WorkspaceFileTarget
+
+    with ProxyServerManager(
+        instance, WorkspaceFileTarget([str(workspace)]), code_server_log_level="WARNING"
+    ) as servers:
+        yield [dict(spec) for spec in servers.get_code_server_specs()]
+
+
 def latest_observed_versions(
     instance: dg.DagsterInstance, asset: str, *, partitioned: bool
 ) -> Mapping[str | None, str]:
     """The data version that was last observed of each partition of an external asset, in one query."""
+    return _latest_versions(instance, asset, DagsterEventType.ASSET_OBSERVATION, partitioned)
+
+
+def latest_materialized_versions(
+    instance: dg.DagsterInstance, asset: str, *, partitioned: bool
+) -> Mapping[str | None, str]:
+    """The data version of the last materialisation of each partition of an asset, in one query."""
+    return _latest_versions(instance, asset, DagsterEventType.ASSET_MATERIALIZATION, partitioned)
+
+
+def _latest_versions(
+    instance: dg.DagsterInstance, asset: str, event_type: DagsterEventType, partitioned: bool
+) -> Mapping[str | None, str]:
     key = dg.AssetKey(asset)
     if partitioned:
-        tags = instance.event_log_storage.get_latest_tags_by_partition(
-            key, DagsterEventType.ASSET_OBSERVATION, tag_keys=[DATA_VERSION_TAG]
-        )
+        tags = instance.event_log_storage.get_latest_tags_by_partition(key, event_type, tag_keys=[DATA_VERSION_TAG])
         return {partition: found[DATA_VERSION_TAG] for partition, found in tags.items() if DATA_VERSION_TAG in found}
-    records = instance.fetch_observations(key, limit=1).records
-    observation = records[0].asset_observation if records else None
-    return {None: observation.data_version} if observation and observation.data_version else {}
+    if event_type == DagsterEventType.ASSET_OBSERVATION:
+        records = instance.fetch_observations(key, limit=1).records
+        event: dg.AssetObservation | dg.AssetMaterialization | None = records[0].asset_observation if records else None
+    else:
+        records = instance.fetch_materializations(key, limit=1).records
+        event = records[0].asset_materialization if records else None
+    version = (event.tags or {}).get(DATA_VERSION_TAG) if event else None
+    return {None: version} if version else {}
 
 
 def latest_check_evaluation(instance: dg.DagsterInstance, asset: str, check: str) -> dg.AssetCheckEvaluation | None:

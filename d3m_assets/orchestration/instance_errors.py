@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from d3m_assets.errors import InstanceError
+from d3m_assets.orchestration.damaged_databases import is_damage
 
 CONFIG = "dagster.yaml"
 _SQLITE = (
@@ -21,8 +22,6 @@ _SQLITE = (
     ("disk I/O error", "its disk is full or failing: free some space, or set `home` (or DAGSTER_HOME) to another disk"),
     ("readonly database", "make it writable, or set `home` (or DAGSTER_HOME) to another folder"),
     ("unable to open database file", "make it writable, or set `home` (or DAGSTER_HOME) to another folder"),
-    ("malformed", "delete that folder, which costs the history of runs and no artefact"),
-    ("not a database", "delete that folder, which costs the history of runs and no artefact"),
 )
 """Words of SQLite's errors, and what to do about each."""
 
@@ -85,6 +84,11 @@ def _sentence(home: Path, error: BaseException) -> str:
             )
             return (
                 f"{file} cannot be used: {first.removeprefix('Error 1: ')}; correct it, or delete it to get a new one"
+            )
+        if is_damage(link):
+            return (
+                f"Dagster's database in {home} is damaged: {text}; `d3m distill` and `d3m ui` put it aside and make a new one, "
+                "which costs the history of runs and no artefact"
             )
         if isinstance(link, sqlite3.Error) and (advice := next((a for w, a in _SQLITE if w in text), "")):
             return f"Dagster's database in {home} cannot be used: {text}; {advice}"

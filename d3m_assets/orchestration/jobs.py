@@ -17,6 +17,7 @@ from d3m_assets.errors import D3MError
 from d3m_assets.orchestration import checks, record
 from d3m_assets.orchestration.dagster_private import event_log_kept_open
 from d3m_assets.orchestration.partitions import register_classes
+from d3m_assets.orchestration.recovery import unrecorded
 from d3m_assets.orchestration.resources import PipelineResource, device_request, log_progress
 from d3m_assets.orchestration.run_process import name_process
 from d3m_assets.orchestration.unfinished import DISTILL, makers_at_work
@@ -75,9 +76,10 @@ def distill(
         return pipelines.device_lease(log) if asset.device else contextlib.nullcontext()
 
     with event_log_kept_open(context.instance):
-        tally = planner.work_through(
-            plan or planner.plan(), limit=limit, selected=artefacts, materialize=materialize, before=before
-        )
+        plan = plan or planner.plan()
+        for event in unrecorded(context.instance, planner, plan):
+            context.log_event(event)
+        tally = planner.work_through(plan, limit=limit, selected=artefacts, materialize=materialize, before=before)
         checks.evaluate(context, planner, tally.assets)
     return tally
 

@@ -2,11 +2,12 @@
 
 import contextlib
 import importlib.resources
+import math
 import os
 import secrets
-import time
+import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +16,11 @@ import filelock
 
 from d3m_assets.errors import StageError
 from d3m_assets.orchestration.dagster_private import instance_without_captured_output
+from d3m_assets.orchestration.damaged_databases import is_damage, put_aside
 from d3m_assets.orchestration.instance_errors import explained
 from d3m_assets.orchestration.jobs import build_distill, run_config
 from d3m_assets.orchestration.partitions import register_classes
+from d3m_assets.orchestration.recovery import recover
 from d3m_assets.orchestration.resources import PipelineResource, locks
 from d3m_assets.orchestration.run_process import launcher_prefix, process_is_gone
 from d3m_assets.orchestration.unfinished import UNFINISHED
@@ -25,8 +28,6 @@ from d3m_assets.planning.planner import Planner, Tally
 from d3m_assets.progress import Progress, ProgressEvent, silent
 from d3m_assets.settings import Settings
 
-SECONDS_OF_A_NEW_LOCK = 60.0
-"""A lock file is left alone for so long: the process that made it may not have locked it yet."""
 MOST_FAILURES_LISTED = 20
 """A full disk or a missing file may fail every class for the same reason."""
 LAUNCHER_TAG = "d3m/launcher"
@@ -54,19 +55,49 @@ def ensure_instance_home(settings: Settings) -> Path:
     return home
 
 
+def _warn(text: str) -> None:
+    print(f"d3m: {text}", file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
-def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
-    """The instance, for use in this process.
+def open_instance(settings: Settings, warn: Callable[[str], object] = _warn) -> Iterator[dg.DagsterInstance]:
+    """The instance, for use in this process. Databases of it that are damaged are put aside.
 
     Output of runs is not captured to files: that would take the terminal away from the progress display.
+
+    Args:
+        settings: Whose instance it is.
+        warn: Told of each database that was put aside; by default on standard error.
 
     Raises:
         InstanceError: Its database cannot be used, now or later in the body.
     """
     home = ensure_instance_home(settings)
-    with explained(home), instance_without_captured_output(home) as instance:
+    with explained(home), usable_databases(home, warn), instance_without_captured_output(home) as instance:
         fail_abandoned_runs(instance, settings)
         yield instance
+
+
+@contextlib.contextmanager
+def usable_databases(home: Path, warn: Callable[[str], object] = _warn) -> Iterator[None]:
+    """Put damaged databases of an instance aside before the body, and those that the body meets after it.
+
+    Args:
+        home: Folder of the instance.
+        warn: Told of each.
+    """
+    for sentence in put_aside(home):
+        warn(sentence)
+    try:
+        yield
+    except Exception as error:
+        link: BaseException | None = error
+        while link is not None and not is_damage(link):
+            link = link.__cause__ or link.__context__
+        if link is not None:  # in a large one, of which the first look has seen the head
+            for sentence in put_aside(home, most_bytes=math.inf):
+                warn(sentence)
+        raise
 
 
 @dataclass(frozen=True)
@@ -123,6 +154,7 @@ def run_pending(
     register_classes(instance, pipeline.context.values("class"))
     plan = pipeline.plan()
     if not plan.pending():
+        recover(instance, pipeline, plan)
         return Launched(None, Tally())
 
     def log(text: str) -> None:
@@ -134,7 +166,7 @@ def run_pending(
     done: list[Tally] = []
     run_id = str(uuid.uuid4())
     # With failures the run ends in dagster.Failure, for the UI; the caller has them in the result.
-    with _alive(settings) as tag:
+    with run_lock(settings) as tag:
         try:
             build_distill(settings, plan=plan, finished=done.append, log=log).execute_in_process(
                 run_id=run_id,
@@ -187,21 +219,24 @@ def fail_abandoned_runs(instance: dg.DagsterInstance, settings: Settings) -> lis
 def _remove_locks_of_the_dead(settings: Settings) -> None:
     """Remove lock files of runs whose process was killed: the lock is gone with it, the file is not."""
     for path in locks(settings).glob(f"run-{launcher_prefix(settings)}*.lock"):
-        with contextlib.suppress(OSError, filelock.Timeout):
-            if time.time() - path.stat().st_mtime > SECONDS_OF_A_NEW_LOCK:
-                with filelock.FileLock(path).acquire(timeout=0):
-                    path.unlink()
+        with contextlib.suppress(OSError, filelock.Timeout), filelock.FileLock(path).acquire(timeout=0):
+            path.unlink()
 
 
 @contextlib.contextmanager
-def _alive(settings: Settings) -> Iterator[str]:
+def run_lock(settings: Settings) -> Iterator[str]:
     """A tag for runs of this process, which others can see to be alive by its lock."""
     tag = launcher_prefix(settings) + secrets.token_hex(8)
     folder = locks(settings)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"run-{tag}.lock"
+    lock = filelock.FileLock(path)
     try:
-        with filelock.FileLock(path):
-            yield tag
+        lock.acquire()
+        while not path.exists():  # another process took it for one of the dead, between its creation and its locking
+            lock.release()
+            lock.acquire()
+        yield tag
     finally:
         path.unlink(missing_ok=True)
+        lock.release()

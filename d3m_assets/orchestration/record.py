@@ -8,21 +8,22 @@ below in the same run.
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import replace
 
 import dagster as dg
 from pydantic import Field
 
 from d3m_assets.addresses import mask_error, masked
+from d3m_assets.errors import D3MError
 from d3m_assets.orchestration.dagster_private import EVENTS_ALREADY_LOGGED, event_log_kept_open
-from d3m_assets.orchestration.metadata import describe
+from d3m_assets.orchestration.events import EventsOfAsset
 from d3m_assets.orchestration.partitions import artefact_key, partition_key, register_classes
+from d3m_assets.orchestration.recovery import recover
 from d3m_assets.orchestration.resources import PipelineResource, log_progress
 from d3m_assets.orchestration.run_process import name_process
-from d3m_assets.orchestration.sources import Observed, joined
 from d3m_assets.planning.asset import Asset
-from d3m_assets.planning.planner import Outcome, Planner, Tally
-from d3m_assets.store import ArtefactKey, Manifest, asset_of
+from d3m_assets.planning.planner import Outcome, Plan, Planner, Tally
+from d3m_assets.store import ArtefactKey
 
 Context = dg.AssetExecutionContext | dg.OpExecutionContext
 
@@ -61,6 +62,9 @@ def _run_asset(
         name_process(context, pipelines.settings)
         if "class" not in asset.partitions:  # else an instance that is new would have no classes to choose from
             register_classes(context.instance, planner.context.values("class"))
+        if pipelines.first_of_run(context.run.run_id):
+            with contextlib.suppress(D3MError):  # of what this asset may not even need
+                recover(context.instance, planner, _beside(context, planner.plan(), partitions))
         required = list(_of_partitions(context, planner, asset, keys))
         lease = pipelines.device_lease(context.log.info) if asset.device else contextlib.nullcontext()
         with event_log_kept_open(context.instance):
@@ -79,6 +83,14 @@ def _run_asset(
     if failed:
         raise failure(failed)
     return dg.Output(None, metadata={EVENTS_ALREADY_LOGGED: True})
+
+
+def _beside(context: dg.AssetExecutionContext, plan: Plan, partitions: Sequence[str | None]) -> Plan:
+    """A plan without the partitions that this run was launched for: each step records its own."""
+    assets = {asset.to_user_string() for asset in context.run.asset_selection or ()}
+    own = set(partitions)
+    entries = [entry for entry in plan.entries if entry.key.asset not in assets or partition_key(entry.key) not in own]
+    return replace(plan, entries=entries)
 
 
 def _of_partitions(
@@ -125,21 +137,13 @@ def work(
 
     A replicate beyond the first is no partition of Dagster's, so it is logged as an observation of its partition.
     """
-    inputs, observed = _newest_inputs(context.instance, asset), Observed(context.instance, planner, asset)
-    expected: dict[str, str] = {}
+    events = EventsOfAsset(context.instance, planner, asset, context.log)
     for outcome in planner.materialize(asset.name, list(keys), force=force):
         if outcome.error is not None or outcome.manifest is None:
             context.log.error(str(outcome.error))
         else:
-            metadata = _metadata(context, planner, outcome, outcome.manifest)
-            partition = partition_key(outcome.key)
-            if outcome.key.replicate:
-                metadata["replicate"] = outcome.key.replicate
-                context.log_event(dg.AssetObservation(asset.name, metadata=metadata, partition=partition))
-            else:
-                tags = _version_tags(planner, asset, outcome.manifest, inputs, expected) | observed.tags(outcome.key)
-                event = dg.AssetMaterialization(asset.name, metadata=metadata, partition=partition, tags=tags)
-                context.log_event(event)
+            state = "was up to date, nothing done" if outcome.skipped else "made by this run"
+            context.log_event(events.event(outcome.key, outcome.manifest, state))
         yield outcome
 
 
@@ -151,48 +155,3 @@ def failure(messages: Sequence[str]) -> dg.Failure:
         metadata={"failed": dg.MetadataValue.json(list(messages))},
         allow_retries=False,
     )
-
-
-def _metadata(context: Context, planner: Planner, outcome: Outcome, manifest: Manifest) -> dict[str, Any]:
-    key = outcome.key
-    try:
-        preview = planner.preview(key)
-    except Exception as error:
-        # The artefact is committed: a preview that fails, for whatever reason, must not make it look failed.
-        context.log.warning("no preview of %s: %r", key, error)
-        preview = {}
-    state = "was up to date, nothing done" if outcome.skipped else "made by this run"
-    return describe(planner.store, key, manifest, preview) | {"state": state}
-
-
-def _version_tags(
-    planner: Planner, asset: Asset, manifest: Manifest, newest: dict[str, int | None], expected: dict[str, str]
-) -> dict[str, str]:
-    """Tags with which Dagster's own staleness agrees with the plan as far as it goes.
-
-    An asset that is upstream without being an input (lineage only) gets no pointer, so that its news do not count. Its
-    version is the same for all partitions and is kept in ``expected``: it would be joined from all its fingerprints again
-    for each of a thousand classes.
-    """
-    tags = {
-        "dagster/data_version": manifest.fingerprint,
-        "dagster/data_version_is_user_provided": "true",
-        "dagster/code_version": asset.code_version,
-    }
-    for upstream, pointer in newest.items():
-        prints = [p for name, p in manifest.inputs.items() if asset_of(name) == upstream]
-        if not prints and upstream not in expected:
-            expected[upstream] = joined([planner.spec(key).fingerprint for key in planner.keys(upstream)])
-        version = joined(prints) if prints else expected[upstream]
-        tags[f"dagster/input_data_version/{upstream}"] = version
-        tags[f"dagster/input_event_pointer/{upstream}"] = str(pointer) if prints and pointer is not None else "NULL"
-    return tags
-
-
-def _newest_inputs(instance: dg.DagsterInstance, asset: Asset) -> dict[str, int | None]:
-    """Storage id of the newest materialisation of each input, None for one that has none."""
-    newest: dict[str, int | None] = {}
-    for upstream in asset.deps:
-        records = instance.fetch_materializations(dg.AssetKey(upstream.name), limit=1).records
-        newest[upstream.name] = records[0].storage_id if records else None
-    return newest

@@ -48,6 +48,7 @@ class PipelineResource:
         self._given = pipeline
         self._opened: tuple[str, Planner] | None = None
         self._listener: Progress = silent
+        self._begun: str | None = None
 
     def fresh(self) -> Planner:
         """A pipeline that sees the dataset as it is now."""
@@ -65,6 +66,11 @@ class PipelineResource:
             self._opened = (run_id, self._open(self.settings, progress=lambda event: self._listener(event)))
             self._opened[1].run_id = run_id
         return self._opened[1]
+
+    def first_of_run(self, run_id: str) -> bool:
+        """Whether this is asked for the first time in this process for a run."""
+        first, self._begun = self._begun != run_id, run_id
+        return first
 
     def close(self) -> None:
         """End the worker processes of a pipeline that was opened here; what is loaded and scanned stays for later steps.

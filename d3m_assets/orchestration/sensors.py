@@ -13,10 +13,14 @@ from d3m_assets.addresses import mask_error
 from d3m_assets.orchestration import alerts, checks, sources
 from d3m_assets.orchestration.launch import fail_abandoned_runs
 from d3m_assets.orchestration.partitions import CLASSES, class_changes
+from d3m_assets.orchestration.recovery import recover
 from d3m_assets.orchestration.requests import RunRequest, select
 from d3m_assets.orchestration.resources import PipelineResource
 from d3m_assets.orchestration.unfinished import makers_at_work
 from d3m_assets.settings import Settings
+
+MOST_RECOVERED = 50
+"""Artefacts recorded in a tick, which has 60 s; each takes the time of its preview."""
 
 
 def build_sensor(job: dg.JobDefinition, settings: Settings) -> dg.SensorDefinition:
@@ -61,6 +65,7 @@ def build_sensor(job: dg.JobDefinition, settings: Settings) -> dg.SensorDefiniti
         running = makers_at_work(context.instance)
         if not running:  # what is being made is not to be shown as stale
             events += checks.changed_staleness(context.instance, planner)
+            recover(context.instance, planner, plan, MOST_RECOVERED)
         if running:
             requests, reason = [], f"run {running} is at it; {len(pending)} artefacts pending"
         elif request.parts:

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import os
 import sys
 import threading
 import time
@@ -402,17 +401,59 @@ def test_no_lock_file_stays_of_runs_that_stopped_or_were_killed(
     folder = locks(clockwork.settings)
     assert not list(folder.glob("run-*.lock"))
 
-    dead, new, living = (
-        folder / f"run-{launch.launcher_prefix(clockwork.settings)}{name}.lock" for name in ("dead", "new", "living")
+    dead, living = (
+        folder / f"run-{launch.launcher_prefix(clockwork.settings)}{name}.lock" for name in ("dead", "living")
     )
     dead.touch()
-    new.touch()
-    old = time.time() - 2 * launch.SECONDS_OF_A_NEW_LOCK
     with filelock.FileLock(living):
-        for path in (dead, living):
-            os.utime(path, (old, old))
         launch.fail_abandoned_runs(clockwork.instance, clockwork.settings)
-        assert sorted(folder.glob("run-*.lock")) == [living, new]
+        assert list(folder.glob("run-*.lock")) == [living]
+
+
+def test_a_lock_that_was_taken_for_that_of_a_dead_process_before_it_was_held_is_made_again(
+    clockwork: Clockwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquire = filelock.FileLock.acquire
+    removed: list[Path] = []
+
+    def slow(lock: filelock.FileLock, *arguments: object, **given: object) -> object:
+        acquired = acquire(lock, *arguments, **given)  # type: ignore[arg-type]
+        if not removed:
+            removed.append(Path(lock.lock_file))
+            removed[0].unlink()
+        return acquired
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", slow)
+    with launch.run_lock(clockwork.settings) as tag:
+        assert removed == [locks(clockwork.settings) / f"run-{tag}.lock"]
+        assert removed[0].exists()
+    assert not removed[0].exists()
+
+
+def test_a_tick_records_what_the_store_has_and_dagster_lacks(clockwork: Clockwork) -> None:
+    """Failure prevented: a run was killed between commit and event, and nothing is pending, so that no run ever comes."""
+
+    def commit() -> None:
+        planner = clockwork.open(clockwork.settings)
+        planner.work_through(planner.plan())
+
+    def recorded() -> dict[str, dict[str | None, int]]:
+        return {asset: counts(clockwork.instance, asset) for asset in ("toy_catalog", "toy_word", "toy_report")}
+
+    commit()
+    once = {"toy_catalog": {None: 1}, "toy_word": dict.fromkeys(clockwork.context.texts, 1), "toy_report": {None: 1}}
+    for _ in range(2):
+        assert not clockwork.sensor_tick().run_requests
+        assert recorded() == once
+    # A version that Dagster does not know, of a partition that it knows.
+    clockwork.context.texts["a"] += "!"
+    commit()
+    clockwork.sensor_tick()
+    assert recorded() == {
+        "toy_catalog": {None: 2},
+        "toy_word": once["toy_word"] | {"a": 2},
+        "toy_report": {None: 2},
+    }
 
 
 def test_a_run_closes_the_workers_that_it_opened_and_no_others(clockwork: Clockwork) -> None:

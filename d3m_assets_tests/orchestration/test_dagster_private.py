@@ -36,11 +36,14 @@ def test_one_file_imports_private_names() -> None:
     users = {path.relative_to(PACKAGE).as_posix(): private_imports(path) for path in PACKAGE.rglob("*.py")}
     assert {file: names for file, names in users.items() if names} == {
         "orchestration/dagster_private.py": {
+            "dagster._cli.proxy_server_manager.ProxyServerManager",
             "dagster._core.definitions.data_version.DATA_VERSION_TAG",
             "dagster._core.definitions.source_asset.SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION",
             "dagster._core.events.DagsterEventType",
             "dagster._core.instance.InstanceRef",
             "dagster._core.storage.event_log.ConsolidatedSqliteEventLogStorage",
+            "dagster._core.workspace.context.WorkspaceProcessContext",
+            "dagster._core.workspace.load_target.WorkspaceFileTarget",
         }
     }
 

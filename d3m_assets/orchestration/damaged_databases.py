@@ -1,0 +1,73 @@
+"""SQLite databases of the instance that are damaged: found, put aside, and made anew by Dagster at its next start.
+
+Nothing is lost with them but the history of runs: artefacts and their commit records are in the store, and what Dagster does
+not know of them is recorded again by the next run (:mod:`~d3m_assets.orchestration.recover`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+DATABASES = ("event_log.db", "history/runs.db", "history/runs/index.db", "schedules/schedules.db")
+"""Where Dagster's SQLite storages are in the folder of an instance, by our ``dagster.yaml`` and by Dagster's defaults."""
+DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+"""Error codes for contents that are no database. A file that is locked, unreadable or on a full disk has others."""
+MOST_BYTES_CHECKED = 2**29
+"""Of a larger database only the head is looked at, which tells that it was cut; the check of 205 MB took 0.5 s. What is
+damaged inside of it is found when it is used."""
+
+
+def put_aside(home: Path, most_bytes: float = MOST_BYTES_CHECKED) -> list[str]:
+    """Rename damaged databases of an instance, so that Dagster makes new ones.
+
+    Args:
+        home: Folder of the instance.
+        most_bytes: Size of a database up to which all of it is checked.
+
+    Returns:
+        A sentence for each that was damaged.
+    """
+    told = []
+    for database in (home / name for name in DATABASES):
+        if database.is_file() and (damage := _damage(database, most_bytes)):
+            # Its write-ahead log goes along: applied to the new database, it would damage that one too.
+            suffix = datetime.now(UTC).strftime(".damaged-%Y-%m-%dT%H-%M-%SZ")
+            for part in ("-wal", "-shm", "-journal", ""):
+                with contextlib.suppress(FileNotFoundError):
+                    Path(f"{database}{part}").replace(f"{database}{suffix}{part}")
+            told.append(
+                f"Dagster's database {database} was damaged ({damage}) and is kept as {database.name}{suffix}; a new one is "
+                "made, and the next run records in it what the store has"
+            )
+    return told
+
+
+def _damage(database: Path, most_bytes: float) -> str:
+    """What is wrong with the contents of a database, empty if nothing was found or it cannot be read now."""
+    try:
+        with _opened(database) as connection:
+            if database.stat().st_size > most_bytes:
+                connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+                return ""
+            ((found, *_),) = connection.execute("PRAGMA quick_check(1)").fetchall()
+            return "" if found == "ok" else " ".join(str(found).split())
+    except sqlite3.DatabaseError as error:
+        return str(error) if is_damage(error) else ""
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether an error of SQLite says that the contents of a file are no database."""
+    # The lowest byte is the primary code, those above it say more.
+    code = getattr(error, "sqlite_errorcode", None)
+    return isinstance(error, sqlite3.DatabaseError) and code is not None and code & 0xFF in DAMAGE
+
+
+@contextlib.contextmanager
+def _opened(database: Path) -> Iterator[sqlite3.Connection]:
+    # Not read-only: after a crash, the first to open it has to write its log back.
+    with contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=rw", uri=True)) as connection:
+        yield connection

@@ -1,0 +1,130 @@
+"""What ``d3m ui`` runs: one code server, Dagster's web server and its daemon, each ended by whoever started it.
+
+``dagster dev`` does the same, but its web server takes requests of any site (see
+:mod:`~d3m_assets.orchestration.web_access`), and what it started outlives it when it is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import dagster as dg
+import yaml
+
+from d3m_assets.errors import InstanceError
+from d3m_assets.orchestration.dagster_private import code_servers
+from d3m_assets.orchestration.instance_errors import explained
+from d3m_assets.orchestration.launch import ensure_instance_home, fail_abandoned_runs, usable_databases
+from d3m_assets.settings import Settings
+
+SECONDS_TO_END = 20.0
+
+
+def run_services(
+    settings: Settings,
+    environment: Mapping[str, str],
+    *,
+    host: str,
+    port: int,
+    allowed_hosts: Sequence[str] = (),
+    read_only: bool = False,
+) -> None:
+    """Serve the instance until Ctrl-C or SIGTERM.
+
+    Args:
+        settings: Whose instance it is.
+        environment: Of the services, beside this process's own.
+        host: Address of the web page.
+        port: Its port.
+        allowed_hosts: Names under which others may ask for it.
+        read_only: The page can change nothing, and no daemon is started.
+
+    Raises:
+        InstanceError: The port is in use, the instance's database cannot be used, or a service ended by itself.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; all services have ended.
+    """
+    _check_port(host, port)
+    home = ensure_instance_home(settings)
+    print(f"http://{host}:{port}  (instance in {home}; Ctrl-C stops it)", flush=True)
+    os.environ.update(environment)
+    with (
+        explained(home),
+        usable_databases(home),
+        dg.DagsterInstance.from_config(str(home)) as instance,
+        _termination_as_interrupt(),
+    ):
+        # All storages are opened here once: services that make their tables at the same time fail.
+        assert instance.run_storage and instance.event_log_storage and instance.schedule_storage
+        fail_abandoned_runs(instance, settings)
+        with code_servers(instance, home / "workspace.yaml") as specs, tempfile.TemporaryDirectory() as folder:
+            workspace = Path(folder) / "workspace.yaml"
+            workspace.write_text(yaml.safe_dump({"load_from": specs}))
+            allowed = [word for name in allowed_hosts for word in ("--allow-host", name)]
+            page = ["d3m_assets.orchestration.webserver", "--host", host, "--port", str(port), *allowed]
+            commands = {"web server": [*page, *(["--read-only"] if read_only else []), "--workspace", str(workspace)]}
+            if not read_only:
+                commands["daemon"] = ["dagster._daemon", "run", "--workspace", str(workspace)]
+            with contextlib.ExitStack() as stack:
+                started = {name: stack.enter_context(_owned(command)) for name, command in commands.items()}
+                while True:
+                    time.sleep(0.5)
+                    for name, process in started.items():
+                        if process.poll() is not None:
+                            raise InstanceError(
+                                f"Dagster's {name} ended by itself with status {process.returncode}; the lines above say why"
+                            )
+
+
+@contextlib.contextmanager
+def _owned(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that runs a module and is ended afterwards, also when this one is killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "d3m_assets.orchestration.owned_process", *command],
+        stdin=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is ours, which ends it in order
+    )
+    try:
+        yield process
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            process.wait(SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """Have SIGTERM raise KeyboardInterrupt in the body, in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _check_port(host: str, port: int) -> None:
+    try:
+        ((family, _, _, _, address), *_) = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise InstanceError(
+            f"port {port} of {host} cannot be used: {error.strerror or error}; name another one with --port"
+        ) from error

@@ -1,0 +1,171 @@
+"""SQLite files of the instance that are damaged in many ways, and those that only cannot be read at the moment."""
+
+import contextlib
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from d3m_assets.assets.graph import GRAPH
+from d3m_assets.orchestration.damaged_databases import DATABASES, is_damage, put_aside
+from d3m_assets.orchestration.instance_errors import explained
+from d3m_assets.orchestration.launch import open_instance, run_pending, usable_databases
+from d3m_assets.orchestration.partitions import CLASSES
+from d3m_assets.pipeline import Pipeline
+from d3m_assets.settings import Settings
+from d3m_assets_tests.orchestration.runs import counts
+
+Damage = Callable[[Path], object]
+
+
+def cut_in_half(file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+
+
+def zero_page(number: int) -> Damage:
+    def zero(file: Path) -> None:
+        content = bytearray(file.read_bytes())
+        content[4096 * number : 4096 * (number + 1)] = bytes(4096)
+        file.write_bytes(content)
+
+    return zero
+
+
+DAMAGES: dict[str, Damage] = {
+    "cut in half": cut_in_half,
+    "cut in the first page": lambda file: file.write_bytes(file.read_bytes()[:1000]),
+    "zeroed": lambda file: file.write_bytes(bytes(file.stat().st_size)),
+    "garbage": lambda file: file.write_bytes(b"garbage\n" * 5000),
+    "first page zeroed": zero_page(0),
+    "a page zeroed": zero_page(3),
+}
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """One with some pages of a table, and its log written back."""
+    file = tmp_path / DATABASES[1]
+    file.parent.mkdir(parents=True)
+    with contextlib.closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("PRAGMA page_size = 4096")
+        connection.execute("CREATE TABLE runs (id INTEGER PRIMARY KEY, body TEXT)")
+        connection.executemany("INSERT INTO runs (body) VALUES (?)", [("x" * 500,)] * 200)
+    return file
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_database_is_put_aside_with_its_log(tmp_path: Path, database: Path, damage: Damage) -> None:
+    damage(database)
+    before = database.read_bytes()
+    Path(f"{database}-wal").touch()
+    (sentence,) = put_aside(tmp_path)
+    assert str(database) in sentence
+    kept = [name for name in files(tmp_path) if not name.endswith(("-wal", "-shm"))]
+    assert len(kept) == 1
+    assert kept[0].startswith("runs.db.damaged-20")
+    assert kept[0] in sentence
+    assert (database.parent / kept[0]).read_bytes() == before
+    assert not database.exists()
+    assert not Path(f"{database}-wal").exists()
+    assert put_aside(tmp_path) == []
+
+
+def test_a_whole_database_stays_also_one_whose_log_is_lost_or_not_written_back(tmp_path: Path, database: Path) -> None:
+    assert put_aside(tmp_path) == []
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        with connection:
+            connection.execute("INSERT INTO runs (body) VALUES ('new')")
+        killed, lost = tmp_path / "killed", tmp_path / "lost"
+        shutil.copytree(database.parent, killed / "history")
+        shutil.copytree(database.parent, lost / "history", ignore=shutil.ignore_patterns("*-wal", "*-shm"))
+    for home, rows in ((killed, 201), (lost, 200)):
+        assert put_aside(home) == []
+        with contextlib.closing(sqlite3.connect(home / DATABASES[1])) as connection:
+            assert connection.execute("SELECT count(*) FROM runs").fetchone() == (rows,)
+
+
+def test_a_database_that_is_locked_is_left_alone(
+    tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *given, **options: connect(*given, **options, timeout=0.1))
+    with contextlib.closing(connect(database)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        assert put_aside(tmp_path) == []
+        connection.rollback()
+    assert files(tmp_path) == ["runs.db"]
+
+
+@pytest.mark.parametrize(
+    "code", ["SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM", "SQLITE_BUSY"]
+)
+def test_what_is_wrong_with_the_disk_or_the_rights_is_no_damage(code: str) -> None:
+    error = sqlite3.OperationalError(code)
+    error.sqlite_errorcode = getattr(sqlite3, code)
+    assert not is_damage(error)
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT_INDEX
+    assert is_damage(error)
+
+
+def test_damage_inside_a_large_database_is_met_and_put_aside_then(
+    tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(put_aside, "__defaults__", (10_000,))
+    zero_page(20)(database)
+    told: list[str] = []
+    with pytest.raises(sqlite3.DatabaseError), usable_databases(tmp_path, told.append):
+        assert told == []
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            connection.execute("SELECT sum(length(body)) FROM runs").fetchall()
+    assert len(told) == 1
+    assert not database.exists()
+
+
+def test_a_large_database_that_was_cut_is_put_aside_at_once(tmp_path: Path, database: Path) -> None:
+    cut_in_half(database)
+    assert len(put_aside(tmp_path, most_bytes=0)) == 1
+
+
+def test_the_store_is_recorded_again_after_the_databases_were_damaged(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    run_pending(settings, instance, Pipeline(settings)).raise_for_failures()
+    recorded = {asset: counts(instance, asset) for asset in GRAPH.names}
+    home = settings.home / "dagster"
+    for name in ("event_log.db", "history/runs.db", "schedules/schedules.db"):
+        cut_in_half(home / name)
+    told: list[str] = []
+    with open_instance(settings, told.append) as again:
+        assert [name for name in DATABASES if any(name in sentence for sentence in told)] == [
+            "event_log.db", "history/runs.db", "schedules/schedules.db"
+        ]  # fmt: skip
+        assert again.get_runs() == []
+        launched = run_pending(settings, again, Pipeline(settings))
+        assert launched.run_id is None, "nothing was to be made"
+        assert {asset: counts(again, asset) for asset in GRAPH.names} == recorded
+        assert again.get_dynamic_partitions(CLASSES) == ["a", "b", "c"]
+        run_pending(settings, again, Pipeline(settings))
+        assert {asset: counts(again, asset) for asset in GRAPH.names} == recorded
+    with open_instance(settings, told.append):
+        assert len(told) == 3
+
+
+def test_the_sentence_of_a_damaged_database_names_the_way_out(tmp_path: Path, database: Path) -> None:
+    cut_in_half(database)
+    from d3m_assets.errors import InstanceError
+
+    with (
+        pytest.raises(InstanceError, match="is damaged: .*`d3m distill` and `d3m ui` put it aside"),
+        explained(tmp_path),
+        contextlib.closing(sqlite3.connect(database)) as connection,
+    ):
+        connection.execute("SELECT sum(length(body)) FROM runs").fetchall()
