@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from d3m_assets.distillation.selection import SelectionPlan, most_candidates, selection_bytes
+from d3m_assets.distillation.selection import MOST_CANDIDATES, SelectionPlan, most_candidates, selection_bytes
 from d3m_assets.errors import BudgetError
 
 StorageType = Literal["int4", "int8", "fp16"]
@@ -123,9 +123,13 @@ def plan_storage_type(
 
 
 def least_selection_bytes(*, images: int, candidates: int | None = None, kept: int | None = None) -> int:
-    """Bytes of the smallest selection that is worth them; arguments as of :func:`plan_selection`."""
+    """Bytes of the smallest selection that is worth them; arguments as of :func:`plan_selection`.
+
+    0: of so many samples none is made.
+    """
     keep = kept or images
-    return selection_bytes(candidates or FEWEST_CANDIDATES_PER_KEPT * keep, keep)
+    fewest = candidates or FEWEST_CANDIDATES_PER_KEPT * keep
+    return selection_bytes(fewest, keep) if fewest <= MOST_CANDIDATES else 0
 
 
 def plan_selection(
@@ -149,12 +153,15 @@ def plan_selection(
         kept: A fixed number of samples to keep, or None for ``images``.
 
     Returns:
-        The plan; without a selection where its bytes and those of one prompt exceed the budget.
+        The plan; without a selection where its bytes and those of one prompt exceed the budget, or where more than
+        ``MOST_CANDIDATES`` samples would be chosen from.
 
     Raises:
-        BudgetError: More samples are to be kept than there are candidates.
+        BudgetError: More samples are to be kept than there are candidates, or there are too many candidates.
     """
     keep = kept or images
+    if candidates is not None and candidates > MOST_CANDIDATES:
+        raise BudgetError(f"selection.candidates={candidates} are more than {MOST_CANDIDATES:,}; lower it")
     if candidates is not None and candidates < keep:
         raise BudgetError(
             f"selection.candidates={candidates} are fewer than the {keep} samples that are to be kept of them; raise it, or "
@@ -162,9 +169,9 @@ def plan_selection(
         )
     fewest = candidates or FEWEST_CANDIDATES_PER_KEPT * keep
     needed = least_selection_bytes(images=images, candidates=candidates, kept=kept)
-    if candidates == keep or vector_bytes + needed > allowed:
+    if candidates == keep or not needed or vector_bytes + needed > allowed:
         return SelectionPlan(keep, keep)
     if candidates is None:
         left = allowed - (allowed - needed) // vector_bytes * vector_bytes
-        fewest = most_candidates(keep, left, CANDIDATES_PER_KEPT * keep)
+        fewest = most_candidates(keep, left, min(CANDIDATES_PER_KEPT * keep, MOST_CANDIDATES))
     return SelectionPlan(fewest, keep, selection_bytes(fewest, keep))

@@ -1,7 +1,7 @@
 import pytest
 
 from d3m_assets.distillation.budgets import FEWEST_INT8_PROMPTS, plan_embeddings, plan_selection, plan_storage_type
-from d3m_assets.distillation.selection import SelectionPlan, selection_bytes
+from d3m_assets.distillation.selection import MOST_CANDIDATES, SelectionPlan, selection_bytes
 from d3m_assets.errors import BudgetError
 
 
@@ -80,6 +80,14 @@ def test_a_selection_takes_what_is_asked_for():
         plan_selection(320, 32, images=100, candidates=50)
     with pytest.raises(BudgetError, match="lower selection.kept"):
         plan_selection(320, 32, images=100, candidates=50, kept=60)
+
+
+def test_of_more_samples_than_a_bundle_may_name_none_is_selected():
+    most, room = MOST_CANDIDATES, MOST_CANDIDATES // 4
+    assert plan_selection(room, 32, images=most // 2).candidates == most
+    assert plan_selection(room, 32, images=most // 2 + 1) == SelectionPlan(most // 2 + 1, most // 2 + 1)
+    with pytest.raises(BudgetError, match="selection.candidates=100001 are more than 100,000; lower it"):
+        plan_selection(room, 32, images=100, candidates=most + 1)
 
 
 def test_small_budgets_are_planned_in_int4_and_large_ones_in_int8():
