@@ -265,7 +265,8 @@ def _batch(count: int, seed: int, start: int, keep: Path | None) -> dict[str, fl
     """The part of :func:`run` that a process of its own does."""
     images = cases(min(count, start + BATCH), seed)[start:]
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_MIB * 2**20, resource.RLIM_INFINITY))
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_MIB * 2**20, most))
     counts: Counter[str] = Counter()
     longest = 0.0
     with contextlib.redirect_stderr(io.StringIO()) as written:
@@ -282,7 +283,7 @@ def _batch(count: int, seed: int, start: int, keep: Path | None) -> dict[str, fl
                     keep.mkdir(parents=True, exist_ok=True)
                     (keep / f"{seed} {name}").write_bytes(data)
         # Threads have stacks, and pools of memory that they do not use; what is used is in the peak.
-        resource.setrlimit(resource.RLIMIT_AS, (used + 4 * MEMORY_MIB * 2**20, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_AS, (used + 4 * MEMORY_MIB * 2**20, most))
         with tempfile.TemporaryDirectory() as folder:
             counts.update(scanned(images, Path(folder)))
     lines = written.getvalue().splitlines()

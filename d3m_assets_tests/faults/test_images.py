@@ -25,8 +25,9 @@ import pytest
 from hypothesis import strategies as st
 from PIL import Image
 
+from d3m_assets.assets.raw_dataset import real_images
 from d3m_assets.datasets.image_folder import _ARCHIVES, ImageFolder, ZippedImageFolder
-from d3m_assets.datasets.image_limits import PixelRoom, _webp_pixels
+from d3m_assets.datasets.image_limits import LimitError, PixelRoom, _webp_pixels
 from d3m_assets.datasets.images import FORMATS, decode_image
 from d3m_assets.datasets.opening import open_dataset
 from d3m_assets.datasets.settings import ImageSettings
@@ -382,6 +383,31 @@ def test_an_image_that_changes_in_a_run_fails_its_class_by_name(tmp_path, image_
     victim.write_bytes(sound)
     made = run_assets(open_pipeline(tmp_path, folder, budgets=("ipc-1",)), {"inverted_embeddings"})
     assert [key.class_key for key in made] == ["7"]
+
+
+def test_an_image_that_changes_before_a_student_sees_it_is_told_with_its_class(tmp_path, image_folder):
+    folder = image_folder()
+    context = open_pipeline(tmp_path, folder).context
+    rows = context.dataset.scan.classes["7"].table(2)
+    assert len(real_images(context, rows)) == len(rows)
+    Image.new("L", (8, 8), 99).save(folder / "train/7/003.png")
+    with pytest.raises(DatasetError, match=r"^class '7' cannot be used: image train/7/003\.png has changed since"):
+        real_images(context, rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("tiff of 16 million strips", "has 16,777,216 strips or tiles"),
+        ("tiff with a tile of 65536 pixels a side", "has tiles of 4,294,967,296 pixels"),
+        ("png with 4,000 packed profiles", "has 4,000 colour profiles"),
+        ("jpeg of 2,000 scans", "has 2,006 scans of 16,000,000 pixels"),
+        ("gif with 40 MB of comment", "consists of more than 262,144 parts"),
+    ],
+)
+def test_what_would_take_the_decoder_minutes_is_refused_by_name(name, words):
+    with pytest.raises(LimitError, match=words):
+        decode_image(hostile_images()[name])
 
 
 def test_a_member_that_says_a_false_size_is_not_unpacked_whole(folder, tmp_path):
