@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from d3m_assets.distillation.selection import SelectionPlan, most_candidates, selection_bytes
+from d3m_assets.distillation.selection import MOST_CANDIDATES, SelectionPlan, most_candidates, selection_bytes
 from d3m_assets.errors import BudgetError
 
 StorageType = Literal["int4", "int8", "fp16"]
@@ -149,7 +149,8 @@ def plan_selection(
         kept: A fixed number of samples to keep, or None for ``images``.
 
     Returns:
-        The plan; without a selection where its bytes and those of one prompt exceed the budget.
+        The plan; without a selection where its bytes and those of one prompt exceed the budget, or where it would be of more
+        than :data:`~d3m_assets.distillation.selection.MOST_CANDIDATES` samples.
 
     Raises:
         BudgetError: More samples are to be kept than there are candidates.
@@ -161,10 +162,12 @@ def plan_selection(
             f"lower {'selection.kept' if kept else 'generation.images_per_class or selection.kept'}"
         )
     fewest = candidates or FEWEST_CANDIDATES_PER_KEPT * keep
+    if fewest > MOST_CANDIDATES:
+        return SelectionPlan(keep, keep)
     needed = least_selection_bytes(images=images, candidates=candidates, kept=kept)
     if candidates == keep or vector_bytes + needed > allowed:
         return SelectionPlan(keep, keep)
     if candidates is None:
         left = allowed - (allowed - needed) // vector_bytes * vector_bytes
-        fewest = most_candidates(keep, left, CANDIDATES_PER_KEPT * keep)
+        fewest = most_candidates(keep, left, min(MOST_CANDIDATES, CANDIDATES_PER_KEPT * keep))
     return SelectionPlan(fewest, keep, selection_bytes(fewest, keep))

@@ -1,7 +1,8 @@
 import pytest
 
 from d3m_assets.distillation.budgets import FEWEST_INT8_PROMPTS, plan_embeddings, plan_selection, plan_storage_type
-from d3m_assets.distillation.selection import SelectionPlan, selection_bytes
+from d3m_assets.distillation.selection import MOST_CANDIDATES, SelectionPlan, selection_bytes
+from d3m_assets.distillation.settings import SelectionSettings
 from d3m_assets.errors import BudgetError
 
 
@@ -90,3 +91,9 @@ def test_small_budgets_are_planned_in_int4_and_large_ones_in_int8():
     assert plan_storage_type(FEWEST_INT8_PROMPTS * 64, width=64, vectors_per_prompt=2) == "int4"
     assert plan_storage_type(FEWEST_INT8_PROMPTS * 64, width=64, norms=1) == "int4"
     assert plan_storage_type(150_528, width=768, selection=25) == "int8"
+
+
+def test_more_samples_than_a_bundle_may_name_are_not_selected_from():
+    assert plan_selection(10**6, 64, images=10**6) == SelectionPlan(10**6, 10**6)
+    with pytest.raises(ValueError, match="100000"):
+        SelectionSettings(candidates=MOST_CANDIDATES + 1)
