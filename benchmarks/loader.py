@@ -54,7 +54,7 @@ def random_bundle(images_per_class: int) -> Bundle:
     )
     generation = GenerationSettings(images_per_class=images_per_class).fingerprint()
     recipe = Recipe(
-        "benchmark", width, "digits", 8, 8, 1, "embedded", files.fingerprint, 0, generation, "", 0, templates, True
+        f"{width}B", width, "digits", 8, 8, 1, "embedded", files.fingerprint, 0, generation, "", 0, templates, True
     )
     return Bundle(recipe, classes)
 

@@ -311,7 +311,7 @@ def inspect(bundle: BundleArgument, as_json: AsJson = False) -> None:
         print(json.dumps(facts, indent=1))  # in ASCII, so that nothing in it can steer a terminal
         return
     for name, value in asdict(loaded.recipe).items():
-        print(f"{name:24} {printable(value)}")
+        print(f"{name:24} {printable(value, 2000)}")
     first = loaded.classes[0].plan
     print(
         f"{'classes':24} {len(loaded.classes)}: {printable(', '.join(c.prompts.class_name for c in loaded.classes[:20]))}"

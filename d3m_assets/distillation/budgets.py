@@ -123,9 +123,9 @@ def plan_storage_type(
 
 
 def least_selection_bytes(*, images: int, candidates: int | None = None, kept: int | None = None) -> int:
-    """Bytes of the smallest selection that is worth them; arguments as of :func:`plan_selection`.
+    """Bytes of the smallest selection that is worth them, 0 where none is made of so many samples.
 
-    0: of so many samples none is made.
+    Arguments are as of :func:`plan_selection`.
     """
     keep = kept or images
     fewest = candidates or FEWEST_CANDIDATES_PER_KEPT * keep
@@ -153,25 +153,25 @@ def plan_selection(
         kept: A fixed number of samples to keep, or None for ``images``.
 
     Returns:
-        The plan; without a selection where its bytes and those of one prompt exceed the budget, or where more than
-        ``MOST_CANDIDATES`` samples would be chosen from.
+        The plan; without a selection where its bytes and those of one prompt exceed the budget, or where it would be of more
+        than :data:`~d3m_assets.distillation.selection.MOST_CANDIDATES` samples.
 
     Raises:
-        BudgetError: More samples are to be kept than there are candidates, or there are too many candidates.
+        BudgetError: More samples are to be kept than there are candidates.
     """
     keep = kept or images
-    if candidates is not None and candidates > MOST_CANDIDATES:
-        raise BudgetError(f"selection.candidates={candidates} are more than {MOST_CANDIDATES:,}; lower it")
     if candidates is not None and candidates < keep:
         raise BudgetError(
             f"selection.candidates={candidates} are fewer than the {keep} samples that are to be kept of them; raise it, or "
             f"lower {'selection.kept' if kept else 'generation.images_per_class or selection.kept'}"
         )
     fewest = candidates or FEWEST_CANDIDATES_PER_KEPT * keep
+    if fewest > MOST_CANDIDATES:
+        return SelectionPlan(keep, keep)
     needed = least_selection_bytes(images=images, candidates=candidates, kept=kept)
-    if candidates == keep or not needed or vector_bytes + needed > allowed:
+    if candidates == keep or vector_bytes + needed > allowed:
         return SelectionPlan(keep, keep)
     if candidates is None:
         left = allowed - (allowed - needed) // vector_bytes * vector_bytes
-        fewest = most_candidates(keep, left, min(CANDIDATES_PER_KEPT * keep, MOST_CANDIDATES))
+        fewest = most_candidates(keep, left, min(MOST_CANDIDATES, CANDIDATES_PER_KEPT * keep))
     return SelectionPlan(fewest, keep, selection_bytes(fewest, keep))

@@ -34,7 +34,7 @@ from d3m_assets.distillation.selection import (
     samples_in_order,
     selection_bytes,
 )
-from d3m_assets.distillation.settings import CODES, MOST_TEMPLATES, GenerationSettings, Template
+from d3m_assets.distillation.settings import CODES, MOST_IMAGES, MOST_TEMPLATES, GenerationSettings, Template
 from d3m_assets.distillation.vectors import check_stored
 from d3m_assets.errors import BundleError, D3MError
 from d3m_assets.ledger import Budget, BundleBytes
@@ -154,7 +154,7 @@ class Recipe:
     autoencoder_bytes: _Size = 0
     criterion: _Text = ""
     candidates: Annotated[int, Field(ge=0, le=MOST_CANDIDATES)] = 0
-    kept: Annotated[int, Field(ge=0)] = 0
+    kept: Annotated[int, Field(ge=0, le=MOST_IMAGES)] = 0
     payload: Literal["", "codes"] = ""
     payload_choice: _Text = ""
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode
 
+from d3m_assets.distillation.selection import MOST_CANDIDATES
 from d3m_assets.setting_types import Interval, Positive, Section, as_list_of_texts, distinct
 
 Payload = Literal["prompts", "codes", "auto"]
@@ -163,7 +164,7 @@ def _or_none(value: Any) -> Any:
     return "none" if value is None else value
 
 
-Planned = Annotated[Positive | None, BeforeValidator(_planned)]
+Planned = Annotated[Annotated[int, Field(ge=1, le=MOST_CANDIDATES)] | None, BeforeValidator(_planned)]
 """A number of samples, or "auto" (None): the budget planner chooses it."""
 
 

@@ -1,7 +1,14 @@
 import pytest
 
-from d3m_assets.distillation.budgets import FEWEST_INT8_PROMPTS, plan_embeddings, plan_selection, plan_storage_type
+from d3m_assets.distillation.budgets import (
+    FEWEST_INT8_PROMPTS,
+    least_selection_bytes,
+    plan_embeddings,
+    plan_selection,
+    plan_storage_type,
+)
 from d3m_assets.distillation.selection import MOST_CANDIDATES, SelectionPlan, selection_bytes
+from d3m_assets.distillation.settings import SelectionSettings
 from d3m_assets.errors import BudgetError
 
 
@@ -82,14 +89,6 @@ def test_a_selection_takes_what_is_asked_for():
         plan_selection(320, 32, images=100, candidates=50, kept=60)
 
 
-def test_of_more_samples_than_a_bundle_may_name_none_is_selected():
-    most, room = MOST_CANDIDATES, MOST_CANDIDATES // 4
-    assert plan_selection(room, 32, images=most // 2).candidates == most
-    assert plan_selection(room, 32, images=most // 2 + 1) == SelectionPlan(most // 2 + 1, most // 2 + 1)
-    with pytest.raises(BudgetError, match="selection.candidates=100001 are more than 100,000; lower it"):
-        plan_selection(room, 32, images=100, candidates=most + 1)
-
-
 def test_small_budgets_are_planned_in_int4_and_large_ones_in_int8():
     assert plan_storage_type(64, width=64) == "int4"
     assert plan_storage_type(FEWEST_INT8_PROMPTS * 64, width=64) == "int8"
@@ -98,3 +97,10 @@ def test_small_budgets_are_planned_in_int4_and_large_ones_in_int8():
     assert plan_storage_type(FEWEST_INT8_PROMPTS * 64, width=64, vectors_per_prompt=2) == "int4"
     assert plan_storage_type(FEWEST_INT8_PROMPTS * 64, width=64, norms=1) == "int4"
     assert plan_storage_type(150_528, width=768, selection=25) == "int8"
+
+
+def test_more_samples_than_a_bundle_may_name_are_not_selected_from():
+    assert least_selection_bytes(images=10**6) == 0
+    assert plan_selection(10**6, 64, images=10**6) == SelectionPlan(10**6, 10**6)
+    with pytest.raises(ValueError, match="100000"):
+        SelectionSettings(candidates=MOST_CANDIDATES + 1)

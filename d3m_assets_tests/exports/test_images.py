@@ -76,10 +76,19 @@ def test_two_processes_do_not_write_into_one_folder(foundation, words, tmp_path)
 
 def test_a_damaged_state_is_told(foundation, words, tmp_path):
     made = bundle(words, foundation_fingerprint=foundation.files.fingerprint)
-    for content in ("", "[]", json.dumps({"format": "d3m-export-9", "export": {}, "complete": True})):
+    for content in ("", "[]", "[" * 100_000, json.dumps({"format": "d3m-export-9", "export": {}, "complete": True})):
         (tmp_path / ".d3m-export.json").write_text(content)
         with pytest.raises(BundleError, match=r"\.d3m-export\.json cannot be used"):
             regenerate(made, foundation, tmp_path, per_class=1)
+
+
+def test_damaged_metadata_of_an_export_that_goes_on_are_told(foundation, words, tmp_path):
+    made = bundle(words, foundation_fingerprint=foundation.files.fingerprint)
+    regenerate(made, foundation, tmp_path / "out", per_class=1)
+    for content in ("[" * 100_000 + "\n", "5\n", "{}\n", '{"file_name": 5}\n'):
+        (tmp_path / "out" / "metadata.jsonl").write_text(content)
+        with pytest.raises(BundleError, match=r"metadata\.jsonl in .* is damaged"):
+            regenerate(made, foundation, tmp_path / "out", per_class=1)
 
 
 def test_a_class_called_like_a_file_of_the_folder_is_refused(foundation, words, tmp_path):

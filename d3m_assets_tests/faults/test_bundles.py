@@ -8,6 +8,7 @@ import pytest
 
 from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.errors import BundleError
+from d3m_assets.exports.bundle_repository import model_card
 from d3m_assets.exports.images import regenerate
 from d3m_assets.exports.verification import FolderImages, verify
 from d3m_assets_tests.faults import bundles
@@ -81,3 +82,15 @@ def test_a_thousand_hostile_bundles_stay_within_memory_and_time():
 def test_an_odd_file_is_read_shown_and_regenerated(sound, foundation, tmp_path, kind, case):
     data = bundles.ODD[case](bundles.Parts.of(sound[kind].to_bytes())).to_bytes()
     assert bundles.probe(data, foundation, tmp_path).to_bytes() == data
+
+
+def test_texts_of_a_bundle_are_no_markup_or_code_of_its_card(sound):
+    parts = bundles.ODD["markup and code in texts for people"](bundles.Parts.of(sound["int8"].to_bytes()))
+    parts = parts.recipe(foundation='x`"); import os; ("<b>')
+    page = model_card(Bundle.from_bytes(parts.to_bytes())).split("\n---\n", 1)[1]
+    assert "\\<script\\>" in page
+    assert "<script>" not in page.replace("\\<script\\>", "")
+    assert "[x](javascript" not in page
+    assert "\n# x" not in page
+    assert 'from_pretrained("x`\\"); import os; (\\"<b>")' in page  # a string of Python, to its end
+    assert '`x\'"); import os; ("<b>`' in page  # a code span, to its end
