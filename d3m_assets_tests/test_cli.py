@@ -139,6 +139,7 @@ def test_soft_labels_and_a_chosen_baseline_from_one_command(tmp_path, image_fold
     assert "nothing was done" in d3m(home, "distill", "--dataset", folder, **wanted).stdout
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_killed_at_many_moments_it_ends_with_the_same_bytes(tmp_path, image_folder):
     folder = image_folder()

@@ -41,6 +41,7 @@ FULL = {"D3M_EVALUATION__TABLE": "full", "D3M_TEACHER__STEPS": "80", "D3M_TEACHE
         "D3M_GENERATION__IMAGES_PER_CLASS": "20"}  # fmt: skip
 
 
+@pytest.mark.long
 def test_the_whole_table_and_the_other_commands(fonts, tmp_path):
     home = tmp_path / "home"
     done = d3m(home, "distill", "--dataset", fonts, **FULL)

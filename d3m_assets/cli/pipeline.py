@@ -31,6 +31,7 @@ def distill(
     """
     begun = time.monotonic()
     offline()
+    asked = _ask_before_weights_are_fetched(settings, yes=yes)
     with contextlib.ExitStack() as opened:
         with shown_progress() as progress:
             progress(ProgressEvent("start", 0, 0, "opening Dagster's instance"))  # its import alone takes seconds
@@ -49,7 +50,8 @@ def distill(
             planned = pipeline.plan()
             if planned.pending():  # else nothing is written, and the store need not take anything
                 pipeline.store.probe()
-        ask_before(pipeline, planned, yes=yes)  # with the terminal to itself
+        if not asked:
+            ask_before(pipeline, planned, yes=yes)  # with the terminal to itself
         with shown_progress() as progress:
             pipeline.context.progress = progress
             launched = run_pending(settings, instance, pipeline, progress=progress)
@@ -61,6 +63,22 @@ def distill(
         print("\nEverything was up to date; nothing was done.")
     print(f"\nReport: {report}")
     print(f"{time.monotonic() - begun:.0f} s")
+
+
+def _ask_before_weights_are_fetched(settings: Settings, *, yes: bool) -> bool:
+    """Where gigabytes would be fetched first, ask about the job by the model's configurations; whether that was done."""
+    if "/" not in settings.foundation:  # no hub id: nothing is imported to find that out
+        return False
+    from d3m_assets.cost_estimate.asking import ask_before, pipeline_to_plan, weights_are_here
+
+    if weights_are_here(settings):
+        return False
+    with shown_progress() as progress:
+        pipeline = pipeline_to_plan(settings, progress=progress)
+        show_problems(pipeline)
+        planned = pipeline.plan()
+    ask_before(pipeline, planned, yes=yes)
+    return True
 
 
 @app.command(cls=Command, rich_help_panel=WORK)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TextIO
 
 from d3m_assets.assets.context import Item
@@ -42,6 +43,18 @@ def pipeline_to_plan(settings: Settings, *, described: str | None = None, progre
         return Pipeline(settings, progress=progress, model=model)
     dataset = DatasetDescription.parse(described).dataset("described dataset", settings.validation_fraction)
     return Pipeline(settings, progress=progress, store=Store.open("memory://d3m-plan"), dataset=dataset, model=model)
+
+
+def weights_are_here(settings: Settings) -> bool:
+    """Whether the foundation model's weights are on this machine; of a hub id the configurations are fetched to know it.
+
+    Raises:
+        FoundationError: There is no such model.
+    """
+    if settings.foundation == EMBEDDED or Path(settings.foundation).expanduser().exists():
+        return True
+    folder = open_model(settings, find_configurations).files.path
+    return any((folder / "unet").glob("*.safetensors"))
 
 
 def show(found: Estimate, file: TextIO | None = None) -> None:

@@ -39,12 +39,11 @@ from d3m_assets.cost_estimate.speed import (
 )
 from d3m_assets.distillation.inversion_state import FEWEST_SAMPLES_PER_PROMPT
 from d3m_assets.errors import SettingsError
+from d3m_assets.foundation.loading import encoded_at_once
 from d3m_assets.ledger import byte_size
 from d3m_assets.pipeline import Pipeline
 from d3m_assets.planning.planner import Plan
 
-ENCODED_AT_ONCE = 50
-"""Images that the autoencoder encodes together (``Foundation.encode_images``)."""
 FREE_SHARE = 0.85
 """Part of a GPU's free memory that a batch of classes is let fill (distillation.packing)."""
 HOLDING_IMAGES = frozenset(
@@ -213,13 +212,14 @@ def _cost(device: Device, stages: Sequence[Stage], model: ModelWork, pipeline: P
     seconds = device.seconds(stages)
     step = samples * model.predict_gradient.peak_bytes
     settings = pipeline.settings.generation
+    encoding = encoded_at_once(pipeline.context.model.files.image_size) * model.encode_image.peak_bytes
     if device.is_cpu:
         # float32, twice as large; every worker has a model, and generation takes whole batches.
         guided = 1 if math.isclose(settings.guidance_scale, 1.0) else 2
         batch = settings.batch_size
         work = max(
             step,
-            ENCODED_AT_ONCE * model.encode_image.peak_bytes,
+            encoding,
             batch * guided * model.predict.peak_bytes,
             (settings.decode_batch_size or batch) * model.decode_image.peak_bytes,
         )
@@ -228,7 +228,7 @@ def _cost(device: Device, stages: Sequence[Stage], model: ModelWork, pipeline: P
     # Batches that do not fit are halved, down to one class or image; encoding and decoding are not.
     least = model.weight_bytes + max(
         step,
-        ENCODED_AT_ONCE * model.encode_image.peak_bytes,
+        encoding,
         (settings.decode_batch_size or DECODED_AT_ONCE) * model.decode_image.peak_bytes,
     )
     together = None
@@ -350,9 +350,10 @@ def _remedy(pipeline: Pipeline, model: ModelWork, small: Sequence[Cost]) -> str:
     room = max(cost.device.memory_bytes or 0 for cost in small) - model.weight_bytes
     settings = pipeline.settings
     decoded = settings.generation.decode_batch_size or DECODED_AT_ONCE
-    if ENCODED_AT_ONCE * model.encode_image.peak_bytes > room:
-        size = byte_size(ENCODED_AT_ONCE * model.encode_image.peak_bytes)
-        return f": the autoencoder encodes {ENCODED_AT_ONCE} images at a time, which takes {size} beside the weights"
+    encoded = encoded_at_once(pipeline.context.model.files.image_size)
+    if encoded * model.encode_image.peak_bytes > room:
+        size = byte_size(encoded * model.encode_image.peak_bytes)
+        return f": the autoencoder encodes {encoded} images at a time, which takes {size} beside the weights"
     if decoded * model.decode_image.peak_bytes > room:
         return "; lower generation.decode_batch_size"
     samples = room // model.predict_gradient.peak_bytes

@@ -108,8 +108,11 @@ class ZippedImageFolder(ListedSource):
             with self._opened() as file, zipfile.ZipFile(file) as archive:
                 # A name that stands twice is the last one, as for every program that unpacks it.
                 members = list({member.filename: member for member in archive.infolist()}.values())
+        except FileNotFoundError as error:
+            silent_server = ", or its server does not answer" if "://" in self.url else ""
+            raise DatasetError(f"the dataset {self.url} does not exist{silent_server}. Check `dataset`.") from error
         except Exception as error:  # each service raises its own
-            raise DatasetError(f"the dataset {self.url} cannot be read as a zip file: {error}") from error
+            raise DatasetError(f"the dataset {self.url} cannot be read as a zip file: {explained(error)}") from error
         # Some programs of Windows write its own separator.
         foreign = not any("/" in member.filename for member in members)
         paths = [PurePosixPath(m.filename.replace("\\", "/") if foreign else m.filename) for m in members]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 """Raised whenever a change here, or in how images are loaded, changes the latents of an image."""
 
 _ABANDONED_AFTER = 86_400.0

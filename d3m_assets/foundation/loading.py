@@ -21,6 +21,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+MOST_ENCODED_AT_ONCE, PIXELS_ENCODED_AT_ONCE = 50, 16 * 512 * 512
+
+
+def encoded_at_once(side: int) -> int:
+    """Images of ``side`` x ``side`` pixels that the autoencoder encodes together, so that large ones fit into memory."""
+    return max(1, min(MOST_ENCODED_AT_ONCE, PIXELS_ENCODED_AT_ONCE // side**2))
+
 
 def find_foundation(
     name: str, *, config: str | None = None, revision: str | None = None, digests: Path | None = None
@@ -233,7 +240,8 @@ class Foundation:
 
         with torch.inference_mode():
             parts = [
-                self.vae.encode(part.to(self.device, self.vae.dtype)).latent_dist.mean for part in images.split(50)
+                self.vae.encode(part.to(self.device, self.vae.dtype)).latent_dist.mean
+                for part in images.split(encoded_at_once(images.shape[-1]))
             ]
         return torch.cat(parts).float().clone() * self.vae.config.scaling_factor
 

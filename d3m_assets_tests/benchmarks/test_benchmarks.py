@@ -214,6 +214,7 @@ def test_students_are_timed_side_by_side_and_compared(tmp_path, monkeypatch, cap
     assert "students an hour" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_the_loader_is_measured_beside_a_folder(tmp_path, monkeypatch, capsys):
     output = tmp_path / "loader.json"
     arguments = ["--images-per-class", "2", "--workers", "0", "1", "--epochs", "1", "--repeats", "1"]
@@ -251,8 +252,10 @@ def test_the_estimate_is_compared_with_what_was_used(tmp_path):
 
 
 def test_variations_of_images_keep_more_of_them_the_less_noise_there_is(foundation, words):
-    images = render(4, 900_000_000, characters="3").images
-    found = {strength: variations.variations(foundation, words("3"), images, strength, 2, 0) for strength in (0.1, 0.9)}
+    images = render(4, 900_000_000, characters="3").images[..., None]
+    found = {
+        strength: variations.variations(foundation, words("3", None), images, strength, 2, 0) for strength in (0.1, 0.9)
+    }
     assert all(made.shape == (8, 32, 32, 1) and made.dtype == np.uint8 for made in found.values())
     given = np.tile(resize_to_square(images, 32, 1), (2, 1, 1, 1)).astype(int)
     near, far = (np.abs(made - given).mean() for made in found.values())
@@ -306,6 +309,7 @@ def test_baselines_are_measured_without_the_test_split_too(tmp_path, capsys):
     assert len(test_split_reads()) == before
 
 
+@pytest.mark.long
 def test_other_choices_from_the_same_samples_are_measured_without_the_test_split(tmp_path):
     from d3m_assets.evaluation.metrics import test_split_reads
 

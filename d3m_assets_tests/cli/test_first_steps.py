@@ -149,6 +149,7 @@ def test_photographs_are_looked_at_and_what_is_missing_is_said(tmp_path):
     assert nothing.stderr.startswith("d3m: the dataset ") and not (tmp_path / "d3m.toml").exists()
 
 
+@pytest.mark.long
 @needs_servers
 @pytest.mark.timeout(1800)
 def test_the_daemon_and_the_shell_work_by_the_same_file(tmp_path, image_folder):

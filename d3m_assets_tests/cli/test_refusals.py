@@ -54,6 +54,7 @@ def told(done, *words):
     return last
 
 
+@pytest.mark.long
 @needs_mount
 @pytest.mark.timeout(1200)
 def test_disks_that_are_read_only_or_full(tmp_path, image_folder):

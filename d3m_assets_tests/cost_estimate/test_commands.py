@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import select
+import shutil
 import subprocess
 import sys
 import time
@@ -88,6 +89,20 @@ def test_a_long_job_is_not_begun_where_nobody_can_be_asked(tmp_path, image_folde
     assert not list((tmp_path / "home").rglob("manifest.json"))
     status, shown = answered(tmp_path / "home", "n", *job, **long)
     assert status == 1 and "not begun; nothing was made" in shown and "Time and money" in shown
+    assert not (tmp_path / "home" / "store").exists()
+
+
+def test_a_hub_model_is_asked_about_before_its_weights_are_fetched(tmp_path, image_folder, sd15):
+    kept, commit = tmp_path / "hub" / "models--someone--sd15", "0" * 40
+    shutil.copytree(sd15, kept / "snapshots" / commit)
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text(commit)
+    refused = d3m(
+        tmp_path / "home", "distill", "--dataset", image_folder(), "--foundation", "someone/sd15", "--budget", "16KiB",
+        check=False, HF_HUB_CACHE=str(tmp_path / "hub"), D3M_PLAN__ASK_ABOVE_HOURS="0.01",
+    )  # fmt: skip
+    assert refused.returncode == 1
+    assert "not begun: this job takes about" in refused.stderr, refused.stderr
     assert not (tmp_path / "home" / "store").exists()
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import re
+import socket
 import subprocess
 import sys
 import tarfile
@@ -611,6 +612,15 @@ def test_a_table_from_a_network_names_no_file_of_this_machine(make_folder, tmp_p
         [outside, outside, "is on file://, which a table on memory:// may not name"]
     )
     assert not scan.classes["b"].errors
+
+
+@pytest.mark.parametrize("name", ["images.zip", "images/"])
+def test_a_server_that_is_down_is_told(tmp_path, name):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/{name}"
+    with pytest.raises(DatasetError, match="does not exist, or its server does not answer"):
+        open_dataset(url, home=tmp_path, validation_fraction=0.2).scan()
 
 
 def test_names_of_windows_and_names_that_stand_twice_in_a_zip(tmp_path):
