@@ -69,6 +69,8 @@ def run(count: int, seed: int, front: str) -> dict[str, int]:
     Raises:
         TimeoutError: Runs did not come to an end.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's `&`; what is started here would ignore it, too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     counts = Counter(dict.fromkeys((*LEFT, *WRONG), 0))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, pytest.MonkeyPatch.context() as patch:
         folder = Path(name)
