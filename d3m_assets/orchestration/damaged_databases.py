@@ -1,7 +1,7 @@
 """SQLite databases of the instance that are damaged: found, put aside, and made anew by Dagster at its next start.
 
 Nothing is lost with them but the history of runs: artefacts and their commit records are in the store, and what Dagster does
-not know of them is recorded again by the next run (:mod:`~d3m_assets.orchestration.recover`).
+not know of them is recorded again by the next run (:mod:`~d3m_assets.orchestration.recovery`).
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def run_services(
         _termination_as_interrupt(),
     ):
         # All storages are opened here once: services that make their tables at the same time fail.
-        assert instance.run_storage and instance.event_log_storage and instance.schedule_storage
+        _ = instance.run_storage, instance.event_log_storage, instance.schedule_storage
         fail_abandoned_runs(instance, settings)
         with code_servers(instance, home / "workspace.yaml") as specs, tempfile.TemporaryDirectory() as folder:
             workspace = Path(folder) / "workspace.yaml"

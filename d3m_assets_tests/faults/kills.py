@@ -46,7 +46,8 @@ KILLS_OF_A_CHAIN = 3
 SECONDS_OF_A_RUN = 900.0
 DAEMON_KINDS = ("dagster-daemon", "code server", "run", "compute worker")
 OF_THIS_RUN = re.compile(
-    rb"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\+00:00)?|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|commit: \w+"
+    rb"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\+00:00)?|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+    rb"|(?<=commit: )[0-9a-f]+(-dirty)?|(?<=<td>)[0-9a-f]{7,40}(-dirty)?(?=</td>)"
 )
 """Times, Dagster's ids of runs and our commit, which the page of the report names."""
 LEFT = ("processes", "lock files", "temporary files", "unfinished runs", "unrecorded artefacts")
@@ -68,6 +69,8 @@ def run(count: int, seed: int, front: str) -> dict[str, int]:
     Raises:
         TimeoutError: Runs did not come to an end.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's `&`; what is started here would ignore it, too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     counts = Counter(dict.fromkeys((*LEFT, *WRONG), 0))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, pytest.MonkeyPatch.context() as patch:
         folder = Path(name)
@@ -90,12 +93,14 @@ def _settings_of(folder: Path, home: Path) -> dict[str, object]:
 
 def _undisturbed(folder: Path) -> tuple[dict[str, str], float]:
     """Hashes of the files of a run that nothing disturbs, by artefact and name, and the seconds that it takes."""
-    started = time.monotonic()
-    environment = os.environ | as_environment(_settings_of(folder, folder / "undisturbed"))
+    home, started = folder / "home", time.monotonic()  # the place of all others: the report may name it
+    environment = os.environ | as_environment(_settings_of(folder, home))
     subprocess.run(
         COMMAND, env=environment, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    return _hashes(folder, folder / "undisturbed"), time.monotonic() - started
+    seconds, hashes = time.monotonic() - started, _hashes(folder, home)
+    shutil.rmtree(home)
+    return hashes, seconds
 
 
 def _hashes(folder: Path, home: Path) -> dict[str, str]:
@@ -223,7 +228,7 @@ def _kills_of_a_daemon(folder: Path, count: int, choose: random.Random, counts: 
             with _instance(servers.folder) as instance:
                 instance.wipe_assets(list(instance.all_asset_keys()))
             shutil.rmtree(home, ignore_errors=True)
-            servers.launch_job("distill")
+            _launch(servers)
             time.sleep(choose.uniform(0, seconds))
             by_kind = processes(servers)
             if not (candidates := [kind for kind in DAEMON_KINDS if by_kind[kind]]):
@@ -251,6 +256,19 @@ def _kills_of_a_daemon(folder: Path, count: int, choose: random.Random, counts: 
             counts["unfinished runs"] += in_progress(servers)
             counts["chains"] += 1
             print(dict(counts), flush=True)
+
+
+def _launch(servers: Servers) -> None:
+    """Launch ``distill``, also while a code server that was killed before is being started."""
+    deadline = time.monotonic() + 240
+    while True:
+        try:
+            servers.launch_job("distill")
+            return
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(2)
 
 
 def _nothing_to_do(servers: Servers, given: dict[str, object]) -> bool:
