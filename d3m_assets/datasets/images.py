@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 
 import fsspec
 import numpy as np
+from fsspec.implementations.local import LocalFileSystem
 from PIL import ExifTags, Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
@@ -198,11 +199,13 @@ def read_bytes(uri: str, storage_options: Mapping[str, Any] | None = None, max_b
         OSError: It cannot be read.
         ValueError: It is too large, or a local path that is no regular file.
     """
-    protocol, separator, path = uri.partition("://")
-    if not separator or protocol in ("file", "local"):
-        return _read_regular(path if separator else uri, max_bytes)
+    protocol, separator, _ = uri.partition("://")
+    if not separator:
+        return _read_regular(uri, max_bytes)
     # Not url_to_fs, which would take a "::" in a class name for a chain of file systems.
     fs = fsspec.filesystem(protocol, **(storage_options or {}))
+    if isinstance(fs, LocalFileSystem):
+        return _read_regular(fs._strip_protocol(uri), max_bytes)
     data: bytes = fs.cat_file(fs._strip_protocol(uri))
     if len(data) > max_bytes:
         raise ValueError(too_large(len(data), max_bytes))
