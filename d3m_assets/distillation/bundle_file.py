@@ -84,7 +84,7 @@ def read_file(data: bytes, name: str) -> BundleFile:
     if version in _EARLIER:
         raise BundleError(
             f"{name} has the format {version}, in which only the payload was protected against damage; this version reads "
-            f"{FORMAT}. Make it again where it was distilled: `d3m distill` takes no more than seconds where its store still is"
+            f"{FORMAT}. Make it again where it was distilled: `d3m distill` puts it together anew from its store"
         )
     if version != FORMAT:
         raise BundleError(

@@ -107,6 +107,14 @@ def test_every_flipped_bit_of_a_file_is_refused(words, kind):
     assert accepted == []
 
 
+@pytest.mark.parametrize(("old", "new"), [(b'seed\\":0', b'seed\\":1'), (b"ipc-2", b"ipc-3"), (b'"7', b'"8')])
+def test_another_meaning_is_told_by_the_hash(words, old, new):
+    data = bundle(words).to_bytes()
+    assert data.count(old) == 1
+    with pytest.raises(BundleError, match="damaged: its hash is wrong"):
+        Bundle.from_bytes(data.replace(old, new))
+
+
 @pytest.mark.parametrize("cut", [1, 7, 8, 100, -1])
 def test_a_file_that_is_cut_or_longer_is_refused(words, cut):
     data = bundle(words).to_bytes()
