@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,12 @@ DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 MOST_BYTES_CHECKED = 2**29
 """Of a larger database only the head is looked at, which tells that it was cut; the check of 205 MB took 0.5 s. What is
 damaged inside of it is found when it is used."""
+
+LAST_TABLE = {"event_log.db": "alembic_version"}
+"""The table that Dagster makes last (1.13.27). It never looks again at an event log that is there, so that one whose maker was
+killed meanwhile lacks tables for ever, and runs fail or hang for want of them."""
+SECONDS_TO_BE_MADE = 10.0
+"""Another process may be making the tables at this moment."""
 
 
 def put_aside(home: Path, most_bytes: float = MOST_BYTES_CHECKED) -> list[str]:
@@ -33,7 +40,7 @@ def put_aside(home: Path, most_bytes: float = MOST_BYTES_CHECKED) -> list[str]:
     """
     told = []
     for database in (home / name for name in DATABASES):
-        if database.is_file() and (damage := _damage(database, most_bytes)):
+        if database.is_file() and (damage := _damage(database, most_bytes) or _half_made(database)):
             # Its write-ahead log goes along: applied to the new database, it would damage that one too.
             suffix = datetime.now(UTC).strftime(".damaged-%Y-%m-%dT%H-%M-%SZ")
             for part in ("-wal", "-shm", "-journal", ""):
@@ -57,6 +64,24 @@ def _damage(database: Path, most_bytes: float) -> str:
             return "" if found == "ok" else " ".join(str(found).split())
     except sqlite3.DatabaseError as error:
         return str(error) if is_damage(error) else ""
+
+
+def _half_made(database: Path) -> str:
+    """Says so if the making of a database was begun and not ended, and nobody is at it."""
+    if (table := LAST_TABLE.get(database.name)) is None:
+        return ""
+    deadline = time.monotonic() + SECONDS_TO_BE_MADE
+    while True:
+        try:
+            with _opened(database) as connection:
+                query = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?"
+                if connection.execute(query, [table]).fetchone() != (0,):
+                    return ""
+        except sqlite3.DatabaseError:  # it is locked, or cannot be read now
+            return ""
+        if time.monotonic() > deadline:
+            return "its making was interrupted"
+        time.sleep(0.2)
 
 
 def is_damage(error: BaseException) -> bool:

@@ -268,6 +268,8 @@ def _launch(servers: Servers) -> None:
         except AssertionError:
             if time.monotonic() > deadline:
                 raise
+            # The web server does not start its own code server again by itself; a person clicks on *Reload*.
+            servers.ask('mutation {reloadRepositoryLocation(repositoryLocationName: "d3m_assets") {__typename}}')
             time.sleep(2)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import dagster as dg
 import pytest
 
 from d3m_assets.assets.graph import GRAPH
+from d3m_assets.orchestration import damaged_databases
 from d3m_assets.orchestration.damaged_databases import DATABASES, is_damage, put_aside
 from d3m_assets.orchestration.instance_errors import explained
 from d3m_assets.orchestration.launch import open_instance, run_pending, usable_databases
@@ -133,6 +135,31 @@ def test_damage_inside_a_large_database_is_met_and_put_aside_then(
 def test_a_large_database_that_was_cut_is_put_aside_at_once(tmp_path: Path, database: Path) -> None:
     cut_in_half(database)
     assert len(put_aside(tmp_path, most_bytes=0)) == 1
+
+
+@pytest.mark.parametrize("tables", ["", "CREATE TABLE event_logs (id INTEGER)"], ids=["no table", "the first table"])
+def test_an_event_log_whose_maker_was_killed_is_put_aside_and_one_that_is_being_made_is_not(
+    tmp_path: Path, tables: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Failure prevented: Dagster never makes the missing tables, and the next runs fail or hang for want of them."""
+    database = tmp_path / "event_log.db"
+
+    def make(statement: str) -> None:
+        with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+            connection.execute(statement)
+
+    database.touch()
+    if tables:
+        make(tables)
+    last = threading.Timer(0.5, make, ["CREATE TABLE alembic_version (version_num TEXT)"])
+    last.start()
+    assert put_aside(tmp_path) == []
+    last.join()
+    make("DROP TABLE alembic_version")
+    monkeypatch.setattr(damaged_databases, "SECONDS_TO_BE_MADE", 0.1)
+    (sentence,) = put_aside(tmp_path)
+    assert "its making was interrupted" in sentence
+    assert not database.exists()
 
 
 def test_the_store_is_recorded_again_after_the_databases_were_damaged(
