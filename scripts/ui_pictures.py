@@ -55,7 +55,7 @@ def take(servers: SimpleNamespace, folder: str) -> None:
         browser.see("//*[text()='synthetic_pool']", 120)
         browser.see("//*[text()='class_files']")
         browser.shot("lineage").replace(ROOT / "docs" / "ui-lineage.png")
-        browser.open("/assets/synthetic_pool?view=partitions&partition=ipc-10%7C7")
+        browser.open("/assets/synthetic_pool?view=partitions&partition=ipc-5%7C7")
         browser.click("//tr[.//*[normalize-space(text())='synthetic images']]//*[text()='[Show Markdown]']", 120)
         browser.see("//img[starts-with(@src,'data:image/png;base64,')]")
         browser.shot("class").replace(ROOT / "docs" / "ui-class.png")
