@@ -14,6 +14,7 @@ import json
 import math
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ SUPERSEDED = "manifests"
 """Kind of record that keeps the commit record of a version that another one has replaced."""
 RECORDS = ".records"
 """Folder of small results that are kept under the hash of what they were made from, such as trained students."""
+SECONDS_OF_A_PROBE = 60.0
+"""Age at which the file of a probe, which lives for milliseconds, was left by a killed process."""
 DAMAGED = ".damaged"
 """Ending of the empty file that stands beside a data file whose hash was found to be wrong: every listing then shows it."""
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -565,16 +568,12 @@ class Store:
         """
         path = self._record_path(kind, digest)
         try:
-            content = json.loads(self._files.get(path))
-            value = content["value"]
-            intact = content["sha256"] == hashlib.sha256(canonical_json(value, path)).hexdigest()
+            data = self._files.get(path, lambda data: _value_of(data) is not None)
         except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError):
             return None
         except Exception as error:  # each service raises its own
             raise self._unavailable("read", path, error) from error
-        return value if intact else None
+        return _value_of(data)
 
     def keep_record(self, kind: str, digest: str, value: Mapping[str, Any]) -> None:
         """Keep a small result for :meth:`record`; NaN and infinity become null.
@@ -685,6 +684,10 @@ class Store:
         path, step = f"{self._root}/.probe-{content.hex()}", "write"
         folder = Path(self._root)
         new = [part for part in (folder, *folder.parents) if not part.exists()] if self._local else []
+        for old in folder.glob(".probe-*") if self._local else ():  # of a process that was killed
+            with contextlib.suppress(OSError):
+                if time.time() - old.stat().st_mtime > SECONDS_OF_A_PROBE:
+                    old.unlink()
         try:
             self._files.put(path, content)
             step = "read"
@@ -696,7 +699,7 @@ class Store:
                 for part in new:
                     part.rmdir()
         except Exception as error:  # each service raises its own
-            if step == "write":  # a full disk takes the name and not the bytes
+            if step != "delete":  # a full disk takes the name and not the bytes
                 with contextlib.suppress(Exception):
                     self._files.remove(path)
             raise _kind_of_refusal(error)(f"cannot {step} {self._shown(path)}: {explained(error)}") from error
@@ -841,6 +844,17 @@ def _is_manifest(content: bytes) -> bool:
     except ValidationError:
         return False
     return True
+
+
+def _value_of(data: bytes) -> dict[str, Any] | None:
+    """The value of a kept result; None: it is damaged."""
+    try:
+        content = json.loads(data)
+        value: dict[str, Any] = content["value"]
+        intact = content["sha256"] == hashlib.sha256(canonical_json(value, "a kept result")).hexdigest()
+    except (ValueError, KeyError, TypeError, StoreError):
+        return None
+    return value if intact else None
 
 
 def _record(name: str, data: bytes, writer: str) -> FileRecord:

@@ -14,6 +14,7 @@ _BY_NUMBER = {
     errno.EROFS: "it is read-only: name another place",
     errno.ENOSPC: "free some space (`d3m prune` lists what nothing needs), or name another place",
     errno.EDQUOT: "your quota is used up: free some space, or name another place",
+    errno.EIO: "its disk is failing: copy what can be read to another one, and delete this file (`d3m distill` makes it again)",
     errno.EFBIG: "it takes no file of this size: name another place",
     errno.ENAMETOOLONG: "it is longer than the file system takes: give a shorter path",
     errno.ENOTDIR: "a part of the path is a file: give a folder",

@@ -16,6 +16,8 @@ from d3m_assets.datasets.settings import MAX_PIXELS
 
 MOST_READS = 2**18
 """Reads of a file's parts in Python, of a few microseconds each: chunks, segments, blocks, tags."""
+MOST_BITMAP_READS = 2**21
+"""Of a BMP, whose run lengths are read byte by byte."""
 MOST_SCANS = 64
 """Scans of a progressive JPEG of :data:`MAX_PIXELS`, each of which goes through all of them; smaller images may have more."""
 MOST_PROFILES = 16
@@ -32,11 +34,11 @@ class LimitError(ValueError):
 
 
 class CountedReader(io.BytesIO):
-    """The contents of a file, which can be read :data:`MOST_READS` times."""
+    """The contents of a file, which can be read :data:`MOST_READS` times, as a BMP :data:`MOST_BITMAP_READS`."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
-        self._left = MOST_READS
+        self._most = self._left = MOST_BITMAP_READS if data.startswith(b"BM") else MOST_READS
 
     def read(self, size: int | None = -1, /) -> bytes:
         """As of any file.
@@ -46,7 +48,7 @@ class CountedReader(io.BytesIO):
         """
         self._left -= 1
         if self._left < 0:
-            raise LimitError(f"consists of more than {MOST_READS:,} parts")
+            raise LimitError(f"consists of more than {self._most:,} parts; save it again, say as PNG")
         return super().read(size)
 
 
@@ -71,7 +73,7 @@ def check_file(data: bytes, max_pixels: int) -> None:
     if data.startswith(b"\x89PNG") and (profiles := data.count(b"iCCP")) > MOST_PROFILES:
         raise LimitError(f"has {profiles:,} colour profiles; at most {MOST_PROFILES} are read")
     if data[:2] in (b"II", b"MM"):
-        _check_tiff(data)
+        _check_tiff(data, max(MAX_PIXELS, max_pixels))
 
 
 def check_scans(data: bytes, pixels: int) -> None:
@@ -95,7 +97,7 @@ def _webp_pixels(data: bytes) -> int:
     return (number(26, 28) & 0x3FFF) * (number(28, 30) & 0x3FFF) if kind == b"WEBPVP8 " else 0
 
 
-def _check_tiff(data: bytes) -> None:
+def _check_tiff(data: bytes, most_pixels: int) -> None:
     """The first directory of a TIFF: how many strips or tiles it has, and how large they are."""
     sides = {_TILE_WIDTH: 1, _TILE_LENGTH: 1}
     with contextlib.suppress(struct.error):  # cut short: the decoder says so
@@ -114,8 +116,8 @@ def _check_tiff(data: bytes) -> None:
                 if kind == 3:  # two bytes, at the front of the field
                     (value,) = struct.unpack_from(f"{order}H", data, start + struct.calcsize(order + entry_format[:-1]))
                 sides[tag] = value
-    if (pixels := sides[_TILE_WIDTH] * sides[_TILE_LENGTH]) > MAX_PIXELS:
-        raise LimitError(f"has tiles of {pixels:,} pixels; at most {MAX_PIXELS:,} are read")
+    if (pixels := sides[_TILE_WIDTH] * sides[_TILE_LENGTH]) > most_pixels:
+        raise LimitError(f"has tiles of {pixels:,} pixels; `images.max_pixels` allows {most_pixels:,}")
 
 
 class PixelRoom:

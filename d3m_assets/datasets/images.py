@@ -27,9 +27,10 @@ GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
 """Pillow's names of the formats that are read, whatever a file is called: some of the others start programs."""
 
-# What Pillow finds odd is either refused in words of ours or of no account; by default it goes to the terminal.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# What Pillow finds odd is either refused in words of ours or of no account; by default it goes to the terminal. What a program
+# that uses the package has said of its warnings goes first.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.", append=True)
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _BAND_PIXELS = 2**20

@@ -52,10 +52,11 @@ def _hashed_key(name: str, digest_length: int) -> str:
 def folder_name(class_name: str) -> str:
     """What the folder of a class is called: its name, wherever that stays within its parent folder on every operating system.
 
-    Separators, drives, streams, names of devices, dots and spaces at the end, control characters and marks of direction are
-    written as ``%`` and the hexadecimal digits of their UTF-8 bytes, as in addresses, and so is a ``%`` that would otherwise
-    read like that: ``urllib.parse.unquote`` gives the name back, and no two names have the same folder. A name that would be
-    longer than :data:`LONGEST_FOLDER` bytes is cut and ends in ``%~`` and a part of its SHA-256.
+    Separators, drives, streams, names of devices, dots and spaces at the end, the front of what programs take for hidden, control
+    characters and marks of direction are written as ``%`` and the hexadecimal digits of their UTF-8 bytes, as in addresses, and
+    so is a ``%`` that would otherwise read like that: no two names have the same folder, and ``urllib.parse.unquote`` gives the
+    name back, but for one that would be longer than :data:`LONGEST_FOLDER` bytes, which is cut and ends in ``%~`` and a part of
+    its SHA-256.
 
     Args:
         class_name: Any text of at least one character that is valid Unicode.
@@ -67,7 +68,7 @@ def folder_name(class_name: str) -> str:
         or unicodedata.category(c) in _INVISIBLE
         or (c == "%" and re.match("%([0-9a-fA-F]{2}|~)", class_name[i : i + 3]))
         or (c in ". " and i == last)
-        or (i == 0 and _DEVICE.match(class_name))
+        or (i == 0 and (_DEVICE.match(class_name) or class_name.startswith((".", "__MACOSX"))))
         else c
         for i, c in enumerate(class_name)
     )
@@ -95,11 +96,12 @@ def normalized(class_name: str) -> str:
         ) from None
     if not class_name:
         raise DatasetError("a class has an empty name; give it one")
-    if len(class_name) > LONGEST_NAME:
+    name = unicodedata.normalize("NFC", class_name)  # which is longer at times
+    if len(name) > LONGEST_NAME:
         raise DatasetError(
-            f"the class {class_name[:40]!r}… has a name of {len(class_name):,} characters; give it one of at most {LONGEST_NAME}"
+            f"the class {name[:40]!r}… has a name of {len(name):,} characters; give it one of at most {LONGEST_NAME}"
         )
-    return unicodedata.normalize("NFC", class_name)
+    return name
 
 
 def class_keys(class_names: Iterable[str], taken: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -322,6 +322,7 @@ class Bundle:
             raise BundleError(f"{name} is damaged: {reason}; get it again") from None
         if read.to_bytes() != data:
             raise BundleError(f"{name} is damaged: it is not written as d3m-assets writes it; get it again")
+        read.__dict__["sha256"] = hashlib.sha256(data).hexdigest()  # else it would be written once more for it
         return read
 
     @classmethod

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from d3m_assets.assets.class_catalog import ClassCatalog, damaged_catalog
-from d3m_assets.errors import StoreError, StoreNotWritableError
+from d3m_assets.errors import StoreError, StoreNotWritableError, StoreUnavailableError
 from d3m_assets.ledger import byte_size
 from d3m_assets.progress import Progress, ProgressEvent, silent
-from d3m_assets.store import RECORDS, ArtefactKey, Store
+from d3m_assets.store import RECORDS, SUPERSEDED, ArtefactKey, Store
 
 READ_AT_ONCE = 8
 """Artefacts of a remote store that are read, and held in memory, at the same time."""
@@ -85,6 +85,10 @@ def verify_store(store: Store, progress: Progress = silent) -> StoreVerification
         except StoreNotWritableError as error:
             refusals.append(str(error))
             found = store.check(key, note=False)
+        except StoreUnavailableError as error:
+            if not store.is_local:
+                raise
+            found = [str(error)]  # a bad sector does not keep the other files from being read
         return [str(damaged_catalog(store, "; ".join(found)))] if found and key.asset == ClassCatalog.name else found
 
     for done, (key, found) in enumerate(_each(store, check, keys), 1):
@@ -93,7 +97,8 @@ def verify_store(store: Store, progress: Progress = silent) -> StoreVerification
         progress(ProgressEvent("verifying", done, len(keys), str(key)))
 
     def drop(record: tuple[str, str]) -> bool:
-        if store.record(*record) is not None:
+        # A commit record of a replaced version cannot be computed again, and harms nobody.
+        if record[0] == SUPERSEDED or store.record(*record) is not None:
             return False
         try:
             store.drop_record(*record)

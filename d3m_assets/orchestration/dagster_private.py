@@ -6,6 +6,7 @@ Read in 1.13.27; ``d3m_assets_tests/orchestration/test_dagster_private.py`` name
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_AS
 from dagster._core.events import DagsterEventType
 from dagster._core.instance import InstanceRef
 from dagster._core.storage.event_log import ConsolidatedSqliteEventLogStorage
+from dagster._core.storage.tags import GRPC_INFO_TAG
 
 EVENTS_ALREADY_LOGGED = SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 """Metadata of an output that makes no materialisation of its own, because the step has logged all of them."""
@@ -72,6 +74,20 @@ def code_servers(instance: dg.DagsterInstance, workspace: Path) -> Iterator[Sequ
         instance, WorkspaceFileTarget([str(workspace)]), code_server_log_level="WARNING"
     ) as servers:
         yield [dict(spec) for spec in servers.get_code_server_specs()]
+
+
+def works_on(run: dg.DagsterRun, specs: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether one of some code servers works on a run; a run of a shell or of another launcher has no address.
+
+    Args:
+        run: The run.
+        specs: As :func:`code_servers` yields them.
+    """
+    address = json.loads(run.tags.get(GRPC_INFO_TAG, "{}"))
+    place = address.get("socket"), address.get("port")
+    return place != (None, None) and place in [
+        (spec["grpc_server"].get("socket"), spec["grpc_server"].get("port")) for spec in specs
+    ]
 
 
 def latest_observed_versions(

@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from d3m_assets.errors import StoreUnavailableError
 from d3m_assets.orchestration.metadata import describe
 from d3m_assets.orchestration.partitions import partition_key
 from d3m_assets.orchestration.sources import Observed, joined
@@ -59,6 +60,8 @@ class EventsOfAsset:
     def _metadata(self, key: ArtefactKey, manifest: Manifest, state: str) -> dict[str, Any]:
         try:
             preview = self._planner.preview(key)
+        except StoreUnavailableError:
+            raise  # what is recorded now would be without a preview for good
         except Exception as error:
             # The artefact is committed: a preview that fails, for whatever reason, must not make it look failed.
             self._log.warning("no preview of %s: %r", key, error)

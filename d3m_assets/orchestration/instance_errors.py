@@ -21,6 +21,10 @@ _SQLITE = (
     ("disk is full", "free some space, or set `home` (or DAGSTER_HOME) to a larger disk"),
     ("disk I/O error", "its disk is full or failing: free some space, or set `home` (or DAGSTER_HOME) to another disk"),
     ("readonly database", "make it writable, or set `home` (or DAGSTER_HOME) to another folder"),
+    (
+        "no such table",
+        "another process was making it: run the same command again, and stop `d3m ui` first if it says so again",
+    ),
     ("unable to open database file", "make it writable, or set `home` (or DAGSTER_HOME) to another folder"),
 )
 """Words of SQLite's errors, and what to do about each."""
@@ -87,7 +91,7 @@ def _sentence(home: Path, error: BaseException) -> str:
             )
         if is_damage(link):
             return (
-                f"Dagster's database in {home} is damaged: {text}; `d3m distill` and `d3m ui` put it aside and make a new one, "
+                f"Dagster's database in {home} is damaged: {text}; `d3m distill` puts it aside and makes a new one, "
                 "which costs the history of runs and no artefact"
             )
         if isinstance(link, sqlite3.Error) and (advice := next((a for w, a in _SQLITE if w in text), "")):

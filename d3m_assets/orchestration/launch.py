@@ -86,8 +86,7 @@ def usable_databases(home: Path, warn: Callable[[str], object] = _warn) -> Itera
         home: Folder of the instance.
         warn: Told of each.
     """
-    for sentence in put_aside(home):
-        warn(sentence)
+    _put_aside(home, warn)
     try:
         yield
     except Exception as error:
@@ -95,9 +94,19 @@ def usable_databases(home: Path, warn: Callable[[str], object] = _warn) -> Itera
         while link is not None and not is_damage(link):
             link = link.__cause__ or link.__context__
         if link is not None:  # in a large one, of which the first look has seen the head
-            for sentence in put_aside(home, most_bytes=math.inf):
-                warn(sentence)
+            _put_aside(home, warn, most_bytes=math.inf)
         raise
+
+
+def _put_aside(home: Path, warn: Callable[[str], object], **limit: float) -> None:
+    """Put damaged databases aside and make new ones, one process at a time: another one may begin at this moment."""
+    with filelock.FileLock(home / "databases.lock"):
+        told = put_aside(home, **limit)
+        for sentence in told:
+            warn(sentence)
+        if told:
+            with instance_without_captured_output(home) as instance:
+                _ = instance.run_storage, instance.event_log_storage, instance.schedule_storage
 
 
 @dataclass(frozen=True)

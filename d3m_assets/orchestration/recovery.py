@@ -5,8 +5,9 @@ The store is the truth. Every run of any kind begins with this, and so does a ti
 
 from __future__ import annotations
 
-import itertools
 import logging
+import math
+import time
 from collections.abc import Iterator
 
 import dagster as dg
@@ -53,8 +54,11 @@ def unrecorded(instance: dg.DagsterInstance, planner: Planner, plan: Plan) -> It
                 yield events.materialization(key, manifest, STATE)
 
 
-def recover(instance: dg.DagsterInstance, planner: Planner, plan: Plan, limit: int | None = None) -> None:
-    """Record what :func:`unrecorded` finds, in no run; at most ``limit`` artefacts."""
+def recover(instance: dg.DagsterInstance, planner: Planner, plan: Plan, seconds: float = math.inf) -> None:
+    """Record what :func:`unrecorded` finds, in no run; the rest is left to the next time after some ``seconds``."""
+    deadline = time.monotonic() + seconds
     with event_log_kept_open(instance):
-        for event in itertools.islice(unrecorded(instance, planner, plan), limit):
+        for event in unrecorded(instance, planner, plan):
             instance.report_runless_asset_event(event)
+            if time.monotonic() > deadline:
+                return

@@ -17,14 +17,16 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import yaml
 
 from d3m_assets.errors import InstanceError
-from d3m_assets.orchestration.dagster_private import code_servers
+from d3m_assets.orchestration.dagster_private import code_servers, works_on
 from d3m_assets.orchestration.instance_errors import explained
 from d3m_assets.orchestration.launch import ensure_instance_home, fail_abandoned_runs, usable_databases
+from d3m_assets.orchestration.unfinished import UNFINISHED
 from d3m_assets.settings import Settings
 
 SECONDS_TO_END = 20.0
@@ -74,7 +76,7 @@ def run_services(
             commands = {"web server": [*page, *(["--read-only"] if read_only else []), "--workspace", str(workspace)]}
             if not read_only:
                 commands["daemon"] = ["dagster._daemon", "run", "--workspace", str(workspace)]
-            with contextlib.ExitStack() as stack:
+            with _runs_end_with(instance, specs), contextlib.ExitStack() as stack:
                 started = {name: stack.enter_context(_owned(command)) for name, command in commands.items()}
                 while True:
                     time.sleep(0.5)
@@ -83,6 +85,27 @@ def run_services(
                             raise InstanceError(
                                 f"Dagster's {name} ended by itself with status {process.returncode}; the lines above say why"
                             )
+
+
+@contextlib.contextmanager
+def _runs_end_with(instance: dg.DagsterInstance, specs: Sequence[Mapping[str, Any]]) -> Iterator[None]:
+    """Terminate the runs of these code servers afterwards: they would go on for hours without a page to stop them by."""
+    try:
+        yield
+    finally:
+        ending = [run for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)) if works_on(run, specs)]
+        for run in ending:
+            print(f"d3m: ending run {run.run_id[:8]}; what it finished is kept", file=sys.stderr, flush=True)
+            with contextlib.suppress(Exception):  # it has just ended, or its server has
+                instance.run_launcher.terminate(run.run_id)
+        deadline = time.monotonic() + SECONDS_TO_END
+        while time.monotonic() < deadline and not _all_finished(instance, ending):
+            time.sleep(0.5)
+
+
+def _all_finished(instance: dg.DagsterInstance, runs: Sequence[dg.DagsterRun]) -> bool:
+    found = [instance.get_run_by_id(run.run_id) for run in runs]
+    return all(run is None or run.is_finished for run in found)
 
 
 @contextlib.contextmanager
@@ -121,6 +144,11 @@ def _termination_as_interrupt() -> Iterator[None]:
 def _check_port(host: str, port: int) -> None:
     try:
         ((family, _, _, _, address), *_) = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise InstanceError(
+            f"{host} is no address of this machine: {error.strerror or error}; correct --host"
+        ) from error
+    try:
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)

@@ -66,11 +66,19 @@ class SameOriginMiddleware:
         await self._app(scope, receive, send_unframed)
 
 
+def _place(origin: str) -> str | None:
+    """Host and port of an origin; None: it has none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
+
+
 def _refusal(scope: Scope) -> str:
     """Why a request is refused; empty: it is not."""
     headers = Headers(scope=scope)
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+    if origin is not None and _place(origin) != headers.get("host", "").lower():
         return "d3m: requests of pages of another origin are refused"
     site = headers.get("sec-fetch-site", "none")
     followed_link = (

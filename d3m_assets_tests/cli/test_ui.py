@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from d3m_assets.cli import app
 from d3m_assets.errors import InstanceError, SettingsError
-from d3m_assets_tests.orchestration.servers import needs_servers
+from d3m_assets_tests.orchestration.servers import REPOSITORY, needs_servers
 from d3m_assets_tests.processes import left_after, marked, needs_proc, new_mark, wait_until
 
 
@@ -35,6 +35,61 @@ def test_a_port_that_is_in_use_is_a_sentence(home):
     assert isinstance(done.exception, InstanceError)
     assert f"port {port} of 127.0.0.1 cannot be used" in str(done.exception)
     assert "--port" in str(done.exception)
+
+
+@pytest.mark.long
+@needs_proc
+@needs_servers
+@pytest.mark.timeout(1800)
+def test_a_run_in_progress_ends_with_it(home, tmp_path, image_folder):
+    import httpx
+
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    mark = new_mark()
+    settings = {"D3M_DATASET": str(image_folder()), "D3M_INVERSION__STEPS": "100000", "D3M_WORKERS": "2"}
+    with (tmp_path / "log").open("w") as log:
+        started = subprocess.Popen(
+            [sys.executable, "-m", "d3m_assets.cli", "ui", "--port", str(port)],
+            env=os.environ | mark | settings | {"DAGSTER_HOME": ""}, cwd=tmp_path, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+
+    def ask(query, **variables):
+        answer = httpx.post(
+            f"http://localhost:{port}/graphql", json={"query": query, "variables": variables}, timeout=60
+        )
+        return answer.json()["data"]
+
+    def launched():
+        query = """mutation($parameters: ExecutionParams!) {launchRun(executionParams: $parameters) {__typename}}"""
+        try:
+            answer = ask(query, parameters={"selector": REPOSITORY | {"jobName": "distill"}, "runConfigData": {}})
+        except httpx.HTTPError:
+            return False
+        return answer["launchRun"]["__typename"] == "LaunchRunSuccess"
+
+    def inverting():
+        runs = ask("{runsOrError {... on Runs {results {status}}}}")["runsOrError"]["results"]
+        return {run["status"] for run in runs} == {"STARTED"} and list(home.rglob("*inverted_embeddings*"))
+
+    try:
+        assert wait_until(launched, 300), (tmp_path / "log").read_text()
+        assert wait_until(lambda: ask("{runsOrError {... on Runs {results {status}}}}"), 60)
+        assert wait_until(inverting, 300), (tmp_path / "log").read_text()
+        os.kill(started.pid, signal.SIGINT)
+        started.wait(120)
+        assert "ending run" in (tmp_path / "log").read_text()
+        assert not left_after(mark, 60)
+    finally:
+        for pid in marked(mark):
+            os.kill(pid, signal.SIGKILL)
+        started.wait(30)
+    from d3m_assets.orchestration.launch import open_instance
+    from d3m_assets.settings import load_settings
+
+    with open_instance(load_settings()) as instance:
+        assert [run.status.value for run in instance.get_runs()] == ["CANCELED"]
 
 
 @pytest.mark.long

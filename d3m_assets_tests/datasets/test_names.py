@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from d3m_assets.datasets import names as class_names
-from d3m_assets.datasets.names import LONGEST_FOLDER, class_key, class_keys, folder_name, natural
+from d3m_assets.datasets.names import LONGEST_FOLDER, class_key, class_keys, folder_name, natural, normalized
 from d3m_assets.errors import DatasetError
 from d3m_assets.store import ArtefactKey
 
@@ -101,8 +101,10 @@ def test_natural_order():
         ("100%_{x}", "100%_{x}"),
         ("100%2E", "100%252E"),
         ("a/b", "a%2Fb"),
-        ("..", ".%2E"),
-        ("..\\..\\x", "..%5C..%5Cx"),
+        ("..", "%2E%2E"),
+        (".hidden", "%2Ehidden"),
+        ("__MACOSX", "%5F_MACOSX"),
+        ("..\\..\\x", "%2E.%5C..%5Cx"),
         ("C:x", "C%3Ax"),
         ("CON", "%43ON"),
         ("console", "console"),
@@ -116,6 +118,12 @@ def test_natural_order():
 def test_a_folder_is_called_as_its_class_wherever_that_is_safe(name, folder):
     assert folder_name(name) == folder
     assert unquote(folder) == name
+
+
+def test_a_name_is_as_long_as_its_normal_form():
+    with pytest.raises(DatasetError, match="a name of 600 characters"):
+        normalized("\u0958" * 300)  # one character that is two in NFC
+    assert normalized(normalized("\u0958" * 200)) == normalized("\u0958" * 200)
 
 
 @given(

@@ -126,12 +126,16 @@ def _compare(folder: Path, home: Path, expected: dict[str, str], counts: Counter
         print(f"differs: {name}", flush=True)
 
 
+def _temporary_files(home: Path) -> int:
+    return sum(path.name.endswith(".tmp") or path.name.startswith(".probe-") for path in home.rglob("*"))
+
+
 def _count_left(folder: Path, home: Path, counts: Counter[str]) -> None:
     """What a chain of runs has left in its home, apart from processes."""
     settings = load_settings(**_settings_of(folder, home))
     counts["lock files"] += len(list(locks(settings).glob("run-*.lock")))
     pipeline = Pipeline(settings)
-    counts["temporary files"] += len(list(home.rglob("*.tmp")))
+    counts["temporary files"] += _temporary_files(home)
     with _instance(home / "dagster") as instance:
         counts["unfinished runs"] += instance.get_runs_count(dg.RunsFilter(statuses=UNFINISHED))
         counts["unrecorded artefacts"] += len(list(unrecorded(instance, pipeline, pipeline.plan())))
@@ -251,7 +255,7 @@ def _kills_of_a_daemon(folder: Path, count: int, choose: random.Random, counts: 
             # The next tick of the sensor, once a minute, records what a kill has left unrecorded.
             wait_until(lambda: not _unrecorded(servers, given), 90)
             counts["unrecorded artefacts"] += _unrecorded(servers, given)
-            counts["temporary files"] += len(list(home.rglob("*.tmp")))
+            counts["temporary files"] += _temporary_files(home)
             counts["lock files"] += len(list(locks(load_settings(**given)).glob("run-*.lock")))
             counts["unfinished runs"] += in_progress(servers)
             counts["chains"] += 1

@@ -6,6 +6,7 @@ import errno
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 from d3m_assets import cli
 from d3m_assets.errors import StoreError
 from d3m_assets.inspection.store_verification import verify_store
-from d3m_assets.store import ArtefactKey, Spec, Store
+from d3m_assets.store import SUPERSEDED, ArtefactKey, Spec, Store
 from d3m_assets.store_access import StoreFiles
 from d3m_assets_tests.faults.storage import digests
 from d3m_assets_tests.planning.toys import ToyContext, ToyPlanner
@@ -39,6 +40,29 @@ def flip(path: Path, draw: random.Random) -> None:
     data = bytearray(path.read_bytes())
     data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
     path.write_bytes(bytes(data))
+
+
+def test_a_bad_sector_does_not_hide_what_else_is_damaged(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad, flipped, *_ = data_files(store)
+    flip(flipped, random.Random(0))
+    real = StoreFiles.get
+
+    def get(files: StoreFiles, path: str, *given: Any) -> bytes:
+        if path == str(bad):
+            raise OSError(errno.EIO, "Input/output error", path)
+        return real(files, path, *given)
+
+    monkeypatch.setattr(StoreFiles, "get", get)
+    found = verify_store(store)
+    assert {key_of(store, bad), key_of(store, flipped)} == set(found.damaged)
+    assert "its disk is failing" in found.report() and "delete this file" in found.report()
+
+
+def test_what_cannot_be_computed_again_is_not_removed(store: Store) -> None:
+    store.keep_record(SUPERSEDED, "2" * 64, {"key": "none"})
+    (kept,) = (Path(store.url) / ".records" / SUPERSEDED).rglob("*.json")
+    kept.write_text("{")
+    assert verify_store(store).dropped == 0 and kept.exists()
 
 
 def key_of(store: Store, path: Path) -> str:

@@ -38,6 +38,7 @@ def test_one_file_imports_private_names() -> None:
         "orchestration/dagster_private.py": {
             "dagster._cli.proxy_server_manager.ProxyServerManager",
             "dagster._core.definitions.data_version.DATA_VERSION_TAG",
+            "dagster._core.storage.tags.GRPC_INFO_TAG",
             "dagster._core.definitions.source_asset.SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION",
             "dagster._core.events.DagsterEventType",
             "dagster._core.instance.InstanceRef",

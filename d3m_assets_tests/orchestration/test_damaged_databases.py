@@ -129,7 +129,9 @@ def test_damage_inside_a_large_database_is_met_and_put_aside_then(
         with contextlib.closing(sqlite3.connect(database)) as connection:
             connection.execute("SELECT sum(length(body)) FROM runs").fetchall()
     assert len(told) == 1
-    assert not database.exists()
+    assert len(list(tmp_path.rglob("runs.db.damaged-*Z"))) == 1
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("SELECT count(*) FROM runs").fetchone() == (0,)
 
 
 def test_a_large_database_that_was_cut_is_put_aside_at_once(tmp_path: Path, database: Path) -> None:
@@ -191,7 +193,7 @@ def test_the_sentence_of_a_damaged_database_names_the_way_out(tmp_path: Path, da
     from d3m_assets.errors import InstanceError
 
     with (
-        pytest.raises(InstanceError, match="is damaged: .*`d3m distill` and `d3m ui` put it aside"),
+        pytest.raises(InstanceError, match="is damaged: .*`d3m distill` puts it aside"),
         explained(tmp_path),
         contextlib.closing(sqlite3.connect(database)) as connection,
     ):

@@ -59,6 +59,7 @@ def test_pages_of_other_origins_are_refused(page: Page, run: str) -> None:
         f"http://127.0.0.1:{page.port + 1}",
         f"http://localhost:{page.port}",
         "http://127.0.0.1",
+        "http://[",
     ):
         assert refused(page.mutate(run, Origin=origin)), origin
     for headers in (
