@@ -773,7 +773,7 @@ class Store:
 
     def _file(self, key: ArtefactKey, manifest: Manifest, name: str) -> FileRecord:
         if name not in manifest.files:
-            raise StoreError(f"{key} has no file {name}; it has {', '.join(sorted(manifest.files)) or 'none'}")
+            raise DamagedError(f"{key} has no file {name}; it has {', '.join(sorted(manifest.files)) or 'none'}")
         return manifest.files[name]
 
     def _parse(self, path: str, content: bytes) -> Manifest:

@@ -72,7 +72,9 @@ def test_a_run_in_progress_ends_with_it(home, tmp_path, image_folder):
     def inverting():
         runs = ask("{runsOrError {... on Runs {results {status}}}}")["runsOrError"]["results"]
         # Prompts are what inversion begins with.
-        return {run["status"] for run in runs} == {"STARTED"} and list(home.glob("store/*/class_prompts/**/manifest.json"))
+        return {run["status"] for run in runs} == {"STARTED"} and list(
+            home.glob("store/*/class_prompts/**/manifest.json")
+        )
 
     try:
         assert wait_until(launched, 300), (tmp_path / "log").read_text()

@@ -210,10 +210,16 @@ def test_fresh_samples_behind_a_selection_are_marked(foundation, tmp_path):
             assert np.array_equal(decode_png(path.read_bytes()), image)
 
 
-@pytest.mark.parametrize("name", ["readme.md", "metadata.jsonl", ".d3m-export.json", ".metadata.jsonl.part"])
+@pytest.mark.parametrize("name", ["readme.md", "metadata.jsonl"])
 def test_a_class_that_is_called_as_a_file_of_the_folder_is_refused_there_only(foundation, tmp_path, name):
     made = tricky_bundle(foundation, names=("3", name))
     with pytest.raises(BundleError, match="as a file that an image folder needs; .*--format huggingface"):
         regenerate(made, foundation, tmp_path / "folder", per_class=1)
     assert not (tmp_path / "folder").exists()
     assert regenerate(made, foundation, tmp_path / "parquet", per_class=1, image_format="huggingface") == 2
+
+
+@pytest.mark.parametrize("name", [".d3m-export.json", ".metadata.jsonl.part"])
+def test_a_class_that_is_called_as_a_hidden_file_has_a_folder_that_is_not_hidden(foundation, tmp_path, name):
+    assert regenerate(tricky_bundle(foundation, names=("3", name)), foundation, tmp_path / "folder", per_class=1) == 2
+    assert (tmp_path / "folder" / f"%2E{name[1:]}" / "00000.png").exists()
