@@ -100,26 +100,3 @@ def test_a_run_that_waits_for_the_device_is_terminated_and_the_other_goes_on(ser
     assert servers.status(first) == "STARTED"
     servers.terminate(first)
     assert not servers.left_after(15)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(1200)
-def test_a_payload_is_decided_under_the_daemon_after_a_run_that_was_terminated(serve, tmp_path):
-    decided = {"payload": "auto", "validation_fraction": 0.3}
-    servers, partitions = serve(**decided, **{"students.steps": 100_000})
-    run = servers.launch(("image_codes",), partitions[0], partitions[-1])  # chooses the codecs of both budgets first
-    assert wait_until(lambda: sum(processor_seconds(p) > 15 for p in servers.working()) >= 2, 400), servers.logs()
-    servers.terminate(run)
-    assert not servers.left_after(15)
-    assert servers.wait_for_end(run, 120) == "CANCELED", servers.logs()
-    servers.__exit__()
-
-    servers, partitions = serve(**decided)
-    run = servers.launch(("image_codes",), partitions[0], partitions[-1])
-    assert servers.wait_for_end(run, 600) == "SUCCESS", (servers.working(), servers.logs())
-    assert not servers.left_after(15)
-    run = servers.launch_job("distill")
-    assert servers.wait_for_end(run, 600) == "SUCCESS", (servers.working(), servers.logs())
-    assert not servers.left_after(15)
-    for asset, count in {"codec_choice": 2, "image_codes": 4, "payload_choice": 2, "distilled_bundle": 2}.items():
-        assert len(list((tmp_path / "home").rglob(f"{asset}/**/manifest.json"))) == count, asset
