@@ -406,3 +406,16 @@ def test_two_writers_of_one_key_and_a_reader(local):
     assert [writer.wait() for writer in writers] == [0, 0]
     assert reads > 5
     check_consistent(local)
+
+
+def test_a_probe_leaves_nothing_and_takes_old_ones_along(tmp_path):
+    store = Store.open(tmp_path / "store")
+    store.probe()
+    assert not (tmp_path / "store").exists()
+    (tmp_path / "store").mkdir()
+    old, new = (tmp_path / "store" / f".probe-{name}" for name in ("old", "new"))
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    store.probe()
+    assert list((tmp_path / "store").iterdir()) == [new]  # another process may be at it

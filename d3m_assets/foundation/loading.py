@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d3m_assets.compute.devices import choose_device
@@ -17,11 +19,9 @@ if TYPE_CHECKING:
     import torch
     from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 MOST_ENCODED_AT_ONCE, PIXELS_ENCODED_AT_ONCE = 50, 16 * 512 * 512
+"""Most images, and pixels of all of them, that the autoencoder encodes together."""
 
 
 def encoded_at_once(side: int) -> int:

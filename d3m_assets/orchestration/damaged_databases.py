@@ -1,4 +1,4 @@
-"""SQLite databases of the instance that are damaged: found, put aside, and made anew by Dagster at its next start.
+"""SQLite databases of the instance that are damaged: found and put aside, so that Dagster makes new ones.
 
 Nothing is lost with them but the history of runs: artefacts and their commit records are in the store, and what Dagster does
 not know of them is recorded again by the next run (:mod:`~d3m_assets.orchestration.recovery`).

@@ -33,8 +33,8 @@ from d3m_assets.orchestration.resources import locks
 from d3m_assets.orchestration.unfinished import UNFINISHED
 from d3m_assets.pipeline import Pipeline
 from d3m_assets.settings import load_settings
+from d3m_assets_tests.faults.kills_by_clock import in_progress, pending, processes, serving
 from d3m_assets_tests.orchestration.many_runs import SETTINGS, prepare
-from d3m_assets_tests.orchestration.random_kills import in_progress, pending, processes, serving
 from d3m_assets_tests.orchestration.servers import Servers, as_environment
 from d3m_assets_tests.processes import left_after, marked, new_mark, wait_until
 

@@ -5,6 +5,7 @@ import pytest
 
 from d3m_assets.compute.devices import choose_device
 from d3m_assets.errors import FoundationError
+from d3m_assets.foundation import loading
 from d3m_assets.foundation.files import embedded_path
 from d3m_assets.foundation.loading import find_foundation, load_foundation
 from d3m_assets_tests.foundation.small_pipelines import write_pipeline
@@ -68,6 +69,19 @@ def test_truncated_weights_are_named(copy):
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(FoundationError, match="cannot be loaded"):
         load_foundation(find(copy), "cpu")
+
+
+def test_larger_images_are_encoded_fewer_at_a_time(foundation, monkeypatch):
+    import torch
+
+    together = []
+    encode = foundation.vae.encode
+    monkeypatch.setattr(foundation.vae, "encode", lambda part: together.append(len(part)) or encode(part))
+    monkeypatch.setattr(loading, "PIXELS_ENCODED_AT_ONCE", 3 * 32 * 32)
+    latents = foundation.encode_images(torch.zeros(7, 3, 32, 32))
+    assert len(latents) == 7 and together == [3, 3, 1]
+    monkeypatch.undo()
+    assert [loading.encoded_at_once(side) for side in (32, 512, 1024, 8192)] == [50, 16, 4, 1]
 
 
 def test_a_device_that_is_not_there_is_refused():

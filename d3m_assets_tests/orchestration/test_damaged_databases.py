@@ -3,6 +3,8 @@
 import contextlib
 import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -186,6 +188,41 @@ def test_the_store_is_recorded_again_after_the_databases_were_damaged(
         assert {asset: counts(again, asset) for asset in GRAPH.names} == recorded
     with open_instance(settings, told.append):
         assert len(told) == 3
+
+
+OPEN = """
+import os, sys, time
+from pathlib import Path
+os.environ["DAGSTER_HOME"] = ""
+from d3m_assets.orchestration.launch import open_instance
+from d3m_assets.settings import load_settings
+settings = load_settings(home=sys.argv[1])
+Path(sys.argv[2]).touch()
+while len(list(Path(sys.argv[2]).parent.glob("ready-*"))) < 3:
+    time.sleep(0.01)
+with open_instance(settings) as instance:
+    instance.add_dynamic_partitions("words", [sys.argv[3]])
+"""
+
+
+def test_processes_that_meet_a_damaged_database_at_once_put_it_aside_once(settings: Settings, tmp_path: Path) -> None:
+    with open_instance(settings):
+        home = settings.home / "dagster"
+    for name in DATABASES:
+        if (home / name).exists():
+            cut_in_half(home / name)
+    damaged = sorted(name for name in DATABASES if (home / name).exists())
+    commands = [
+        [sys.executable, "-c", OPEN, str(settings.home), str(tmp_path / f"ready-{word}"), word] for word in "abc"
+    ]
+    started = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
+    told = "".join(process.communicate(timeout=120)[1] for process in started)
+    assert [process.returncode for process in started] == [0, 0, 0], told
+    aside = sorted(path.relative_to(home).as_posix().partition(".damaged-")[0] for path in home.rglob("*.damaged-*Z"))
+    assert aside == damaged
+    assert told.count("was damaged") == len(damaged)
+    with open_instance(settings) as instance:
+        assert sorted(instance.get_dynamic_partitions("words")) == ["a", "b", "c"]
 
 
 def test_the_sentence_of_a_damaged_database_names_the_way_out(tmp_path: Path, database: Path) -> None:

@@ -206,9 +206,8 @@ class _Trainer:
             tensors |= {f"first.{name}": state["exp_avg"], f"second.{name}": state["exp_avg_sq"]}
         meta = {"step": str(self.step), "seconds": str(self.seconds), "losses": json.dumps(self.losses)}
         part = self.file.with_suffix(".part")
-        part.write_bytes(
-            save(tensors, metadata=meta)
-        )  # a full disk is an OSError, which save_file makes something else of
+        # Not save_file, which does not say of a full disk that it is one.
+        part.write_bytes(save(tensors, metadata=meta))
         part.replace(self.file)
 
     def update(self, loss: torch.Tensor) -> None:

@@ -1,6 +1,6 @@
 """kill -9 of whatever serves and works, at random times, and whether the clock alone puts it right.
 
-``python -m d3m_assets_tests.orchestration.random_kills --kills 20 --seed 0`` starts a real webserver and daemon with the
+``python -m d3m_assets_tests.faults.kills_by_clock --kills 20 --seed 0`` starts a real webserver and daemon with the
 instance as it is shipped, sensor and schedule on, the latter every minute. While runs work, one process after the other is
 killed: daemon, webserver, a code server, a run or one of its compute workers. Daemon and webserver are started again, as a
 service manager does; nothing else is put right by hand. In the end the bundles must be those of an undisturbed run, byte
@@ -135,7 +135,7 @@ def random_kills(folder: Path, kills: int, seed: int, seconds_to_right: float = 
         report.statuses = Counter(servers.status(run) for run in servers.runs())
         settings = load_settings(**given)
         report.lock_files = [path.name for path in locks(settings).glob("run-*.lock")]
-    code = "from d3m_assets_tests.orchestration.random_kills import undisturbed; undisturbed()"
+    code = "from d3m_assets_tests.faults.kills_by_clock import undisturbed; undisturbed()"
     environment = os.environ | as_environment(given | {"home": str(folder / "undisturbed")})
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
     # Superseded versions lie in the disturbed store, too: what counts is what the manifests name now.
