@@ -10,7 +10,7 @@ import pytest
 from benchmarks import counting
 from benchmarks.memory import write_images
 from benchmarks.orchestration import exponent, open_free, settings_of
-from d3m_assets.orchestration import checks, record
+from d3m_assets.orchestration import checks, events
 from d3m_assets.orchestration.dagster_private import event_log_kept_open
 from d3m_assets.orchestration.launch import open_instance, run_pending
 from d3m_assets.orchestration.partitions import CLASSES, class_changes
@@ -125,7 +125,7 @@ def test_the_version_of_an_upstream_that_is_lineage_only_is_joined_once(tmp_path
     settings = settings_of(tmp_path)
     pipeline = open_free(settings)
     joined = []
-    monkeypatch.setattr(record, "joined", lambda prints: joined.append(len(prints)) or "0" * 64)
+    monkeypatch.setattr(events, "joined", lambda prints: joined.append(len(prints)) or "0" * 64)
     with open_instance(settings) as instance:
         assert not run_pending(settings, instance, pipeline).done.failed
     # Whatever joins more than the classes it is made from is of a budget or the whole dataset: a few, not one a class.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import pickle
@@ -18,6 +19,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from d3m_assets import store as store_module
 from d3m_assets.errors import StoreError
 from d3m_assets.store import ArtefactKey, Spec, Store, Stored
+from d3m_assets.store_access import StoreFiles
 from d3m_assets_tests.requirements import need
 
 KEY = ArtefactKey("inverted_embeddings", class_key="7", budget="ipc-1")
@@ -419,3 +421,13 @@ def test_a_probe_leaves_nothing_and_takes_old_ones_along(tmp_path):
     os.utime(old, (0, 0))
     store.probe()
     assert list((tmp_path / "store").iterdir()) == [new]  # another process may be at it
+
+
+def test_a_probe_that_cannot_be_read_back_is_taken_back(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(StoreFiles, "get", refuse)
+    with pytest.raises(StoreError, match="cannot read"):
+        Store.open(tmp_path / "store").probe()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

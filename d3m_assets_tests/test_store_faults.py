@@ -158,6 +158,9 @@ def test_wrong_bytes_on_the_way_are_read_again_before_they_are_called_damage(rem
     assert remote.read(KEY, "word.json") == b"whole"
     assert len(cut) == 2  # the commit record and the file
     assert remote.look(KEY).damage == ""
+    remote.keep_record("students", "0" * 64, {"accuracy": 0.5})
+    assert remote.record("students", "0" * 64) == {"accuracy": 0.5}
+    assert len(cut) == 3
 
 
 @pytest.mark.parametrize("error", [ServiceError(503, "SlowDown"), PermissionError("Access Denied")])

@@ -44,12 +44,10 @@ def distill(
             opened.callback(pipeline.context.close)
             # Before the images are read, which may take an hour.
             _ = pipeline.context.model.files
-            if not pipeline.store.assets():
+            if not pipeline.store.assets():  # one with something in it is probed when there is something to make
                 pipeline.store.probe()
             show_problems(pipeline)
             planned = pipeline.plan()
-            if planned.pending():  # else nothing is written, and the store need not take anything
-                pipeline.store.probe()
         if not asked:
             ask_before(pipeline, planned, yes=yes)  # with the terminal to itself
         with shown_progress() as progress:

@@ -38,6 +38,16 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def names_for(host: str, also: Sequence[str] = ()) -> list[str]:
+    """Names that requests may have in ``Host``.
+
+    Args:
+        host: Address that the server listens on.
+        also: Names that it has for others.
+    """
+    return [*LOOPBACK_NAMES, *([host] if is_loopback(host) else []), *also]
+
+
 class SameOriginMiddleware:
     """Refuses requests of other origins, GraphQL in an address, and being shown in a frame of another site.
 

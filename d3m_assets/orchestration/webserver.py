@@ -17,7 +17,7 @@ from dagster_webserver.webserver import DagsterWebserver
 from graphql import ASTValidationRule, GraphQLError, OperationDefinitionNode, OperationType
 
 from d3m_assets.orchestration.dagster_private import workspace_of
-from d3m_assets.orchestration.web_access import LOOPBACK_NAMES, guarded, is_loopback
+from d3m_assets.orchestration.web_access import LOOPBACK_NAMES, guarded, names_for
 
 SECONDS_TO_CLOSE = 3
 """The page holds websockets open for ever, which the end of the server must not wait for."""
@@ -77,11 +77,7 @@ def main() -> None:
         arguments.workspace,
         host=arguments.host,
         port=arguments.port,
-        allowed_hosts=[
-            *LOOPBACK_NAMES,
-            *([arguments.host] if is_loopback(arguments.host) else []),
-            *arguments.allow_host,
-        ],
+        allowed_hosts=names_for(arguments.host, arguments.allow_host),
         read_only=arguments.read_only,
     )
 

@@ -1,3 +1,4 @@
+import hashlib
 import json
 from dataclasses import replace
 
@@ -87,6 +88,11 @@ def test_what_is_not_used_is_left_out_and_another_format_refused_with_the_way_ou
     for earlier in (b"d3m-bundle-1", b"d3m-bundle-4"):
         with pytest.raises(BundleError, match=f"{earlier.decode()}, in which only the payload.*d3m distill"):
             Bundle.from_bytes(data.replace(b"d3m-bundle-5", earlier))
+
+
+def test_a_bundle_that_was_read_has_the_hash_of_its_file(words):
+    data = bundle(words, "3", prompts=1).to_bytes()
+    assert Bundle.from_bytes(data).sha256 == hashlib.sha256(data).hexdigest() == bundle(words, "3", prompts=1).sha256
 
 
 @pytest.mark.parametrize("kind", ["vectors", "selections"])

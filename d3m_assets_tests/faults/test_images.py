@@ -27,7 +27,7 @@ from PIL import Image
 
 from d3m_assets.assets.raw_dataset import real_images
 from d3m_assets.datasets.image_folder import _ARCHIVES, ImageFolder, ZippedImageFolder
-from d3m_assets.datasets.image_limits import LimitError, PixelRoom, _webp_pixels
+from d3m_assets.datasets.image_limits import LimitError, PixelRoom, _webp_pixels, check_file
 from d3m_assets.datasets.images import FORMATS, decode_image
 from d3m_assets.datasets.opening import open_dataset
 from d3m_assets.datasets.settings import ImageSettings
@@ -467,3 +467,29 @@ def test_members_whose_names_lead_out_of_an_archive_are_told_and_links_are_error
         "has 4 members whose names lead out of it" in problem.what for problem in scan.problems
     )  # images and labels
     assert {file for file in tmp_path.rglob("*") if "home" not in file.parts} == before
+
+
+def run_length_bitmap(width: int, height: int, run: int) -> bytes:
+    """A grey 8-bit BMP, compressed in runs of so many equal pixels."""
+    row = bytes(value for i in range(0, width, run) for value in (min(run, width - i), i % 256)) + b"\0\0"
+    pixels = row * height + b"\0\1"
+    palette = bytes(value for grey in range(256) for value in (grey, grey, grey, 0))
+    start = 14 + 40 + len(palette)
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(pixels), 2835, 2835, 256, 0)
+    return b"BM" + struct.pack("<IHHI", start + len(pixels), 0, 0, start) + header + palette + pixels
+
+
+def test_a_bitmap_of_many_short_runs_is_read():
+    image, mode = decode_image(run_length_bitmap(640, 480, 2))
+    assert image.size == (640, 480) and mode in ("L", "P")
+    with pytest.raises(ValueError, match="more than 2,097,152 parts; save it again, say as PNG"):
+        decode_image(run_length_bitmap(2000, 2000, 1))
+
+
+def test_the_tiles_of_a_tiff_may_be_as_large_as_the_setting_says():
+    entries = [(322, 4, 1, 9000), (323, 4, 1, 9000)]  # width and length of a tile
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHLL", *entry) for entry in entries)
+    data = b"II*\0" + struct.pack("<L", 8) + directory
+    with pytest.raises(LimitError, match="tiles of 81,000,000 pixels; `images.max_pixels` allows 64,000,000"):
+        check_file(data, 64_000_000)
+    check_file(data, 100_000_000)

@@ -19,8 +19,8 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.errors import ScheduleExecutionError
 from dagster._core.loader import LoadingContextForTest
 
-from d3m_assets.errors import DatasetError, SettingsError
-from d3m_assets.orchestration import alerts, launch
+from d3m_assets.errors import DatasetError, SettingsError, StoreUnavailableError
+from d3m_assets.orchestration import alerts, launch, sensors
 from d3m_assets.orchestration.dagster_private import latest_check_evaluation
 from d3m_assets.orchestration.jobs import DISTILL, VERIFY
 from d3m_assets.orchestration.launch import open_instance, run_pending
@@ -454,6 +454,14 @@ def test_a_tick_records_what_the_store_has_and_dagster_lacks(clockwork: Clockwor
         "toy_word": once["toy_word"] | {"a": 2},
         "toy_report": {None: 2},
     }
+
+
+def test_a_tick_asks_for_runs_also_when_it_cannot_record(clockwork: Clockwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(*_: object) -> None:
+        raise StoreUnavailableError("SlowDown")
+
+    monkeypatch.setattr(sensors, "recover", busy)
+    assert clockwork.sensor_tick().run_requests
 
 
 def test_a_run_closes_the_workers_that_it_opened_and_no_others(clockwork: Clockwork) -> None:

@@ -1,9 +1,11 @@
 """A process was killed between the commit of an artefact and its event: the next run of any kind records it, once."""
 
 import dagster as dg
+import pytest
 
 from d3m_assets.assets.graph import GRAPH
 from d3m_assets.definitions import build_definitions
+from d3m_assets.errors import StoreUnavailableError
 from d3m_assets.orchestration.jobs import DISTILL
 from d3m_assets.orchestration.launch import run_pending
 from d3m_assets.orchestration.partitions import partition_key
@@ -51,6 +53,22 @@ def test_a_run_from_the_shell_records_what_was_not_and_only_that(
     assert catalog.metadata["loss"].value == 0.5, "with its preview"
     assert catalog.tags is not None
     assert catalog.tags["dagster/data_version"] == catalog.metadata["artefact fingerprint"].value
+
+
+def test_nothing_is_recorded_without_its_preview_because_the_store_is_busy(
+    settings: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(settings, *UP_TO_PROMPTS, *GRAPH.names)
+
+    def busy(*_: object) -> None:
+        raise StoreUnavailableError("SlowDown")
+
+    with monkeypatch.context() as patch, pytest.raises(StoreUnavailableError):
+        patch.setattr(Pipeline, "preview", busy)
+        run_pending(settings, instance, Pipeline(settings))
+    assert not any(recorded(instance).values())
+    run_pending(settings, instance, Pipeline(settings))
+    assert recorded(instance) == expected(settings)
 
 
 def test_runs_of_the_daemon_record_it(settings: Settings, instance: dg.DagsterInstance) -> None:

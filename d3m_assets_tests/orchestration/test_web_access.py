@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from d3m_assets.orchestration.web_access import is_loopback
+from d3m_assets.orchestration.web_access import is_loopback, names_for
 from d3m_assets_tests.orchestration.servers import COMMANDS
 from d3m_assets_tests.orchestration.web_page import DELETE, Page
 from d3m_assets_tests.processes import alive, wait_until
@@ -140,6 +140,11 @@ def test_a_read_only_page_changes_nothing_and_ends_with_its_owner(tmp_path: Path
         page.process.kill()
         page.process.wait()
     assert ended
+
+
+def test_a_server_answers_to_its_own_address_only_where_that_is_of_this_machine() -> None:
+    assert names_for("127.0.0.2") == ["localhost", "127.0.0.1", "[::1]", "127.0.0.2"]
+    assert names_for("0.0.0.0", ["d3m.example"]) == ["localhost", "127.0.0.1", "[::1]", "d3m.example"]  # noqa: S104
 
 
 def test_addresses_of_this_machine() -> None:
