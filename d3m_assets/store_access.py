@@ -1,7 +1,7 @@
 """The files of a store: read, written, listed and removed, with patience where a service is busy.
 
-What a service answers with 503, or does not answer at all, is asked again with growing pauses; the clients' own few attempts
-(s3fs: 5 in about 2 s) are not enough for a service that is told to slow down. What a service refuses for good is not asked
+What a service answers with 503, or does not answer at all, is asked again with growing pauses; the clients' own attempts
+are not always enough for a service that is told to slow down. What a service refuses for good is not asked
 twice, and neither is a disk.
 """
 
