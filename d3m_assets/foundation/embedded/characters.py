@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from d3m_assets.foundation.embedded.distance_fields import FIELD, Outlines, distance_field
-from d3m_assets.foundation.embedded.skeletons import pen_skeletons
+from d3m_assets.foundation.embedded.skeletons import pen_skeletons, random_skeleton
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +30,12 @@ SYMBOLS = "!#$%+=<>@*ΓΔΘΛΞΣΦαβγδεζηθμξστφψБГЗИЛФЦЧ�
 
 UNSEEN_SYMBOLS = "ΨΩπλЖДЮ&?€"
 """Never drawn in training: what the model card inverts."""
+
+FIRST_SHAPE = len(CHARACTERS + SYMBOLS + UNSEEN_SYMBOLS)
+"""Index of the first random shape; those from here on are strokes that no alphabet has, and no caption names."""
+
+RANDOM_SHAPES = 4096
+"""How many there are."""
 
 IMAGE_SIZE = 32
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -76,7 +82,7 @@ class Rendered:
 
     Attributes:
         images: uint8 ``[N, 32, 32]``, 0 black.
-        characters: int64 ``[N]``, indices into ``CHARACTERS``.
+        characters: int64 ``[N]``, indices into ``CHARACTERS``, then ``SYMBOLS``, ``UNSEEN_SYMBOLS`` and random shapes.
         attributes: int8 ``[N, 8]``, codes in the order of ``ATTRIBUTES``.
         variants: The skeleton's variant or the font's style, a string of words each.
     """
@@ -90,6 +96,11 @@ class Rendered:
 @lru_cache(maxsize=2)
 def _pen_bank(held_out: bool) -> dict[str, list[tuple[str, np.ndarray]]]:
     return pen_skeletons(CHARACTERS, held_out=held_out)
+
+
+@cache
+def _shape(number: int) -> np.ndarray:
+    return random_skeleton(number)
 
 
 @cache
@@ -199,6 +210,7 @@ def render(
     held_out: bool = False,
     outlines: Outlines | None = None,
     symbol_share: float = 0.0,
+    shape_share: float = 0.0,
 ) -> Rendered:
     """Draw characters with random attributes.
 
@@ -212,6 +224,7 @@ def render(
         outlines: Print with these fonts in place of those that matplotlib ships, and vary what a camera does more widely:
             what the embedded model is trained on.
         symbol_share: Share of ``SYMBOLS`` (indices behind those of ``CHARACTERS``), printed; needs ``outlines``.
+        shape_share: Share of random shapes, written by the pen.
 
     Returns:
         The images with what they were drawn with.
@@ -229,7 +242,10 @@ def render(
     if symbol_share:
         symbol = rng.random(count) < symbol_share
         indices = np.where(symbol, len(CHARACTERS) + rng.integers(0, len(SYMBOLS), count), indices)
-    pen &= torch.from_numpy(indices < len(CHARACTERS))
+    if shape_share:
+        shape = rng.random(count) < shape_share
+        indices = np.where(shape, FIRST_SHAPE + rng.integers(0, RANDOM_SHAPES, count), indices)
+    pen = torch.from_numpy(indices >= FIRST_SHAPE) | pen & torch.from_numpy(indices < len(CHARACTERS))
     law = _SHIPPED_FONTS if outlines is None else _MANY_FONTS
     geometry, resolution = _random_geometry(count, generator, law)
     skeletons, fields, variants, by_hand = _outlines(indices, pen, held_out, outlines, rng)
@@ -338,7 +354,9 @@ def _outlines(
     fonts = rng.integers(0, len(names), count)
     choice = rng.random(count)
     for i, c in enumerate(indices):
-        if pen[i]:
+        if c >= FIRST_SHAPE:
+            skeletons[i] = _shape(int(c) - FIRST_SHAPE)
+        elif pen[i]:
             options = bank[CHARACTERS[c]]
             variants[i], skeletons[i] = options[int(choice[i] * len(options))]
         elif outlines is not None:
@@ -429,8 +447,9 @@ def caption(rendered: Rendered, index: int, rng: np.random.Generator) -> tuple[s
     Returns:
         The opening (one of ``TEMPLATES``) and the describing words, the character's name last.
     """
-    character = (CHARACTERS + SYMBOLS + UNSEEN_SYMBOLS)[rendered.characters[index]]
-    if character not in CHARACTERS:
+    code = rendered.characters[index]
+    character = CHARACTERS[code] if code < len(CHARACTERS) else ""
+    if not character:
         words = ["character"]
     elif character.isdigit():
         name = character if rng.random() < 0.85 else DIGIT_NAMES[int(character)]

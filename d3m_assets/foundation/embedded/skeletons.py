@@ -19,6 +19,9 @@ Stroke = list[tuple[float, float]]
 SINGLE_LINE_FONTS = {"futural": "plain", "scripts": "script", "cursive": "cursive"}
 HELD_OUT_SINGLE_LINE_FONT = "rowmans"
 
+_RANDOM_SHAPES = 77
+"""Root of the random shapes."""
+
 SEGMENTS = 40
 """Line segments of every resampled skeleton, so that skeletons stack into one array."""
 
@@ -333,3 +336,31 @@ def pen_skeletons(characters: str, *, held_out: bool = False) -> dict[str, list[
             if strokes:
                 out[c].append((style, segments(strokes, smooth=False)))
     return out
+
+
+def random_skeleton(number: int) -> np.ndarray:
+    """A shape that nobody writes: one to four random strokes, most of which begin on an earlier one.
+
+    Args:
+        number: Equal numbers give equal shapes.
+
+    Returns:
+        float32 ``[SEGMENTS, 2, 2]``.
+    """
+    rng = np.random.default_rng([_RANDOM_SHAPES, number])
+    aspect = rng.uniform(0.5, 1.0)
+    strokes: list[Stroke] = []
+    for _ in range(rng.choice(4, p=(0.25, 0.35, 0.25, 0.15)) + 1):
+        if rng.random() < 0.3:
+            (x, y), (width, height) = rng.uniform(0.25, 0.75, 2), rng.uniform(0.15, 0.5, 2)
+            sweep = rng.choice((-1, 1)) * rng.choice((180.0, 270.0, 360.0))
+            stroke = _ellipse(x, y, width, height, start=rng.uniform(0, 360), sweep=sweep)
+        else:
+            points = [(x, y) for x, y in rng.uniform(0, 1, (rng.integers(2, 5), 2))]
+            if strokes and rng.random() < 0.7:
+                earlier = strokes[rng.integers(len(strokes))]
+                points[0] = earlier[rng.integers(len(earlier))]
+            corners = rng.random(len(points)) < 0.4
+            stroke = [p for p, corner in zip(points, corners, strict=True) for _ in range(1 + corner)]
+        strokes.append(stroke)
+    return segments([[(x * aspect, y) for x, y in stroke] for stroke in strokes], smooth=True)

@@ -7,8 +7,8 @@ them, and a text encoder and U-Net trained together on these latents with captio
 Captions prepare the text encoder for what textual inversion will do, one learned vector that says at once which
 character and in which style. Some put several words into one vector, the normalised sum of their embeddings. Others hold
 the embedding of the image itself, or the mean of it and images like it, computed by a small encoder that learns along
-(as the semantic encoder of Diffusion Autoencoders does, Preechakul et al. 2022, arXiv 2111.15640) and is thrown away
-afterwards: a vector there describes one drawing, or what a set of drawings has in common.
+(as the semantic encoder of Diffusion Autoencoders does, Preechakul et al. 2022, arXiv 2111.15640) and is kept only for
+further training: a vector there describes one drawing, or what a set of drawings has in common.
 """
 
 from __future__ import annotations
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     import torch
     from diffusers import AutoencoderKL
 
+IMAGE_ENCODER = "image_encoder.safetensors"
+"""File beside a trained pipeline, of no use but to train it further."""
+
 _IMAGE_NOISE = 0.35
 """Length of the noise on an image embedding of length 1, so that neighbouring vectors draw neighbouring drawings."""
 
@@ -61,7 +64,8 @@ class TrainingSettings:
         images: Characters whose latents are trained on.
         steps: Steps of text encoder and U-Net.
         batch: Latents a step, over all processes.
-        symbol_share: Share of symbols without a name among the images; the rest are the 62 characters alike.
+        symbol_share: Share of symbols without a name among the images.
+        shape_share: Share of random shapes, which nothing names either; the rest are the 62 characters alike.
         pen_share: Share of the characters that a pen writes (hand-written and single-line skeletons); the rest is printed.
         fonts: Folder of training fonts, a folder for each Debian package in it (``scripts/fonts``); empty: the fonts that
             matplotlib ships, without symbols.
@@ -71,8 +75,8 @@ class TrainingSettings:
         ema: Decay of the moving average of the weights that is kept.
         compile: Compile the U-Net with ``torch.compile``, which needs a C++ compiler: faster steps, and weights that
             differ by rounding.
-        start: Pipeline directory of this architecture whose weights training begins from, autoencoder included; empty:
-            from nothing.
+        start: Pipeline directory of this architecture whose weights training begins from, those of the autoencoder and,
+            where it has them, of the image encoder included; empty: from nothing.
     """
 
     seed: int = 0
@@ -83,6 +87,7 @@ class TrainingSettings:
     steps: int = 14_000
     batch: int = 128
     symbol_share: float = 0.12
+    shape_share: float = 0.12
     pen_share: float = 0.3
     fonts: str = ""
     autoencoder: str = ""
@@ -325,10 +330,12 @@ _SHARD = 5_000
 
 
 def _draw(settings: TrainingSettings, folder: Path, count: int, seed: int) -> Rendered:
-    """What is trained on: all 62 characters alike, and symbols where fonts are given."""
+    """What is trained on: all 62 characters alike, random shapes, and symbols where fonts are given."""
     even = sum(c.isdigit() for c in CHARACTERS) / len(CHARACTERS)
     if not settings.fonts:
-        return render(count, seed, digit_share=even, pen_share=settings.pen_share)
+        return render(
+            count, seed, digit_share=even, pen_share=settings.pen_share, shape_share=settings.shape_share
+        )
     return render(
         count,
         seed,
@@ -336,6 +343,7 @@ def _draw(settings: TrainingSettings, folder: Path, count: int, seed: int) -> Re
         pen_share=settings.pen_share,
         outlines=load_outlines(folder / "outlines"),
         symbol_share=settings.symbol_share,
+        shape_share=settings.shape_share,
     )
 
 
@@ -409,9 +417,12 @@ def _build(settings: TrainingSettings) -> tuple[Any, Any, torch.nn.Module, Token
             # What the older model lacks begins as nothing, or its first steps would unlearn the rest.
             with torch.no_grad():
                 unet.add_embedding.norm2.weight.zero_()
+    encoder = build_image_encoder()
+    if settings.start and (stored := Path(settings.start) / IMAGE_ENCODER).is_file():
+        encoder.load_state_dict(load_file(stored))
     table = TokenTable(text.get_input_embeddings().weight, norm=1.0, trainable=True)
     text.set_input_embeddings(table)
-    return text, unet, build_image_encoder(), table
+    return text, unet, encoder, table
 
 
 def _train_diffusion(rank: int, settings: TrainingSettings, folder: Path, progress: Progress) -> None:
@@ -497,6 +508,7 @@ def export(settings: TrainingSettings, folder: Path, output: Path) -> None:
     """
     import torch
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+    from safetensors.torch import save_file
 
     tokenizer = build_tokenizer()
     text, unet, encoder, table = _build(settings)
@@ -521,6 +533,7 @@ def export(settings: TrainingSettings, folder: Path, output: Path) -> None:
     part = output.with_name(output.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     pipeline.save_pretrained(part)
+    save_file({n: w.half().contiguous() for n, w in encoder.state_dict().items()}, part / IMAGE_ENCODER)
     # transformers 5 would otherwise load the text encoder as fp16 beside an fp32 U-Net, and the pipeline would fail.
     config = part / "text_encoder" / "config.json"
     config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
