@@ -346,11 +346,13 @@ def _data_section(facts: dict[str, Any]) -> list[str]:
         if fonts
         else f"{len(FONTS)} fonts that matplotlib ships"
     )
+    share = s.get("shape_share", 0.0)
+    shapes = f"and {100 * share:.0f} % random strokes that no alphabet has, " if share else ""
     return [
         "## Data",
         "",
         f"{s['images']:,} characters drawn by procedure. {100 * s.get('symbol_share', 0) * bool(fonts):.0f} % are symbols "
-        "that no caption names; of the others (0-9, A-Z, a-z, "
+        f"{shapes}that no caption names; of the others (0-9, A-Z, a-z, "
         + (f"{10 * s['digit_share']:.0f} in ten digits" if "digit_share" in s else "all 62 alike")
         + f") {100 * s.get('pen_share', 0.75):.0f} % are drawn by a pen that follows hand-written or single-line (Hershey) "
         f"skeletons, the rest in {drawn}. Captions name a random part of: {', '.join(ATTRIBUTES)}, and the shape's "
@@ -373,7 +375,7 @@ def _training_section(facts: dict[str, Any], parts: dict[str, float], weights: f
         "",
         f"{100 * s.get('image_share', 0):.0f} % of the captions (one in ten is empty and not counted) hold, in place of "
         "words or beside them, an embedding of the "
-        "image itself or of a few like it, computed by a small encoder that learns along and is thrown away; of the others "
+        "image itself or of a few like it, computed by a small encoder that learns along and is used for nothing else; of the others "
         "more than half have words merged into one vector. Both teach the text encoder what textual inversion does later: "
         "one vector that says which character and how it is drawn.",
         "",

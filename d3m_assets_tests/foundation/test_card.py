@@ -55,11 +55,11 @@ def test_the_folding_is_written_out(facts):
 def test_fonts_are_told_by_package(facts):
     fonts = [{"package": p, "file": "x.ttf", "sha256": "0"} for p in ("fonts-lato", "fonts-bwht", "fonts-lato")]
     settings = {n: v for n, v in facts["settings"].items() if n != "digit_share"}
-    settings |= {"symbol_share": 0.12, "pen_share": 0.3}
+    settings |= {"symbol_share": 0.12, "shape_share": 0.1, "pen_share": 0.3}
     text = model_card({**facts, "settings": settings, "fonts": fonts}, PARAMETERS, 2.8, FOUND).text
     assert "3 fonts of the Debian packages fonts-bwht, fonts-lato" in text
     assert "all 62 alike" in text
-    assert "12 % are symbols" in text
+    assert "12 % are symbols and 10 % random strokes" in text
     assert "Muon" in text
 
 

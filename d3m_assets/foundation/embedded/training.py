@@ -333,9 +333,7 @@ def _draw(settings: TrainingSettings, folder: Path, count: int, seed: int) -> Re
     """What is trained on: all 62 characters alike, random shapes, and symbols where fonts are given."""
     even = sum(c.isdigit() for c in CHARACTERS) / len(CHARACTERS)
     if not settings.fonts:
-        return render(
-            count, seed, digit_share=even, pen_share=settings.pen_share, shape_share=settings.shape_share
-        )
+        return render(count, seed, digit_share=even, pen_share=settings.pen_share, shape_share=settings.shape_share)
     return render(
         count,
         seed,

@@ -7,8 +7,17 @@ import pytest
 
 from d3m_assets.errors import SettingsError
 from d3m_assets.foundation.embedded import outlines
-from d3m_assets.foundation.embedded.characters import ATTRIBUTES, CHARACTERS, SYMBOLS, UNSEEN_SYMBOLS, caption, render
+from d3m_assets.foundation.embedded.characters import (
+    ATTRIBUTES,
+    CHARACTERS,
+    FIRST_SHAPE,
+    SYMBOLS,
+    UNSEEN_SYMBOLS,
+    caption,
+    render,
+)
 from d3m_assets.foundation.embedded.outlines import build_outlines, load_outlines
+from d3m_assets.foundation.embedded.skeletons import random_skeleton
 
 TTF = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
@@ -73,3 +82,18 @@ def test_all_characters_alike_and_symbols_without_a_name(bank):
     assert names == {"character"}
     hand = drawn.attributes[:, list(ATTRIBUTES).index("hand")]
     assert 0.5 < (hand == 0).mean() < 0.75  # the pen's, and the half of the prints that imitate a hand
+
+
+def test_random_shapes_have_no_name_and_recur_in_other_hands(bank):
+    drawn = render(3000, 1, outlines=bank, symbol_share=0.1, shape_share=0.3)
+    shapes = np.flatnonzero(drawn.characters >= FIRST_SHAPE)
+    assert 0.27 < len(shapes) / 3000 < 0.33
+    rng = np.random.default_rng(0)
+    assert {caption(drawn, i, rng)[1][-1] for i in shapes} == {"character"}
+    numbers, counts = np.unique(drawn.characters[shapes], return_counts=True)
+    assert len(numbers) > 700
+    again = numbers[counts > 1][0]
+    first, second = drawn.images[drawn.characters == again][:2]
+    assert (first != second).any()
+    assert (random_skeleton(3) == random_skeleton(3)).all()
+    assert (random_skeleton(3) != random_skeleton(4)).any()
