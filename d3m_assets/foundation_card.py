@@ -375,8 +375,8 @@ def _training_section(facts: dict[str, Any], parts: dict[str, float], weights: f
         "",
         f"{100 * s.get('image_share', 0):.0f} % of the captions (one in ten is empty and not counted) hold, in place of "
         "words or beside them, an embedding of the image itself or of a few like it, computed by a small encoder that learns "
-        "along and is used for nothing else; of the others more than half have words merged into one vector. Both teach the text encoder what textual inversion does later: "
-        "one vector that says which character and how it is drawn.",
+        "along and is used for nothing else; of the others more than half have words merged into one vector. Both "
+        "teach the text encoder what textual inversion does later: one vector that says which character and how it is drawn.",
         "",
         *_history(facts),
         f"This card was measured on {os.cpu_count()} processor cores ({platform.machine()}).",
