@@ -164,6 +164,11 @@ def read_images(context: Context, key: ArtefactKey) -> np.ndarray:
     return read_code(code, size) if code else np.empty((0, *size), np.uint8)
 
 
+def read_numbers(context: Context, key: ArtefactKey) -> np.ndarray:
+    """The number of each coded image of a class in its training set, int ``[N]``."""
+    return from_parquet(context.inputs.read(key, MEMBERS))["index"].to_numpy()
+
+
 def coded_from(version: Version, index: int | None = None) -> pd.DataFrame | None:
     """The real images of a stored code: index, relative_path, sha256; None: its data is gone.
 

@@ -16,7 +16,7 @@ from d3m_assets.assets.class_prompts import ClassPrompts, prompts_of, read_promp
 from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.files import from_parquet, to_json, to_parquet
 from d3m_assets.assets.foundation_model import FoundationModel
-from d3m_assets.assets.payload_bytes import code_bytes, prompt_bytes
+from d3m_assets.assets.payload_bytes import codes_beside_prompts, prompt_bytes
 from d3m_assets.assets.previews import line_plot_png
 from d3m_assets.assets.raw_dataset import RawDataset, image_rows
 from d3m_assets.distillation import inversion, latents
@@ -34,7 +34,7 @@ from d3m_assets.distillation.latents import ImageFiles, LatentCache
 from d3m_assets.distillation.packing import MOST_CLASSES, UNMEASURED_CLASSES, CudaMemory
 from d3m_assets.distillation.prompts import placeholder_token
 from d3m_assets.distillation.selection import SelectionPlan
-from d3m_assets.distillation.settings import BOTH, PARTS, PROMPTS, InversionSettings
+from d3m_assets.distillation.settings import PARTS, PROMPTS, InversionSettings
 from d3m_assets.distillation.vectors import to_stored
 from d3m_assets.errors import BudgetError, D3MError
 from d3m_assets.exports.token_import import ImportedEmbeddings, find_embeddings
@@ -160,7 +160,7 @@ def embedding_plan(context: Context, item: Item) -> EmbeddingPlan:
             max_prompts=min(settings.max_prompts, images),
             max_vectors=max(1, files.text_length // 2),
             norms=_norms(context),
-            codes=code_bytes(context, item.budget) if context.settings.payload == BOTH else 0,
+            codes=codes_beside_prompts(context, item.budget),
         )
 
     return context.once(("embedding plan", item.budget.name, images), plan)

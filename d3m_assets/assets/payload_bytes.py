@@ -18,6 +18,11 @@ def code_bytes(context: Context, budget: Budget) -> int:
     return _split(context, budget)[1]
 
 
+def codes_beside_prompts(context: Context, budget: Budget) -> int:
+    """Bytes of a class that are set aside for image codes where prompts are learned, too; 0 without codes."""
+    return code_bytes(context, budget) if context.settings.payload == BOTH else 0
+
+
 def _split(context: Context, budget: Budget) -> tuple[int, int]:
     allowed = budget.bytes(context.dataset.shape)
     if context.settings.payload != BOTH:

@@ -328,7 +328,7 @@ def verify(
 
     Args:
         bundle: The distilled dataset.
-        foundation: The model it was made for; None: its images are coded.
+        foundation: The model it was made for; None: all its images are coded.
         images: The images at hand.
         sample: Images of each class to check at least: chunks of ``generation.batch_size`` are generated whole, and all of
             their images compared. Which chunks is chosen by the bundle and the class. None: all images.
@@ -344,13 +344,15 @@ def verify(
     # Each class has as many images as any other, so one that ends before the others was cut off.
     lengths = [_length(bundle, c, images.indices(c.prompts.class_name)) for c in bundle.classes]
     count = max(1, *lengths)
-    candidates = bundle.recipe.candidates
-    fresh = any((there := images.indices(name)) and there[-1] >= candidates for name in names)
+    fresh = any(
+        (there := images.indices(c.prompts.class_name)) and there[-1] >= bundle.code_numbers(c).stop
+        for c in bundle.classes
+    )
     results = []
     for done, c in enumerate(bundle.classes):
         name = c.prompts.class_name
         progress(ProgressEvent("verify", done, len(bundle.classes), f"class {printable(name)}"))
-        if bundle.is_coded:  # each class has its own number of images, unless all were asked for the same number
+        if not bundle.generates:  # each class has its own number of images, unless all were asked for the same number
             coded = bundle.training_images(c)
             numbers, selected = bundle.samples(c, min(count, coded) if len(set(lengths)) == 1 else coded), None
         else:
@@ -368,8 +370,8 @@ def _length(bundle: Bundle, c: DistilledClass, present: Sequence[int]) -> int:
     selected = bundle.selected(c)
     if selected is None or not present:
         return present[-1] + 1 if present else 0
-    if present[-1] >= bundle.recipe.candidates:
-        return len(selected) + present[-1] - bundle.recipe.candidates + 1
+    if present[-1] >= (first_fresh := bundle.code_numbers(c).stop):
+        return len(selected) + present[-1] - first_fresh + 1
     return int(np.searchsorted(selected, present[-1], side="right"))
 
 
@@ -390,7 +392,7 @@ def _verify_class(
     result = ClassVerification(name, available=len(present), missing=missing, unselected=len(rejected))
     for index in rejected:
         result.note(f"image {index} is no sample that the bundle selects")
-    if bundle.is_coded:  # of a number beyond those that are coded there is nothing to compare with
+    if not bundle.generates:  # of a number beyond those that are coded there is nothing to compare with
         present = [index for index in present if index in of_class]
     if not present:
         result.note("no image of the class is there")
