@@ -298,8 +298,8 @@ class Settings(BaseSettings):
             )
         if self.imported_embeddings is not None:
             raise ValueError(
-                f"imported_embeddings take the whole budget of their class, which payload={self.payload} gives to codes or may give "
-                "to them; leave one of the two out"
+                f"imported_embeddings take the whole budget of their class, which payload={self.payload} gives to codes or "
+                "may give to them; leave one of the two out"
             )
         if "soft stored" in self.evaluation.labels:
             raise ValueError(

@@ -107,7 +107,9 @@ def payload_sentence(context: Context, budget: Budget) -> str:
     sentences = [choice_sentence(context, budget.name)]
     if chosen_payload(context, budget.name) == BOTH:
         prompts, codes = prompt_bytes(context, budget), code_bytes(context, budget)
-        sentences.append(f"both: up to {prompts} bytes a class of prompts with their selection, and {codes} of image codes")
+        sentences.append(
+            f"both: up to {prompts} bytes a class of prompts with their selection, and {codes} of image codes"
+        )
     if CODES in chosen_parts(context, budget.name):
         chosen = read_codec(context, budget.name)
         assert chosen.codec is not None  # its codes are stored

@@ -180,7 +180,11 @@ def selection_plan(context: Context, budget: Budget) -> SelectionPlan:
         vectors, width = context.settings.inversion.vectors_per_prompt or 1, context.model.files.text_width
         prompt = EmbeddingPlan(1, vectors, storage_type(context, budget), width, _norms(context))
         return plan_selection(
-            prompt_bytes(context, budget), prompt.payload, images=images, candidates=settings.candidates, kept=settings.kept
+            prompt_bytes(context, budget),
+            prompt.payload,
+            images=images,
+            candidates=settings.candidates,
+            kept=settings.kept,
         )
 
     return context.once(("selection plan", budget.name), plan)

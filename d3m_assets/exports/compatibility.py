@@ -41,7 +41,9 @@ def fits(bundle: Bundle) -> list[str]:
     family = _FAMILIES.get(plan.width)
     lines = [f"Regenerates its images with the base model {model} and no other: d3m regenerate, verify."]
     if bundle.has_codes:
-        lines.append("Its coded real images are decoded without the model, and written at the size of the generated ones.")
+        lines.append(
+            "Its coded real images are decoded without the model, and written at the size of the generated ones."
+        )
     if recipe.foundation == EMBEDDED:
         lines.append(
             "Its tokens (d3m export --format diffusers) load into a stock diffusers StableDiffusionPipeline of that model, which "

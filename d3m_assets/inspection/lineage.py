@@ -24,7 +24,7 @@ from d3m_assets.assets.raw_dataset import RawDataset
 from d3m_assets.assets.sample_selection import SampleSelection
 from d3m_assets.assets.synthetic_pool import SyntheticPool
 from d3m_assets.datasets.names import class_key
-from d3m_assets.distillation.bundle import Bundle
+from d3m_assets.distillation.bundle import Bundle, DistilledClass
 from d3m_assets.distillation.settings import AUTO, CODES, PARTS, PROMPTS
 from d3m_assets.errors import D3MError, StageError, StoreError
 from d3m_assets.exports.image_record import CODED, ImageRecord

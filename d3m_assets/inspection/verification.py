@@ -129,14 +129,13 @@ class PoolImages:
         import pandas as pd
 
         images = _decoded(self._codes[class_name], self._bundle)
-        side = pool_images(generated.head(1)).shape[1]
+        before = []
         if self._bundle.generates:
-            images = resize_to_square(images, side, self._bundle.recipe.channels)
+            before.append(generated[["index", "image"]])
+            images = resize_to_square(images, pool_images(generated.head(1)).shape[1], self._bundle.recipe.channels)
         files = [{"bytes": encode_png(image)} for image in images]
         coded = pd.DataFrame({"index": list(self._numbers[class_name])[: len(files)], "image": files})
-        if not self._bundle.generates:
-            return coded
-        return pd.concat([generated[["index", "image"]], coded], ignore_index=True)
+        return pd.concat([*before, coded], ignore_index=True)
 
     def indices(self, class_name: str) -> list[int]:
         """Numbers of the images in the pool of a class that the bundle selects; where it selects none, of all."""

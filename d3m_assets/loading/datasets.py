@@ -128,7 +128,8 @@ class DistilledDataset(Dataset[Sample]):
         classes: Names of the classes, by label.
 
     Raises:
-        BundleError: There is no such bundle, the model or the autoencoder is not the bundle's, or all its images are coded and fewer.
+        BundleError: There is no such bundle, the model or the autoencoder is not the bundle's, or all images are
+            coded and there are fewer.
         FoundationError: There is no such model or device.
         StoreError: The cache cannot be written.
         ValueError: ``images_per_class`` is below 1.
@@ -267,7 +268,8 @@ class IterableDistilledDataset(IterableDataset[Sample]):
         epoch_length: Samples of an epoch, all ranks together.
 
     Raises:
-        BundleError: There is no such bundle, the model or the autoencoder is not the bundle's, or all its images are coded and fewer.
+        BundleError: There is no such bundle, the model or the autoencoder is not the bundle's, or all images are
+            coded and there are fewer.
         FoundationError: There is no such model or device.
         StoreError: The cache cannot be written.
         ValueError: A number is out of its range, or fresh samples are asked for where all images are coded.
