@@ -218,10 +218,10 @@ class Settings(BaseSettings):
         "(coded real images), both, or auto: of each budget prompts or codes, whichever teaches more on the validation part.",
     )
     codes_share: float = Field(
-        default=0.5,
+        default=0.25,
         gt=0,
         lt=1,
-        description="Part of the bytes of a class that image codes get with payload=both; prompts and selection get the rest.",
+        description="Part of the bytes of a class that image codes get with payload=both; vectors and selection get the rest.",
     )
     budgets: Budgets = Field(
         default=("ipc-1", "ipc-5"),

@@ -34,11 +34,11 @@ from d3m_assets.inspection.verification import PoolImages
 from d3m_assets.store import ArtefactKey
 from d3m_assets_tests.assets.recording import RecordingPipeline
 from d3m_assets_tests.assets.test_recorded_settings import HARMLESS
-from d3m_assets_tests.small_runs import SELECTED, open_pipeline, run
+from d3m_assets_tests.small_runs import QUICK, SELECTED, open_pipeline, run
 
-ALLOWED = 64
+ALLOWED = 96
 BOTH = SELECTED | {
-    "payload": "both", "validation_fraction": 0.3, "students.steps": 8, "evaluation.distillations": 2,
+    "payload": "both", "codes_share": 0.5, "validation_fraction": 0.3, "students.steps": 8, "evaluation.distillations": 2,
     "budgets": (f"{ALLOWED}B",),
 }  # fmt: skip
 
@@ -57,12 +57,12 @@ def opened(root, **changes):
 
 
 def bundle_of(root):
-    stored = opened(root).store.read(ArtefactKey("distilled_bundle", None, "64B"), "bundle.safetensors")
+    stored = opened(root).store.read(ArtefactKey("distilled_bundle", None, "96B"), "bundle.safetensors")
     return Bundle.from_bytes(stored, "b")
 
 
 def read(root, asset, file, class_key, replicate=0):
-    return opened(root).store.read(ArtefactKey(asset, class_key, "64B", replicate), file)
+    return opened(root).store.read(ArtefactKey(asset, class_key, "96B", replicate), file)
 
 
 def kept_of(root, class_key, replicate=0):
@@ -108,17 +108,17 @@ def test_every_byte_is_charged_and_within_its_share(both):
     assert [ledger[item] for item in ("embedding vectors", "selection of samples", "image codes")] == totals
     assert bundle.payload == sum(totals)
     assert ledger.sum() - ledger["foundation model"] == len(bundle.to_bytes())
-    rows = from_parquet(opened(both).store.read(ArtefactKey("student_metrics", None, "64B"), "metrics.parquet"))
+    rows = from_parquet(opened(both).store.read(ArtefactKey("student_metrics", None, "96B"), "metrics.parquet"))
     of_codes = [len(read(both, "image_codes", CODE, k, replicate)) for k in "017" for replicate in (0, 1)]
     generated = np.mean([vectors + selection for vectors, selection, _ in sizes])
     assert set(rows["bytes_per_class"]) == {generated + np.mean(of_codes)}
-    assert rows["detail"].str.contains("both: up to 32 bytes a class of prompts with their selection, and 32 of").all()
+    assert rows["detail"].str.contains("both: up to 48 bytes a class of prompts with their selection, and 48 of").all()
 
 
 def test_students_learn_from_the_kept_samples_and_the_decoded_codes(both):
-    context = opened(both).reading(ArtefactKey("student_metrics", None, "64B"))
+    context = opened(both).reading(ArtefactKey("student_metrics", None, "96B"))
     for replicate in (0, 1):
-        train = synthetic_images(context, "64B", replicate)
+        train = synthetic_images(context, "96B", replicate)
         for key in "017":
             _, generated = kept_of(both, key, replicate)
             expected = np.concatenate([generated, decoded(both, key, generated.shape[1], replicate)])
@@ -275,31 +275,31 @@ def test_lineage_of_either_part(both, folder):
     path = folder / "7" / f"{number:05d}.png"
     for found in (
         lineage_of_image(read_record(path), path, at_hand),
-        lineage_of_pool_row(at_hand, "64B", "7", number),
+        lineage_of_pool_row(at_hand, "96B", "7", number),
     ):
         assert found.sections["image"]["origin"] == CODED
         assert found.sections["real images"]["images"] == expected
     first = int(bundle.selected(c)[0])
     path = folder / "7" / f"{first:05d}.png"
-    for found in (lineage_of_image(read_record(path), path, at_hand), lineage_of_pool_row(at_hand, "64B", "7", first)):
+    for found in (lineage_of_image(read_record(path), path, at_hand), lineage_of_pool_row(at_hand, "96B", "7", first)):
         assert "origin" not in found.sections["image"]
         assert found.sections["vectors"]["training"]["steps"] == 3
     of_bundle = lineage_of_bundle(bundle, "b.safetensors", at_hand).sections
     assert [row["class"] for row in of_bundle["vectors"]["by class"]] == ["0", "1", "7"]
     assert [row["artefact"] for row in of_bundle["image codes"]["by class"]] == [
-        f"image_codes [{k}, 64B]" for k in "017"
+        f"image_codes [{k}, 96B]" for k in "017"
     ]
 
 
 def test_both_parts_are_shown(both, foundation, tmp_path):
     pipeline, bundle = opened(both), bundle_of(both)
     assert run(pipeline) == []
-    shown = pipeline.preview(ArtefactKey("distilled_bundle", None, "64B"))
+    shown = pipeline.preview(ArtefactKey("distilled_bundle", None, "96B"))
     assert [len(shown[part]) for part in ("vectors", "image codes")] == [3, 3]
     assert shown["image codes"]["bytes"].tolist() == [len(c.codes) for c in bundle.classes]
     page = pipeline.store.read(ArtefactKey("distillation_report"), "report.html").decode()
-    assert "D3M 64B, coded" in page and "D3M 64B, rejected" in page
-    assert "a coded real image" in page and "both: up to 32 bytes a class of prompts" in page
+    assert "D3M 96B, coded" in page and "D3M 96B, rejected" in page
+    assert "a coded real image" in page and "both: up to 48 bytes a class of prompts" in page
     (tmp_path / "b.safetensors").write_bytes(bundle.to_bytes())
     told = CliRunner().invoke(cli.app, ["inspect", str(tmp_path / "b.safetensors")])
     assert told.exit_code == 0, told.output
@@ -310,8 +310,8 @@ def test_both_parts_are_shown(both, foundation, tmp_path):
 
 
 def test_that_codes_are_copies_is_no_fault_and_that_generated_images_are_not_is_looked_at(both):
-    summary = json.loads(opened(both).store.read(ArtefactKey("pool_audit", None, "64B"), "audit.json"))
-    images = from_parquet(opened(both).store.read(ArtefactKey("pool_audit", None, "64B"), "images.parquet"))
+    summary = json.loads(opened(both).store.read(ArtefactKey("pool_audit", None, "96B"), "audit.json"))
+    images = from_parquet(opened(both).store.read(ArtefactKey("pool_audit", None, "96B"), "images.parquet"))
     assert "coded_real_images" not in summary
     generated = images[images["index"] < bundle_of(both).recipe.candidates]
     assert 0 < len(generated) < len(images) == summary["images"]
@@ -322,7 +322,7 @@ def test_new_codes_do_not_generate_images_again_and_new_vectors_do_not_encode_ag
     def specs(**changes):
         pipeline = opened(both, **changes)
         names = ("synthetic_pool", "image_codes")
-        return [pipeline.spec(ArtefactKey(name, "7", "64B")).fingerprint for name in names]
+        return [pipeline.spec(ArtefactKey(name, "7", "96B")).fingerprint for name in names]
 
     pool, codes = specs()
     assert specs(**{"students.steps": 9})[0] == pool
@@ -343,6 +343,40 @@ def test_a_budget_that_is_too_small_for_both_says_what_to_do(finished, tmp_path)
         assert all(outcome.error is None for outcome in pipeline.materialize(made, pipeline.keys(made)))
     (outcome,) = pipeline.materialize("codec_choice", pipeline.keys("codec_choice"))
     assert "image codes have 1 bytes a class; give more bytes, a larger codes_share" in str(outcome.error)
+
+
+def test_dagster_makes_and_shows_both_parts(both, tmp_path, monkeypatch):
+    import dagster as dg
+
+    from d3m_assets.definitions import build_definitions
+    from d3m_assets.orchestration.launch import open_instance
+    from d3m_assets.orchestration.partitions import CLASSES
+    from d3m_assets.settings import load_settings
+    from d3m_assets_tests.orchestration.runs import events, run_assets
+
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    store = tmp_path / "store"
+    shutil.copytree(both / "home" / "store", store)
+    settings = load_settings(dataset=str(both / "images"), home=tmp_path, storage=str(store), **(QUICK | BOTH))
+    before = bundle_of(both)
+    for gone in ("image_codes", "distilled_bundle"):
+        shutil.rmtree(next(store.rglob(gone)))
+    with open_instance(settings) as instance:
+        instance.add_dynamic_partitions(CLASSES, ["0", "1", "7"])
+        definitions = build_definitions(settings)
+        assert run_assets(definitions, instance, ["inverted_embeddings", "image_codes"], "96B|0", "96B|7").success
+        assert run_assets(definitions, instance, ["distilled_bundle"], "96B").success
+        codes = {
+            event.partition: event.metadata["bytes charged to the class"].value
+            for event in events(instance, "image_codes")
+        }
+        assert codes == {f"96B|{c.prompts.class_key}": len(c.codes) for c in before.classes}
+        (event,) = events(instance, "distilled_bundle")
+        assert event.metadata["bytes charged to the class"].value == before.payload
+        for part in ("vectors", "image codes"):
+            assert isinstance(event.metadata[part], dg.MarkdownMetadataValue | dg.TableMetadataValue)
+    made = next(store.rglob("distilled_bundle")).rglob("*bundle*.safetensors")
+    assert [path.read_bytes() for path in made] == [before.to_bytes()]
 
 
 def test_makers_declare_what_they_read(finished, tmp_path):
