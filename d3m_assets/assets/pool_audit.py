@@ -41,7 +41,7 @@ SCORES = ("precision", "recall", "density", "coverage")
 
 
 class PoolAudit(Asset):
-    """Faults of the training images of a budget: copies of training images, repeats, images of another class, collapse."""
+    """Faults of the selected samples of a budget: copies of training images, repeats, images of another class, collapse."""
 
     group = "evaluation"
     partitions = ("budget",)

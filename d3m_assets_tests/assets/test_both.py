@@ -12,6 +12,7 @@ from d3m_assets import cli
 from d3m_assets.assets.files import from_parquet
 from d3m_assets.assets.image_codes import FILE as CODE
 from d3m_assets.assets.image_codes import MEMBERS
+from d3m_assets.assets.payload_choice import read_distilled
 from d3m_assets.assets.sample_selection import CODE as SELECTION
 from d3m_assets.assets.sample_selection import TABLE
 from d3m_assets.assets.student_metrics import synthetic_images
@@ -124,6 +125,18 @@ def test_students_learn_from_the_kept_samples_and_the_decoded_codes(both):
             expected = np.concatenate([generated, decoded(both, key, generated.shape[1], replicate)])
             position = context.dataset.class_by_key[key].position
             assert np.array_equal(train.images[train.labels == position], expected)
+
+
+def test_a_training_set_says_which_image_is_of_which_kind(both):
+    """Teacher's labels, audit and report go by these columns."""
+    context = opened(both).reading(ArtefactKey("pool_labels", "7", "96B"))
+    table, rejected = (read_distilled(context, "7", "96B", kept=kept) for kept in (True, False))
+    codes = from_parquet(read(both, "image_codes", MEMBERS, "7"))["index"].tolist()
+    kept, _ = kept_of(both, "7")
+    assert table["index"].tolist() == [*kept, *codes]
+    assert table["origin"].tolist() == [GENERATED] * len(kept) + [CODED] * len(codes)
+    assert set(table["class_name"]) == {"7"} and table["class_id"].nunique() == 1
+    assert set(rejected["index"]) == set(range(codes[0])) - set(kept)
 
 
 def test_what_is_regenerated_is_the_pool_and_the_codes_byte_for_byte(both, folder, foundation):
