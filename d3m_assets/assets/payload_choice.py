@@ -229,6 +229,5 @@ def read_coded(context: Context, class_key: str, budget: str, replicate: int = 0
     """The coded images of a class as rows of a pool; arguments are as of :func:`read_distilled`."""
     if context.settings.payload == CODES:
         return read_pool(context, class_key, budget, replicate)
-    return coded_table(
-        context, context.dataset.class_by_key[class_key], budget, replicate
-    )  # the pool has what is generated
+    # The pool has what is generated.
+    return coded_table(context, context.dataset.class_by_key[class_key], budget, replicate)

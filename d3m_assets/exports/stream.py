@@ -298,7 +298,8 @@ def generate_class(
     codes = bundle.code_numbers(distilled)
     generated = [k for k in numbers if k not in codes]
     size = foundation.files.image_size
-    images, samples = np.empty((0, size, size, bundle.recipe.channels), np.uint8), []
+    images: np.ndarray = np.empty((0, size, size, bundle.recipe.channels), np.uint8)
+    samples: list[Sample] = []
     if generated:
         with one_thread():  # the number of threads decides how sums round
             images, samples = generate(
