@@ -341,10 +341,8 @@ def verify(
     """
     foundation, decoder = checked_models(bundle, foundation, autoencoder)
     names = [c.prompts.class_name for c in bundle.classes]
-    # Each class has as many images as any other, so one that ends before the others was cut off.
     lengths = [_length(bundle, c, images.indices(c.prompts.class_name)) for c in bundle.classes]
-    count = max(1, *lengths)
-    fresh = any(
+    fresh = bundle.generates and any(
         (there := images.indices(c.prompts.class_name)) and there[-1] >= bundle.code_numbers(c).stop
         for c in bundle.classes
     )
@@ -352,17 +350,21 @@ def verify(
     for done, c in enumerate(bundle.classes):
         name = c.prompts.class_name
         progress(ProgressEvent("verify", done, len(bundle.classes), f"class {printable(name)}"))
-        if not bundle.generates:  # each class has its own number of images, unless all were asked for the same number
-            coded = bundle.training_images(c)
-            numbers, selected = bundle.samples(c, min(count, coded) if len(set(lengths)) == 1 else coded), None
-        else:
-            numbers, selected = bundle.samples(c, count), bundle.selected(c)
-        # A selection may keep fewer images of one class than of another; only with fresh ones are there as many of each.
-        expected = numbers if selected is None or fresh else numbers[: len(selected)]
+        expected = bundle.samples(c, _expected_images(bundle, c, lengths, fresh=fresh))
         results.append(_verify_class(bundle, c, foundation, images, expected, sample, decoder))
     progress(ProgressEvent("verify", len(bundle.classes), len(bundle.classes)))
     strangers = images.strangers(names)
     return Verification(tuple(results), tuple(strangers), images.precision, precision_of(foundation), exact)
+
+
+def _expected_images(bundle: Bundle, c: DistilledClass, lengths: Sequence[int], *, fresh: bool) -> int:
+    """How many images of a class there should be, by how many samples of each class include those that are there."""
+    longest, training = max(1, *lengths), bundle.training_images(c)
+    if fresh:  # as many of each class were asked for, so one that ends before the others was cut off
+        return longest
+    # Without fresh ones a class has no more than its training set, whose size may be its own: a selection may keep fewer, and
+    # other codes hold fewer. Only where all classes end alike may fewer have been asked for.
+    return training if bundle.has_codes and len(set(lengths)) > 1 else min(longest, training)
 
 
 def _length(bundle: Bundle, c: DistilledClass, present: Sequence[int]) -> int:
