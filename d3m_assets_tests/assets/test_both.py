@@ -20,7 +20,7 @@ from d3m_assets.assets.synthetic_pool import FILE as POOL
 from d3m_assets.assets.synthetic_pool import pool_images
 from d3m_assets.datasets.images import decode_png
 from d3m_assets.datasets.labelled_images import resize_to_square
-from d3m_assets.distillation.budgets import plan_embeddings, split_bytes
+from d3m_assets.distillation.budgets import EmbeddingPlan, plan_embeddings, plan_selection, split_bytes
 from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.errors import BudgetError, BundleError
 from d3m_assets.evaluation.codecs import decode_images, encode_images
@@ -32,6 +32,7 @@ from d3m_assets.exports.tokens import export_tokens
 from d3m_assets.exports.verification import FolderImages, verify
 from d3m_assets.inspection.lineage import AtHand, lineage_of_bundle, lineage_of_image, lineage_of_pool_row
 from d3m_assets.inspection.verification import PoolImages
+from d3m_assets.settings import load_settings
 from d3m_assets.store import ArtefactKey
 from d3m_assets_tests.assets.recording import RecordingPipeline
 from d3m_assets_tests.assets.test_recorded_settings import HARMLESS
@@ -92,6 +93,17 @@ def folder(both, foundation, tmp_path_factory):
 )
 def test_the_bytes_of_a_class_are_split_without_rest(allowed, share, expected):
     assert split_bytes(allowed, share) == expected
+
+
+def test_the_default_share_leaves_64_bytes_a_vector_with_a_selection_and_codes():
+    """As docs/explanation/image-codes.md says of the embedded model, whose vectors have 64 numbers."""
+    prompts, codes = split_bytes(64, load_settings(payload="both").codes_share)
+    assert (prompts, codes) == (48, 16)
+    for allowed, candidates, charged in ((prompts, 138, 48), (64, 150, 49)):
+        selection = plan_selection(allowed, EmbeddingPlan(1, 1, "int4", 64).payload, images=50)
+        plan = plan_embeddings("64B", allowed - selection.bytes, width=64, storage_type="int4")
+        assert (plan.prompts, plan.vectors, selection.candidates) == (1, 1, candidates)
+        assert plan.payload + selection.bytes == charged
 
 
 def test_every_byte_is_charged_and_within_its_share(both):
@@ -378,7 +390,6 @@ def test_dagster_makes_and_shows_both_parts(both, tmp_path, monkeypatch):
     from d3m_assets.definitions import build_definitions
     from d3m_assets.orchestration.launch import open_instance
     from d3m_assets.orchestration.partitions import CLASSES
-    from d3m_assets.settings import load_settings
     from d3m_assets_tests.orchestration.runs import events, run_assets
 
     monkeypatch.setenv("DAGSTER_HOME", "")
