@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from d3m_assets import cli
+from d3m_assets.assets import selection_model
 from d3m_assets.assets.files import from_parquet
 from d3m_assets.assets.image_codes import FILE as CODE
 from d3m_assets.assets.image_codes import MEMBERS
@@ -25,6 +26,7 @@ from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.errors import BudgetError, BundleError
 from d3m_assets.evaluation.codecs import decode_images, encode_images
 from d3m_assets.evaluation.codecs.reading import code_header
+from d3m_assets.evaluation.settings import TeacherSettings
 from d3m_assets.exports.image_record import CODED, GENERATED, read_record
 from d3m_assets.exports.images import regenerate
 from d3m_assets.exports.stream import ImageStream, generate_class
@@ -42,6 +44,14 @@ ALLOWED = 96
 BOTH = SELECTED | {
     "payload": "both", "codes_share": 0.5, "validation_fraction": 0.3, "budgets": (f"{ALLOWED}B",),
 }  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_network():
+    """A selecting network of a second; what it selects is not looked at here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection_model, "RECIPE", TeacherSettings(width=4, steps=40))
+        yield
 
 
 @pytest.fixture(scope="module")
