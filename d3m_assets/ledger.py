@@ -260,41 +260,33 @@ class BundleBytes:
     """Bytes of a bundle and of the models that generate images from it.
 
     Attributes:
-        vectors: Bytes of the embedding vectors of all classes.
+        vectors: Bytes of the embedding vectors of all classes; None: there are none, since nothing is generated.
         selections: Bytes of the numbers of the samples that are kept; None: all are, and nobody asked for a selection.
-        codes: Bytes of the image codes of all classes, which then have no vectors and need no model; None: there are none.
+        codes: Bytes of the image codes of all classes; None: there are none.
         file: Bytes of the bundle file.
-        foundation: Bytes of the foundation model's weights.
+        foundation: Bytes of the foundation model's weights; None: no model is needed, since nothing is generated.
         autoencoder: Bytes of the tiny autoencoder's weights; None: the bundle needs none.
     """
 
-    vectors: int
+    vectors: int | None
     file: int
-    foundation: int
+    foundation: int | None
     autoencoder: int | None = None
     selections: int | None = None
     codes: int | None = None
 
     def own_lines(self) -> list[LedgerLine]:
         """Lines of the bundle file itself."""
-        if self.codes is not None:
-            coded = LedgerLine("image codes", "class", "stored", self.codes)
-            return [coded, LedgerLine("recipe and names", "shared", "stored", self.file - self.codes)]
-        lines = [LedgerLine("embedding vectors", "class", "stored", self.vectors)]
-        if self.selections is not None:
-            item = "selection of samples" if self.selections else "selection of samples (none: the budget has no room)"
-            lines.append(LedgerLine(item, "class", "stored", self.selections))
-        rest = self.file - self.vectors - (self.selections or 0)
+        selection = "selection of samples" if self.selections else "selection of samples (none: the budget has no room)"
+        parts = {"embedding vectors": self.vectors, selection: self.selections, "image codes": self.codes}
+        lines = [LedgerLine(item, "class", "stored", size) for item, size in parts.items() if size is not None]
+        rest = self.file - sum(line.bytes for line in lines)
         return [*lines, LedgerLine("recipe and names", "shared", "stored", rest)]
 
     def model_lines(self) -> list[LedgerLine]:
         """Lines of the models, which the bundles of all budgets share."""
-        if self.codes is not None:
-            return []
-        lines = [LedgerLine("foundation model", "shared", "stored", self.foundation)]
-        if self.autoencoder is not None:
-            lines.append(LedgerLine("tiny autoencoder", "shared", "stored", self.autoencoder))
-        return lines
+        models = {"foundation model": self.foundation, "tiny autoencoder": self.autoencoder}
+        return [LedgerLine(item, "shared", "stored", size) for item, size in models.items() if size is not None]
 
     def table(self) -> pd.DataFrame:
         """All lines: columns item, scope, kind and bytes."""

@@ -215,7 +215,13 @@ class Settings(BaseSettings):
     payload: Payload = Field(
         default="prompts",
         description="What a class stores within its budget: prompts (learned vectors that images are generated from), codes "
-        "(coded real images), or auto: of each budget the one that teaches more, decided on the validation part.",
+        "(coded real images), both, or auto: of each budget prompts or codes, whichever teaches more on the validation part.",
+    )
+    codes_share: float = Field(
+        default=0.25,
+        gt=0,
+        lt=1,
+        description="Part of the bytes of a class that image codes get with payload=both; vectors and selection get the rest.",
     )
     budgets: Budgets = Field(
         default=("ipc-1", "ipc-5"),
@@ -282,7 +288,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _what_codes_need(self) -> Settings:
-        """Codes are chosen on validation images; and what is said of prompts alone has no meaning beside them."""
+        """Codes are chosen on validation images, and leave no room for what is charged beside the payload."""
         if self.payload == PROMPTS:
             return self
         if not self.validation_fraction:
@@ -292,7 +298,8 @@ class Settings(BaseSettings):
             )
         if self.imported_embeddings is not None:
             raise ValueError(
-                f"imported_embeddings are prompts, and with payload={self.payload} they may not be used; leave one of the two out"
+                f"imported_embeddings take the whole budget of their class, which payload={self.payload} gives to codes or "
+                "may give to them; leave one of the two out"
             )
         if "soft stored" in self.evaluation.labels:
             raise ValueError(

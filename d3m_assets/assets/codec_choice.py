@@ -9,12 +9,13 @@ from typing import Any
 
 from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.files import to_json
+from d3m_assets.assets.payload_bytes import code_bytes
 from d3m_assets.assets.raw_dataset import RawDataset, image_rows, labelled_images
 from d3m_assets.assets.selection_model import SelectionModel, see
 from d3m_assets.compute.devices import own_device
 from d3m_assets.compute.shared import Shared
 from d3m_assets.datasets.labelled_images import LabelledImages
-from d3m_assets.distillation.settings import CODES, PROMPTS
+from d3m_assets.distillation.settings import AUTO, BOTH, CODES, PARTS
 from d3m_assets.errors import D3MError, StageError
 from d3m_assets.evaluation import baselines, codec_choice, codecs
 from d3m_assets.evaluation.baselines.encoded import EncodableClass, encoded_sets
@@ -47,7 +48,7 @@ class CodecChoice(Asset):
     def settings(self, context: Context, item: Item) -> dict[str, Any]:
         """Bytes of a class, the students that choose, and the file formats that there are."""
         return {
-            "bytes_per_class": item.budget.bytes(context.dataset.shape),
+            "bytes_per_class": code_bytes(context, item.budget),
             "students": context.settings.students.model_dump(mode="json", exclude={"recipe", "seeds"}),
             "student seed": context.settings.students.seeds[0],
             "seed": item.seed,
@@ -74,7 +75,7 @@ class CodecChoice(Asset):
         job = CodecJob(
             context.once(CodecJob, lambda: Shared(encodable_classes(context))),
             Shared(labelled_images(context, held_out, "validation")),
-            item.budget.bytes(context.dataset.shape),
+            code_bytes(context, item.budget),
             item.seed,
             context.settings.students,
             context.device,
@@ -82,11 +83,8 @@ class CodecChoice(Asset):
         ((_, result),) = context.map_in_workers(self.name, _choose, [job], [item.label])
         if isinstance(result, D3MError):
             raise result
-        if result["codec"] is None and context.settings.payload == CODES:
-            raise StageError(
-                f"no coded image of every class fits into {item.budget} ({job.allowed} bytes a class); give more bytes, or "
-                "payload=prompts"
-            )
+        if result["codec"] is None and context.settings.payload != AUTO:
+            raise no_room(context, item, "every class", "any codec")
         facts = {"codec": result["words"], "candidates": len(result["candidates"]), "validation images": len(held_out)}
         return Made(item.key, {FILE: to_json(result)}, facts)
 
@@ -100,7 +98,16 @@ class CodecChoice(Asset):
 
 def no_codes(settings: Settings) -> str:
     """Why no image codes are stored; empty if they may be."""
-    return "payload is prompts" if settings.payload == PROMPTS else ""
+    return "" if CODES in PARTS[settings.payload] else f"payload is {settings.payload}"
+
+
+def no_room(context: Context, item: Item, whose: str, codec: str) -> StageError:
+    """The error of a budget into which no code fits, with the way out."""
+    share = ", a larger codes_share" if context.settings.payload == BOTH else ""
+    return StageError(
+        f"no coded image of {whose} fits into {item.budget} as {codec}: image codes have {code_bytes(context, item.budget)} bytes "
+        f"a class; give more bytes{share}, or payload=prompts"
+    )
 
 
 def encodable_class(context: Context, class_key: str) -> EncodableClass:
@@ -172,11 +179,11 @@ def read_codec(context: Context, budget: str) -> ChosenCodec:
     """The codec that was chosen for a budget.
 
     Raises:
-        StageError: With ``payload=codes``, where no image fits; ``payload=auto`` may have made the choice.
+        StageError: No image fits, as a choice that ``payload=auto`` has made may say.
     """
     (key,) = context.inputs.keys(CodecChoice, budget=budget)
     stored = json.loads(context.inputs.read(key, FILE))
     number = stored["codec"]
-    if number is None and context.settings.payload == CODES:
+    if number is None and context.settings.payload != AUTO:
         raise StageError(f"no coded image of every class fits into {budget}; give more bytes, or payload=prompts")
     return ChosenCodec(None if number is None else codec_of(number), stored["sentence"])

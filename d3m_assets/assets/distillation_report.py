@@ -17,7 +17,7 @@ from d3m_assets.assets.frontier_metrics import FrontierMetrics
 from d3m_assets.assets.image_codes import ImageCodes
 from d3m_assets.assets.measuring import MeasuredAsset, read_metrics
 from d3m_assets.assets.origins import image_origins
-from d3m_assets.assets.payload_choice import PayloadChoice, read_distilled
+from d3m_assets.assets.payload_choice import PayloadChoice, chosen_parts, read_coded, read_distilled
 from d3m_assets.assets.pool_audit import PoolAudit, read_audit
 from d3m_assets.assets.pool_labels import PoolLabels, agreement_rows
 from d3m_assets.assets.raw_dataset import RawDataset, image_rows, real_images
@@ -29,7 +29,7 @@ from d3m_assets.assets.synthetic_pool import SyntheticPool, pool_images
 from d3m_assets.assets.teacher_model import TeacherModel, read_teacher
 from d3m_assets.assets.whole_dataset_metrics import TEACHER_FILE, WholeDatasetMetrics
 from d3m_assets.compute.devices import cores
-from d3m_assets.distillation.settings import CODES, PROMPTS
+from d3m_assets.distillation.settings import BOTH, CODES, PROMPTS
 from d3m_assets.errors import StageError
 from d3m_assets.ledger import Kind, LedgerLine, distillation_ledger
 from d3m_assets.planning.asset import Asset, Check, Made
@@ -193,6 +193,9 @@ def sample_grids(context: Context) -> dict[str, dict[str, np.ndarray]]:
         grids[f"D3M {budget}"] = {
             c.name: pool_images(read_distilled(context, c.key, budget.name).head(IMAGES_PER_SAMPLE)) for c in classes
         }
+        if len(chosen_parts(context, budget.name)) > 1:  # the first of them are generated
+            coded = {c.name: read_coded(context, c.key, budget.name).head(IMAGES_PER_SAMPLE) for c in classes}
+            grids[f"D3M {budget}, coded"] = {name: pool_images(rows) for name, rows in coded.items()}
         rejected = {c.name: read_distilled(context, c.key, budget.name, kept=False) for c in classes}
         if all(len(rows) for rows in rejected.values()):
             grids[f"D3M {budget}, rejected"] = {
@@ -222,6 +225,7 @@ def _provenance(context: Context) -> dict[str, Any]:
         "seed": settings.seed,
         "validation fraction": settings.validation_fraction,
         **({} if settings.payload == PROMPTS else {"payload": settings.payload}),
+        **({"codes share": settings.codes_share} if settings.payload == BOTH else {}),
         "prompts": settings.prompts.model_dump(mode="json"),
         **({} if settings.payload == CODES else {"inversion": settings.inversion.model_dump(mode="json")}),
         "generation": settings.generation.model_dump(mode="json"),

@@ -1,4 +1,4 @@
-"""``distilled_bundle``: the distilled dataset of a budget in one file: vectors and selections or image codes, recipe."""
+"""``distilled_bundle``: the distilled dataset of a budget in one file: vectors and selections, image codes, recipe."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from d3m_assets.assets.inverted_embeddings import (
     selection_plan,
     vectors_key,
 )
-from d3m_assets.assets.payload_choice import PayloadChoice, choice_sentence, chosen_payload
+from d3m_assets.assets.payload_bytes import code_bytes, prompt_bytes
+from d3m_assets.assets.payload_choice import PayloadChoice, choice_sentence, chosen_parts, chosen_payload
 from d3m_assets.assets.sample_selection import SampleSelection, read_code
 from d3m_assets.assets.synthetic_pool import generation_fingerprint
 from d3m_assets.distillation import bundle
 from d3m_assets.distillation.bundle import Bundle, DistilledClass, Recipe
-from d3m_assets.distillation.settings import CODES, PROMPTS
+from d3m_assets.distillation.settings import BOTH, CODES, PROMPTS
+from d3m_assets.ledger import Budget
 from d3m_assets.planning.asset import Asset, Made
 from d3m_assets.planning.versions import Version
 from d3m_assets.store import SUPERSEDED, ArtefactKey, Store
@@ -65,16 +67,11 @@ class DistilledBundle(Asset):
 
     def make_one(self, context: Context, item: Item) -> Made:
         """Put the payloads of all classes into one file."""
-        if chosen_payload(context, item.budget.name) == CODES:
-            return _made(item, Bundle(_coded_recipe(context, item), _coded_classes(context, item)))
-        classes = []
-        for dataset_class in context.dataset.classes:
-            source = vectors_key(context, dataset_class.key, item.budget.name)
-            plan = embedding_plan(context, context.item(source))
-            prompts = read_prompts(context, dataset_class.key)
-            code = read_code(context, dataset_class.key, item.budget.name)
-            classes.append(DistilledClass(prompts, plan, read_vectors(context, source), code))
-        return _made(item, Bundle(_recipe(context, item), tuple(classes)))
+        classes = tuple(_distilled_class(context, item, c.key) for c in context.dataset.classes)
+        made = Bundle(_recipe(context, item), classes)
+        data = made.to_bytes()
+        Bundle.from_bytes(data, str(item.key))  # what no one could read is not stored
+        return Made(item.key, {FILE: data}, {"payload_bytes": made.payload, "bundle_bytes": len(data)})
 
     def preview(self, context: Context, item: Item) -> dict[str, Any]:
         """The ledger, where the file is, and where it and its vectors were made; how its payload was chosen."""
@@ -87,33 +84,48 @@ class DistilledBundle(Asset):
         }
         if found.recipe.payload_choice:
             shown["payload"] = found.recipe.payload_choice
-        return shown if found.is_coded else shown | {"vectors": _vectors_table(context, item)}
+        if found.has_codes:
+            shown["image codes"] = _codes_table(found)
+        return shown | ({"vectors": _vectors_table(context, item)} if found.generates else {})
 
 
-def _made(item: Item, made: Bundle) -> Made:
-    data = made.to_bytes()
-    Bundle.from_bytes(data, str(item.key))  # what no one could read is not stored
-    return Made(item.key, {FILE: data}, {"payload_bytes": made.payload, "bundle_bytes": len(data)})
+def _distilled_class(context: Context, item: Item, class_key: str) -> DistilledClass:
+    """A class with what its payload consists of."""
+    budget, prompts = item.budget.name, read_prompts(context, class_key)
+    parts, codes = chosen_parts(context, budget), b""
+    if CODES in parts:
+        codes = read_stored_code(context, codes_key(context, class_key, budget))
+    if PROMPTS not in parts:
+        return DistilledClass.coded(prompts, codes)
+    source = vectors_key(context, class_key, budget)
+    plan, selection = embedding_plan(context, context.item(source)), read_code(context, class_key, budget)
+    return DistilledClass(prompts, plan, read_vectors(context, source), selection, codes)
 
 
-def _coded_classes(context: Context, item: Item) -> tuple[DistilledClass, ...]:
-    """The classes of a budget whose payload is image codes."""
-    return tuple(
-        DistilledClass.coded(
-            read_prompts(context, c.key), read_stored_code(context, codes_key(context, c.key, item.budget.name))
-        )
-        for c in context.dataset.classes
-    )
-
-
-def payload_sentence(context: Context, budget: str) -> str:
+def payload_sentence(context: Context, budget: Budget) -> str:
     """How the payload of a budget and, of image codes, the codec were chosen; empty of prompts that the settings name."""
-    parts = [choice_sentence(context, budget)]
-    if chosen_payload(context, budget) == CODES:
-        chosen = read_codec(context, budget)
+    sentences = [choice_sentence(context, budget.name)]
+    if chosen_payload(context, budget.name) == BOTH:
+        prompts, codes = prompt_bytes(context, budget), code_bytes(context, budget)
+        sentences.append(
+            f"both: up to {prompts} bytes a class of prompts with their selection, and {codes} of image codes"
+        )
+    if CODES in chosen_parts(context, budget.name):
+        chosen = read_codec(context, budget.name)
         assert chosen.codec is not None  # its codes are stored
-        parts.append(f"coded as {chosen.codec.words}, {chosen.sentence}")
-    return "; ".join(part for part in parts if part)
+        sentences.append(f"coded as {chosen.codec.words}, {chosen.sentence}")
+    return "; ".join(sentence for sentence in sentences if sentence)
+
+
+def _codes_table(found: Bundle) -> pd.DataFrame:
+    """Coded images of each class, and their bytes."""
+    import pandas as pd
+
+    rows = [
+        {"class": c.prompts.class_name, "coded images": len(found.code_numbers(c)), "bytes": len(c.codes)}
+        for c in found.classes
+    ]
+    return pd.DataFrame(rows)
 
 
 def _vectors_table(context: Context, item: Item) -> pd.DataFrame:
@@ -148,21 +160,38 @@ def _selection_fields(context: Context, item: Item) -> dict[str, Any]:
     return {"criterion": criterion, "candidates": plan.candidates if plan.bytes else 0, "kept": plan.kept}
 
 
-def _coded_recipe(context: Context, item: Item) -> Recipe:
-    """The recipe of image codes, which names no model: none is needed."""
+def _recipe(context: Context, item: Item) -> Recipe:
+    """The recipe of a budget, with the model where images are generated."""
+    settings, shape, payload = context.settings, context.dataset.shape, chosen_payload(context, item.budget.name)
     return Recipe(
-        **_common_fields(context, item),
-        foundation="",
-        foundation_fingerprint="",
-        foundation_bytes=0,
-        generation={},
-        scheduler="",
-        licence="as the dataset's",
-        payload=CODES,
+        **(_model_fields(context, item) if PROMPTS in chosen_parts(context, item.budget.name) else _NO_MODEL),
+        budget=item.budget.name,
+        bytes_per_class=item.budget.bytes(shape),
+        dataset=context.dataset.name,
+        image_height=shape.height,
+        image_width=shape.width,
+        channels=shape.channels,
+        seed=settings.seed,
+        templates=settings.prompts.templates,
+        keep_class_name=settings.prompts.keep_class_name,
+        payload="" if payload == PROMPTS else payload,
+        payload_choice=payload_sentence(context, item.budget),
     )
 
 
-def _recipe(context: Context, item: Item) -> Recipe:
+_NO_MODEL: Mapping[str, Any] = {
+    "foundation": "",
+    "foundation_fingerprint": "",
+    "foundation_bytes": 0,
+    "generation": {},
+    "scheduler": "",
+    "licence": "as the dataset's",
+}
+"""Of a recipe by which no image is generated."""
+
+
+def _model_fields(context: Context, item: Item) -> dict[str, Any]:
+    """What a recipe says of the model and of how images are generated and selected."""
     settings, files, tiny = context.settings, context.model.files, context.model.tiny_autoencoder
     noise = files.config("scheduler")
     decoder: dict[str, Any] = {}
@@ -172,32 +201,14 @@ def _recipe(context: Context, item: Item) -> Recipe:
             "autoencoder_fingerprint": tiny.fingerprint,
             "autoencoder_bytes": tiny.weight_bytes,
         }
-    return Recipe(
-        **_common_fields(context, item),
-        foundation=context.model.name,
-        foundation_fingerprint=files.fingerprint,
-        foundation_bytes=files.weight_bytes,
-        generation=settings.generation.fingerprint(),
-        scheduler=f"{noise.get('beta_schedule')} {noise.get('prediction_type')}",
+    return {
+        "foundation": context.model.name,
+        "foundation_fingerprint": files.fingerprint,
+        "foundation_bytes": files.weight_bytes,
+        "generation": settings.generation.fingerprint(),
+        "scheduler": f"{noise.get('beta_schedule')} {noise.get('prediction_type')}",
         **decoder,
         **_selection_fields(context, item),
-    )
-
-
-def _common_fields(context: Context, item: Item) -> dict[str, Any]:
-    """What a recipe says of dataset, budget and prompts, whatever the payload."""
-    settings, shape = context.settings, context.dataset.shape
-    return {
-        "budget": item.budget.name,
-        "bytes_per_class": item.budget.bytes(shape),
-        "dataset": context.dataset.name,
-        "image_height": shape.height,
-        "image_width": shape.width,
-        "channels": shape.channels,
-        "seed": settings.seed,
-        "templates": settings.prompts.templates,
-        "keep_class_name": settings.prompts.keep_class_name,
-        "payload_choice": payload_sentence(context, item.budget.name),
     }
 
 

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from d3m_assets.assets.codec_choice import CodecChoice, encodable_class, no_codes, read_codec
+from d3m_assets.assets.codec_choice import CodecChoice, encodable_class, no_codes, no_room, read_codec
 from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.files import from_parquet, to_parquet
+from d3m_assets.assets.inverted_embeddings import class_selection_plan
+from d3m_assets.assets.payload_bytes import code_bytes
 from d3m_assets.assets.raw_dataset import RawDataset, image_rows
 from d3m_assets.assets.selection_model import SelectionModel
 from d3m_assets.datasets.images import contact_sheet
-from d3m_assets.distillation.settings import CODES
+from d3m_assets.distillation.settings import AUTO, BOTH
 from d3m_assets.errors import D3MError, StageError
 from d3m_assets.evaluation import baselines, codecs
 from d3m_assets.evaluation.baselines.encoded import EncodableClass
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 FILE = "images.code"
 MEMBERS = "coded_from.parquet"
-"""The training image that each coded image is of: columns index, relative_path, sha256."""
+"""The training image that each coded image is of: columns index (its number in the training set), relative_path, sha256."""
 PREVIEW_IMAGES = 30
 
 
@@ -55,13 +57,15 @@ class ImageCodes(Asset):
         return no_codes(settings)
 
     def settings(self, context: Context, item: Item) -> dict[str, Any]:
-        """Bytes of the class, and the seed of k-means."""
-        return {
-            "bytes_per_class": item.budget.bytes(context.dataset.shape),
+        """Bytes of the class, the seed of k-means, and the number of the first image where others are generated."""
+        described = {
+            "bytes_per_class": code_bytes(context, item.budget),
             "seed": item.seed,
             "image": context.image_shape,
             "device": context.device_kind,
         }
+        first = first_number(context, item)
+        return described | ({"first": first} if first else {})
 
     def make(self, context: Context, items: Sequence[Item]) -> Iterator[Made]:
         """Encode classes; what the network sees in the images of a class serves all its budgets and replicates."""
@@ -86,7 +90,7 @@ class ImageCodes(Asset):
 
     def verify(self, context: Context, item: Item) -> Iterable[Finding]:
         """Whether the code can be decoded to as many images as are recorded, and fits into the budget."""
-        code, allowed = context.inputs.read(item.key, FILE), item.budget.bytes(context.dataset.shape)
+        code, allowed = context.inputs.read(item.key, FILE), code_bytes(context, item.budget)
         try:
             images = read_images(context, item.key)
         except StageError as error:
@@ -102,24 +106,22 @@ class ImageCodes(Asset):
 def _made(context: Context, item: Item, images: EncodableClass) -> Made:
     import pandas as pd
 
-    chosen, allowed = read_codec(context, item.budget.name), item.budget.bytes(context.dataset.shape)
+    chosen, allowed = read_codec(context, item.budget.name), code_bytes(context, item.budget)
     code = None
     if chosen.codec is not None:
         start = images.count_that_fits(chosen.codec, allowed, item.seed)
         code = images.payload(chosen.codec, allowed, item.seed, start=start)
-    if code is None and context.settings.payload == CODES:
+    if code is None and context.settings.payload != AUTO:
         words = "any codec" if chosen.codec is None else chosen.codec.words
-        raise StageError(
-            f"no image of class {item.dataset_class.name} fits into {item.budget} ({allowed} bytes) as {words}; give more bytes, "
-            "or payload=prompts"
-        )
+        raise no_room(context, item, f"class {item.dataset_class.name}", words)
     shape = images.shape
     count = 0 if code is None else code_header(code, shape).count
     rows = image_rows(context, "train", item.dataset_class.key).sort_values("sha256", ignore_index=True)
     members = rows.iloc[images.positions(count, item.seed) if count else []]
+    first = first_number(context, item)
     table = pd.DataFrame(
         {
-            "index": np.arange(count),
+            "index": np.arange(first, first + count),
             "relative_path": members["relative_path"].to_numpy(),
             "sha256": members["sha256"].to_numpy(),
         }
@@ -132,6 +134,11 @@ def _made(context: Context, item: Item, images: EncodableClass) -> Made:
     return Made(item.key, {FILE: code or b"", MEMBERS: to_parquet(table, compression="zstd")}, facts)
 
 
+def first_number(context: Context, item: Item) -> int:
+    """The number of a class's first coded image: with ``payload=both`` behind all candidates of what is generated."""
+    return class_selection_plan(context, item).candidates if context.settings.payload == BOTH else 0
+
+
 def codes_key(context: Context, class_key: str, budget: str, replicate: int = 0) -> ArtefactKey:
     """The declared input that holds the code of a class."""
     (key,) = context.inputs.keys(ImageCodes, class_key=class_key, budget=budget, replicate=replicate)
@@ -142,10 +149,10 @@ def read_stored_code(context: Context, key: ArtefactKey) -> bytes:
     """The stored code of a class; empty where not one image fits, with ``payload=auto``.
 
     Raises:
-        StageError: It is empty with ``payload=codes``; ``payload=auto`` may have stored it.
+        StageError: It is empty, as ``payload=auto`` may have stored it, with another payload.
     """
     code = context.inputs.read(key, FILE)
-    if not code and context.settings.payload == CODES:
+    if not code and context.settings.payload != AUTO:
         raise StageError(f"{key} has not one image, since none fits; give more bytes, or payload=prompts")
     return code
 
@@ -157,12 +164,17 @@ def read_images(context: Context, key: ArtefactKey) -> np.ndarray:
     return read_code(code, size) if code else np.empty((0, *size), np.uint8)
 
 
+def read_numbers(context: Context, key: ArtefactKey) -> np.ndarray:
+    """The number of each coded image of a class in its training set, int ``[N]``."""
+    return from_parquet(context.inputs.read(key, MEMBERS))["index"].to_numpy()
+
+
 def coded_from(version: Version, index: int | None = None) -> pd.DataFrame | None:
     """The real images of a stored code: index, relative_path, sha256; None: its data is gone.
 
     Args:
         version: Of ``image_codes``.
-        index: Of one coded image; None: of all.
+        index: Number of one coded image; None: of all.
     """
     if not version.has(MEMBERS):
         return None

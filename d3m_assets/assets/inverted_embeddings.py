@@ -16,6 +16,7 @@ from d3m_assets.assets.class_prompts import ClassPrompts, prompts_of, read_promp
 from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.files import from_parquet, to_json, to_parquet
 from d3m_assets.assets.foundation_model import FoundationModel
+from d3m_assets.assets.payload_bytes import codes_beside_prompts, prompt_bytes
 from d3m_assets.assets.previews import line_plot_png
 from d3m_assets.assets.raw_dataset import RawDataset, image_rows
 from d3m_assets.distillation import inversion, latents
@@ -33,7 +34,7 @@ from d3m_assets.distillation.latents import ImageFiles, LatentCache
 from d3m_assets.distillation.packing import MOST_CLASSES, UNMEASURED_CLASSES, CudaMemory
 from d3m_assets.distillation.prompts import placeholder_token
 from d3m_assets.distillation.selection import SelectionPlan
-from d3m_assets.distillation.settings import CODES, InversionSettings
+from d3m_assets.distillation.settings import PARTS, PROMPTS, InversionSettings
 from d3m_assets.distillation.vectors import to_stored
 from d3m_assets.errors import BudgetError, D3MError
 from d3m_assets.exports.token_import import ImportedEmbeddings, find_embeddings
@@ -125,7 +126,7 @@ class InvertedEmbeddings(Asset):
     def verify(self, context: Context, item: Item) -> Iterable[Finding]:
         """Whether the vectors are numbers and within their budget."""
         vectors = read_vectors(context, item.key)
-        allowed = item.budget.bytes(context.dataset.shape)
+        allowed = prompt_bytes(context, item.budget)
         if not np.isfinite(vectors.astype(np.float32)).all() or not np.any(vectors, axis=-1).all():
             yield Finding("a vector is zero or not finite")
         if vectors.nbytes > allowed:
@@ -134,7 +135,7 @@ class InvertedEmbeddings(Asset):
 
 def no_prompts(settings: Settings) -> str:
     """Why no prompts are learned; empty if they are."""
-    return "payload is codes" if settings.payload == CODES else ""
+    return "" if PROMPTS in PARTS[settings.payload] else f"payload is {settings.payload}"
 
 
 def embedding_plan(context: Context, item: Item) -> EmbeddingPlan:
@@ -152,13 +153,14 @@ def embedding_plan(context: Context, item: Item) -> EmbeddingPlan:
         settings, files = context.settings.inversion, context.model.files
         return plan_embeddings(
             item.budget.name,
-            item.budget.bytes(context.dataset.shape) - selection_plan(context, item.budget).bytes,
+            prompt_bytes(context, item.budget) - selection_plan(context, item.budget).bytes,
             width=files.text_width,
             vectors_per_prompt=settings.vectors_per_prompt,
             storage_type=storage_type(context, item.budget),
             max_prompts=min(settings.max_prompts, images),
             max_vectors=max(1, files.text_length // 2),
             norms=_norms(context),
+            codes=codes_beside_prompts(context, item.budget),
         )
 
     return context.once(("embedding plan", item.budget.name, images), plan)
@@ -177,9 +179,12 @@ def selection_plan(context: Context, budget: Budget) -> SelectionPlan:
             return SelectionPlan(images, images)
         vectors, width = context.settings.inversion.vectors_per_prompt or 1, context.model.files.text_width
         prompt = EmbeddingPlan(1, vectors, storage_type(context, budget), width, _norms(context))
-        allowed = budget.bytes(context.dataset.shape)
         return plan_selection(
-            allowed, prompt.payload, images=images, candidates=settings.candidates, kept=settings.kept
+            prompt_bytes(context, budget),
+            prompt.payload,
+            images=images,
+            candidates=settings.candidates,
+            kept=settings.kept,
         )
 
     return context.once(("selection plan", budget.name), plan)
@@ -197,7 +202,7 @@ def storage_type(context: Context, budget: Budget) -> StorageType:
         images = settings.generation.images_per_class
         least = least_selection_bytes(images=images, candidates=selection.candidates, kept=selection.kept)
     return plan_storage_type(
-        budget.bytes(context.dataset.shape),
+        prompt_bytes(context, budget),
         width=context.model.files.text_width,
         vectors_per_prompt=settings.inversion.vectors_per_prompt,
         norms=_norms(context),
@@ -210,7 +215,7 @@ def class_selection_plan(context: Context, item: Item) -> SelectionPlan:
     plan = selection_plan(context, item.budget)
     if not plan.bytes or imported_embeddings(context, item) is None:
         return plan
-    fits = embedding_plan(context, item).payload + plan.bytes <= item.budget.bytes(context.dataset.shape)
+    fits = embedding_plan(context, item).payload + plan.bytes <= prompt_bytes(context, item.budget)
     return plan if fits else SelectionPlan(plan.kept, plan.kept)
 
 

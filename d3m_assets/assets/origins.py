@@ -10,10 +10,11 @@ import numpy as np
 from d3m_assets.assets.context import Context
 from d3m_assets.assets.image_codes import coded_from, codes_key
 from d3m_assets.assets.inverted_embeddings import InvertedEmbeddings, learned_from, training_facts
-from d3m_assets.assets.payload_choice import chosen_payload, read_distilled
+from d3m_assets.assets.payload_choice import chosen_parts, read_coded
+from d3m_assets.assets.sample_selection import read_selected
 from d3m_assets.assets.synthetic_pool import SyntheticPool
 from d3m_assets.datasets.images import decode_png, load_images
-from d3m_assets.distillation.settings import CODES
+from d3m_assets.distillation.settings import CODES, PROMPTS
 from d3m_assets.planning.versions import made
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from d3m_assets.evaluation.report.origins import Origin
     from d3m_assets.planning.versions import Version
 
-PROMPTS = 2
-"""Prompts of a class at a budget of which the first image is shown."""
+MOST_ORIGINS = 2
+"""Prompts, and coded images, of a class at a budget of which the first image is shown."""
 REAL_IMAGES = 4
 
 
@@ -41,6 +42,15 @@ def image_origins(context: Context) -> dict[str, list[Origin]]:
 
 
 def _origins(context: Context, dataset_class: DatasetClass, budget: str) -> list[Origin]:
+    parts = chosen_parts(context, budget)
+    return [
+        *(_generated_origins(context, dataset_class, budget) if PROMPTS in parts else []),
+        *(_coded_origins(context, dataset_class, budget) if CODES in parts else []),
+    ]
+
+
+def _generated_origins(context: Context, dataset_class: DatasetClass, budget: str) -> list[Origin]:
+    """The first image of the first prompts of a class, each with the real images that its prompt was learned from."""
     from d3m_assets.evaluation.report.origins import Origin
 
     (key,) = context.inputs.keys(SyntheticPool, class_key=dataset_class.key, budget=budget, replicate=0)
@@ -49,10 +59,8 @@ def _origins(context: Context, dataset_class: DatasetClass, budget: str) -> list
     vectors = next(
         (found for name in pool.input_names(InvertedEmbeddings.name) if (found := pool.made_from(name))), None
     )
-    if chosen_payload(context, budget) == CODES:
-        return _coded_origins(context, dataset_class, budget)
     origins = []
-    rows = read_distilled(context, dataset_class.key, budget).drop_duplicates("prompt_index").head(PROMPTS)
+    rows = read_selected(context, dataset_class.key, budget).drop_duplicates("prompt_index").head(MOST_ORIGINS)
     for row in rows.to_dict("records"):
         prompt = int(row["prompt_index"])
         images = learned_from(vectors, prompt) if vectors is not None else None
@@ -81,7 +89,7 @@ def _coded_origins(context: Context, dataset_class: DatasetClass, budget: str) -
 
     codes = context.inputs.version(codes_key(context, dataset_class.key, budget))
     origins = []
-    for row in read_distilled(context, dataset_class.key, budget).head(PROMPTS).to_dict("records"):
+    for row in read_coded(context, dataset_class.key, budget).head(MOST_ORIGINS).to_dict("records"):
         index = int(row["index"])
         members = coded_from(codes, index) if codes is not None else None
         real, paths = _real_images(context, [] if members is None else members["relative_path"].tolist())

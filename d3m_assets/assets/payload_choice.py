@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from d3m_assets.assets.codec_choice import no_codes
 from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.files import to_json
 from d3m_assets.assets.image_codes import ImageCodes
@@ -19,11 +18,12 @@ from d3m_assets.assets.synthetic_pool import SyntheticPool, coded_table, pool_im
 from d3m_assets.compute.devices import own_device
 from d3m_assets.compute.shared import Shared
 from d3m_assets.datasets.labelled_images import LabelledImages
-from d3m_assets.distillation.settings import CODES, PROMPTS
+from d3m_assets.distillation.settings import AUTO, CODES, PARTS, PROMPTS
 from d3m_assets.errors import D3MError, StageError
 from d3m_assets.evaluation import students
 from d3m_assets.evaluation.baselines.encoded import labelled
 from d3m_assets.evaluation.settings import StudentSettings
+from d3m_assets.exports.image_record import GENERATED
 from d3m_assets.planning.asset import Asset, Made
 from d3m_assets.progress import Progress
 from d3m_assets.settings import Settings
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FILE = "payload.json"
-Chosen = Literal["prompts", "codes"]
+Chosen = Literal["prompts", "codes", "both"]
 
 
 class PayloadChoice(Asset):
@@ -50,7 +50,7 @@ class PayloadChoice(Asset):
 
     def unused(self, settings: Settings) -> str:
         """It is made only where the payload is to be decided."""
-        return no_codes(settings) or ("payload is codes" if settings.payload == CODES else "")
+        return "" if settings.payload == AUTO else f"payload is {settings.payload}"
 
     def replicates(self, context: Context, dep: type[Asset]) -> Sequence[int]:
         """All of them: students take them in turn, as in the table."""
@@ -176,15 +176,20 @@ def _coded_set(context: Context, budget: str, replicate: int) -> LabelledImages 
 
 def chosen_payload(context: Context, budget: str) -> Chosen:
     """Which payload a budget has: as the settings say, or as was decided."""
-    if context.settings.payload != "auto":
+    if context.settings.payload != AUTO:
         return context.settings.payload
     chosen: Chosen = _stored(context, budget)["payload"]
     return chosen
 
 
+def chosen_parts(context: Context, budget: str) -> frozenset[str]:
+    """The parts of that payload: prompts, codes or both."""
+    return PARTS[chosen_payload(context, budget)]
+
+
 def choice_sentence(context: Context, budget: str) -> str:
     """How the payload of a budget was decided, for people; empty where the settings say it."""
-    return str(_stored(context, budget)["sentence"]) if context.settings.payload == "auto" else ""
+    return str(_stored(context, budget)["sentence"]) if context.settings.payload == AUTO else ""
 
 
 def _stored(context: Context, budget: str) -> dict[str, Any]:
@@ -196,7 +201,9 @@ def _stored(context: Context, budget: str) -> dict[str, Any]:
 def read_distilled(
     context: Context, class_key: str, budget: str, replicate: int = 0, *, kept: bool = True
 ) -> pd.DataFrame:
-    """The images of a class that are its training set, as rows of its pool: selected samples, or all coded images.
+    """The images of a class that are its training set, as rows of its pool: selected samples, and behind them coded images.
+
+    Where it has both, only the columns that both have, and their origin.
 
     Args:
         context: Of an asset that declares pool, selection, codes and choice of the payload.
@@ -205,10 +212,22 @@ def read_distilled(
         replicate: Of the distillation.
         kept: No: the samples that were rejected, instead.
     """
-    if chosen_payload(context, budget) == PROMPTS:
-        return read_selected(context, class_key, budget, replicate, kept=kept)
+    import pandas as pd
+
+    parts = chosen_parts(context, budget)
+    if PROMPTS not in parts:
+        coded = read_coded(context, class_key, budget, replicate)
+        return coded if kept else coded.iloc[:0]
+    generated = read_selected(context, class_key, budget, replicate, kept=kept)
+    if CODES not in parts or not kept:
+        return generated
+    tables = [generated.assign(origin=GENERATED), read_coded(context, class_key, budget, replicate)]
+    return pd.concat(tables, join="inner", ignore_index=True)
+
+
+def read_coded(context: Context, class_key: str, budget: str, replicate: int = 0) -> pd.DataFrame:
+    """The coded images of a class as rows of a pool; arguments are as of :func:`read_distilled`."""
     if context.settings.payload == CODES:
-        coded = read_pool(context, class_key, budget, replicate)
-    else:  # the pool has what is generated
-        coded = coded_table(context, context.dataset.class_by_key[class_key], budget, replicate)
-    return coded if kept else coded.iloc[:0]
+        return read_pool(context, class_key, budget, replicate)
+    # The pool has what is generated.
+    return coded_table(context, context.dataset.class_by_key[class_key], budget, replicate)

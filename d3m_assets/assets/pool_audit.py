@@ -14,17 +14,18 @@ from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.files import to_json, to_parquet
 from d3m_assets.assets.image_codes import ImageCodes
 from d3m_assets.assets.measuring import CODE_VERSION
-from d3m_assets.assets.payload_choice import PayloadChoice, chosen_payload, read_distilled
+from d3m_assets.assets.payload_choice import PayloadChoice, chosen_parts, read_distilled
 from d3m_assets.assets.raw_dataset import RawDataset, image_rows, labelled_images
 from d3m_assets.assets.sample_selection import SampleSelection
 from d3m_assets.assets.student_metrics import synthetic_images
 from d3m_assets.assets.synthetic_pool import SyntheticPool
 from d3m_assets.compute.devices import one_thread
 from d3m_assets.datasets.labelled_images import LabelledImages
-from d3m_assets.distillation.settings import CODES
+from d3m_assets.distillation.settings import PROMPTS
 from d3m_assets.errors import D3MError
 from d3m_assets.evaluation import audit
 from d3m_assets.evaluation.settings import StudentSettings
+from d3m_assets.exports.image_record import CODED
 from d3m_assets.planning.asset import Asset, Check, Finding, Made
 from d3m_assets.progress import ProgressEvent
 from d3m_assets.store import ArtefactKey
@@ -150,10 +151,14 @@ def feature_network(context: Context, train: LabelledImages) -> tuple[torch.nn.M
 
 
 def _audited(context: Context, item: Item, real: _RealSide) -> Made:
+    import pandas as pd
+
     from d3m_assets.evaluation.audit import COPIES, audit_pool
 
     catalog, settings = context.dataset.catalog, context.settings.audit
-    pool = real.seen(synthetic_images(context, item.budget.name))
+    pool, parts = real.seen(synthetic_images(context, item.budget.name)), chosen_parts(context, item.budget.name)
+    tables = [read_distilled(context, c.key, item.budget.name) for c in context.dataset.classes]
+    rows = pd.concat([table.drop(columns="image") for table in tables])
     with one_thread():
         found = audit_pool(
             pool,
@@ -162,15 +167,15 @@ def _audited(context: Context, item: Item, real: _RealSide) -> Made:
             n_classes=len(catalog),
             quantile=settings.quantile,
             neighbours=settings.neighbours,
+            # That codes are copies is meant.
+            generated=(rows["origin"] != CODED).to_numpy() if len(parts) > 1 else None,
         )
     summary = found.summary | _scores(real.train, pool, len(catalog))
     by_class = zip(catalog["class_name"], summary.pop("class_scores"), summary["classes"], strict=True)
     summary["classes"] = [{"class_name": name, **c, **scored} for name, scored, c in by_class]
-    if chosen_payload(context, item.budget.name) == CODES:
+    if PROMPTS not in parts:
         summary[COPIES] = True
-    selected = [read_distilled(context, c.key, item.budget.name)["index"] for c in context.dataset.classes]
-    indices = np.concatenate([numbers.to_numpy() for numbers in selected])
-    table = _with_names(found.images, indices, catalog, real.rows)
+    table = _with_names(found.images, rows["index"].to_numpy(), catalog, real.rows)
     files = {TABLE: to_parquet(table), SUMMARY: to_json(_without_nan(summary))}
     metrics = {name: summary[name] for name in ("images", "memorised", "near_duplicate", "off_class", *SCORES)}
     spreads = [c["spread"] for c in summary["classes"] if not math.isnan(c["spread"])]

@@ -10,6 +10,7 @@ import numpy as np
 from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.files import from_parquet, to_parquet
 from d3m_assets.assets.inverted_embeddings import class_selection_plan, embedding_plan, no_prompts
+from d3m_assets.assets.payload_bytes import prompt_bytes
 from d3m_assets.assets.raw_dataset import RawDataset, image_rows, labelled_images
 from d3m_assets.assets.selection_model import SelectionModel, see
 from d3m_assets.assets.synthetic_pool import SyntheticPool, pool_images, read_pool
@@ -104,7 +105,7 @@ class SampleSelection(Asset):
             return
         if not np.array_equal(numbers, kept):
             yield Finding(f"the code names {len(numbers)} samples, and not the {len(kept)} of the table")
-        used, allowed = embedding_plan(context, item).payload + len(code), item.budget.bytes(context.dataset.shape)
+        used, allowed = embedding_plan(context, item).payload + len(code), prompt_bytes(context, item.budget)
         if used > allowed:
             yield Finding(f"{used} bytes of vectors and selection, but the budget allows {allowed}")
 

@@ -22,7 +22,7 @@ from d3m_assets.assets.inverted_embeddings import (
     vectors_key,
 )
 from d3m_assets.assets.measuring import MeasuredAsset
-from d3m_assets.assets.payload_choice import PayloadChoice, chosen_payload, read_distilled
+from d3m_assets.assets.payload_choice import PayloadChoice, chosen_parts, read_distilled
 from d3m_assets.assets.pool_labels import PoolLabels, read_labels, with_soft_labels, without_off_class
 from d3m_assets.assets.raw_dataset import RawDataset
 from d3m_assets.assets.rows import (
@@ -95,7 +95,7 @@ class StudentMetrics(MeasuredAsset):
     def chosen_variants(self, context: Context, item: Item) -> list[str]:
         """Fresh samples only at the largest budget, since a student sees thousands of them.
 
-        Codes have no fresh samples, and as many as they have: both are left out where they may be the payload.
+        Codes have no fresh samples, and as many as they have: both are left out where they may be of the payload.
         """
         if context.settings.payload != PROMPTS:
             return [v for v in super().chosen_variants(context, item) if v not in ("fresh", "equal-ipc")]
@@ -127,7 +127,7 @@ class StudentMetrics(MeasuredAsset):
             return distilled_class_bytes(payload, count, label_bytes=label_bytes(context, kind))
 
         rows = rows_of(context, D3M, lambda kind: of_replicates(context, pools[kind]), charged, distilled=True)
-        if sentence := payload_sentence(context, item.budget.name):
+        if sentence := payload_sentence(context, item.budget):
             rows = [replace(row, detail=sentence) for row in rows]
         return rows + self._variant_rows(context, item, pools, payload, rows), {}
 
@@ -169,15 +169,16 @@ class StudentMetrics(MeasuredAsset):
 
 
 def _mean_payload(context: Context, item: Item) -> float:
-    """Mean bytes of the vectors and the selection, or of the image codes, of a class."""
-    if chosen_payload(context, item.budget.name) == CODES:
+    """Mean bytes of the vectors and the selection of a class, and of its image codes."""
+    parts, payload = chosen_parts(context, item.budget.name), 0.0
+    if CODES in parts:
         codes = context.inputs.keys(ImageCodes, budget=item.budget.name)
-        return float(np.mean([len(read_stored_code(context, key)) for key in codes]))
-    keys = context.inputs.keys(SyntheticPool, budget=item.budget.name, replicate=0)
-    items = [context.item(key) for key in keys]
-    return float(
-        np.mean([embedding_plan(context, of).payload + class_selection_plan(context, of).bytes for of in items])
-    )
+        payload += float(np.mean([len(read_stored_code(context, key)) for key in codes]))
+    if PROMPTS in parts:
+        keys = context.inputs.keys(SyntheticPool, budget=item.budget.name, replicate=0)
+        plans = [(embedding_plan(context, of), class_selection_plan(context, of)) for of in map(context.item, keys)]
+        payload += float(np.mean([vectors.payload + selection.bytes for vectors, selection in plans]))
+    return payload
 
 
 def _accepted(
@@ -193,7 +194,7 @@ def _accepted(
 
 
 def synthetic_images(context: Context, budget: str, replicate: int = 0) -> LabelledImages:
-    """The selected samples, or the coded images, of all classes at a budget, as a training set."""
+    """The selected samples and the coded images of all classes at a budget, as a training set."""
     classes = context.dataset.classes
     return training_set([pool_images(read_distilled(context, c.key, budget, replicate)) for c in classes])
 

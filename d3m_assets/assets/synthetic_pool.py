@@ -13,7 +13,7 @@ from d3m_assets.assets.class_prompts import ClassPrompts, read_prompts
 from d3m_assets.assets.context import Context, Item
 from d3m_assets.assets.files import from_parquet, to_parquet
 from d3m_assets.assets.foundation_model import FoundationModel
-from d3m_assets.assets.image_codes import ImageCodes, codes_key, read_images
+from d3m_assets.assets.image_codes import ImageCodes, codes_key, read_images, read_numbers
 from d3m_assets.assets.inverted_embeddings import (
     RECORD,
     InvertedEmbeddings,
@@ -24,11 +24,12 @@ from d3m_assets.assets.inverted_embeddings import (
 )
 from d3m_assets.assets.raw_dataset import RawDataset
 from d3m_assets.datasets.images import contact_sheet, decode_png, encode_png
+from d3m_assets.datasets.labelled_images import resize_to_square
 from d3m_assets.distillation import generation
 from d3m_assets.distillation.budgets import EmbeddingPlan
 from d3m_assets.distillation.generation import Sample, generate
 from d3m_assets.distillation.prompts import ClassPrompts as Prompts
-from d3m_assets.distillation.settings import CODES, GenerationSettings
+from d3m_assets.distillation.settings import BOTH, CODES, GenerationSettings
 from d3m_assets.errors import D3MError, StageError
 from d3m_assets.exports.image_record import CODED, image_name
 from d3m_assets.foundation.model import ModelReference
@@ -49,7 +50,8 @@ PREVIEW_IMAGES = 30
 class SyntheticPool(Asset):
     """Labelled images generated from the vectors of a class, of which ``sample_selection`` keeps the training set.
 
-    With ``payload=codes`` the decoded images of the class. A cache: the payload can always give them again.
+    With ``payload=codes`` the decoded images of the class; with ``both`` and ``auto`` codes are decoded where they are used. A
+    cache: the payload can always give them again.
     """
 
     group = "distillation"
@@ -74,7 +76,7 @@ class SyntheticPool(Asset):
         return described
 
     def inputs(self, context: Context, item: Item) -> Sequence[type[Asset]]:
-        """Codes, or what images are generated from: with ``payload=auto`` a new code must not generate them again."""
+        """Codes, or what images are generated from: with another payload a new code must not generate them again."""
         if context.settings.payload == CODES:
             return (ImageCodes,)
         return (InvertedEmbeddings, ClassPrompts, FoundationModel)
@@ -250,26 +252,31 @@ def pool_table(prompts: Prompts, images: np.ndarray, samples: Sequence[Sample]) 
 
 
 def coded_table(context: Context, dataset_class: DatasetClass, budget: str, replicate: int = 0) -> pd.DataFrame:
-    """One row an image that is decoded from the stored code of a class, as :func:`pool_table` has them, with its origin."""
+    """One row an image that is decoded from the stored code of a class, as :func:`pool_table` has them, with its origin.
+
+    Beside generated images, with ``payload=both``, they have the size of those.
+    """
     import pandas as pd
 
     source = codes_key(context, dataset_class.key, budget, replicate)
-    images, codes = read_images(context, source), context.inputs.manifest(source)
+    images, numbers = read_images(context, source), read_numbers(context, source)
+    if context.settings.payload == BOTH:
+        images = resize_to_square(images, context.model.files.image_size, context.dataset.scan.channels)
+    codes = context.inputs.manifest(source)
     assert codes is not None  # its code was just read
-    count = len(images)
     columns = {
         "image": [
             {"bytes": encode_png(image), "path": f"{dataset_class.name}/{image_name(k)}"}
-            for k, image in enumerate(images)
+            for k, image in zip(numbers, images, strict=True)
         ],
         "class_id": dataset_class.class_id,
         "class_name": dataset_class.name,
-        "index": np.arange(count),
+        "index": numbers,
         "origin": CODED,
         "codes_fingerprint": codes.fingerprint,
         "raw_dataset_fingerprint": _raw_dataset(codes),
     }
-    return pd.DataFrame(columns, index=range(count))
+    return pd.DataFrame(columns, index=range(len(numbers)))
 
 
 def is_coded(table: pd.DataFrame) -> bool:

@@ -19,6 +19,8 @@ from d3m_assets.settings import Settings
 from d3m_assets.terminal import printable, shown_progress
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from d3m_assets.distillation.bundle import Bundle
     from d3m_assets.foundation.model import Model
 
@@ -79,7 +81,7 @@ def regenerate(
     if push is not None:
         check_repository(push)
     loaded = from_pretrained(bundle)
-    if loaded.is_coded:
+    if not loaded.generates:
         with shown_progress() as progress:
             count = write_images(
                 loaded,
@@ -159,7 +161,7 @@ def verify(
     from d3m_assets.store import Store
 
     loaded, images = subject(target, bundle, Store.open(settings.storage_url))
-    model = None if loaded.is_coded else model_of(loaded, settings)
+    model = model_of(loaded, settings) if loaded.generates else None
     with shown_progress() as progress:
         result = verification.verify(
             loaded,
@@ -289,6 +291,11 @@ def export(
     )
 
 
+def _range(counts: Sequence[int]) -> str:
+    """The smallest and the largest of some numbers, such as "3 to 5", or the one that all are."""
+    return " to ".join(str(n) for n in dict.fromkeys((min(counts), max(counts))))
+
+
 @app.command(cls=Command, rich_help_panel=BUNDLES)
 def inspect(bundle: BundleArgument, as_json: AsJson = False) -> None:
     """Print the recipe and the ledger of a bundle, and what it can be used with.
@@ -316,20 +323,17 @@ def inspect(bundle: BundleArgument, as_json: AsJson = False) -> None:
     print(
         f"{'classes':24} {len(loaded.classes)}: {printable(', '.join(c.prompts.class_name for c in loaded.classes[:20]))}"
     )
-    if loaded.is_coded:
-        counts = sorted({loaded.training_images(c) for c in loaded.classes})
-        images = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))
-        print(f"{'coded images of a class':24} {images}")
-    else:
+    if loaded.has_codes:
+        print(f"{'coded images of a class':24} {_range([len(loaded.code_numbers(c)) for c in loaded.classes])}")
+    if loaded.generates:
         print(
             f"{'vectors of a class':24} {first.prompts} prompts x {first.vectors} vectors x {first.width} {first.storage_type}"
             f"{' and a norm' if first.norms else ''}"
         )
     if loaded.recipe.candidates:
-        counts = sorted({loaded.training_images(c) for c in loaded.classes})
-        images = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))
+        generated = [loaded.training_images(c) - len(loaded.code_numbers(c)) for c in loaded.classes]
         print(
-            f"{'samples of a class':24} {images} of {loaded.recipe.candidates} by {printable(loaded.recipe.criterion)}"
+            f"{'samples of a class':24} {_range(generated)} of {loaded.recipe.candidates} by {printable(loaded.recipe.criterion)}"
         )
     print("\nLedger, bytes of all classes together\n")
     print(ledger.to_string(index=False))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from d3m_assets.assets.context import Item
 from d3m_assets.assets.inverted_embeddings import class_selection_plan, embedding_plan
+from d3m_assets.assets.payload_bytes import codes_beside_prompts
 from d3m_assets.assets.rows import kept_images
 from d3m_assets.assets.synthetic_pool import class_name_generation
 from d3m_assets.cost_estimate.job_work import (
@@ -69,7 +70,12 @@ def alternatives(pipeline: Pipeline, model: ModelWork, items: Sequence[Item], de
     for item in items:
         by_budget.setdefault(item.budget.name, []).append(item)
     for budget, of_budget in by_budget.items():
-        sizes = [embedding_plan(context, i).payload + class_selection_plan(context, i).bytes for i in of_budget]
+        sizes = [
+            embedding_plan(context, i).payload
+            + class_selection_plan(context, i).bytes
+            + codes_beside_prompts(context, i.budget)
+            for i in of_budget
+        ]
         stages = _one_replicate(pipeline, model, of_budget)
         add(f"D3M at {budget}, once, not evaluated", sum(sizes) / len(sizes), shared, stages)
     kept = kept_images(context)

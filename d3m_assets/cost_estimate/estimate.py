@@ -16,6 +16,7 @@ from d3m_assets.assets.inverted_embeddings import (
     class_selection_plan,
     embedding_plan,
 )
+from d3m_assets.assets.payload_bytes import codes_beside_prompts
 from d3m_assets.assets.pool_audit import PoolAudit
 from d3m_assets.assets.reference_metrics import ReferenceMetrics
 from d3m_assets.assets.selection_model import SelectionModel
@@ -69,6 +70,7 @@ class BudgetBytes:
         selection_bytes: Bytes of saying which samples are kept.
         candidates: Samples that are generated of a class.
         kept: Those that are kept.
+        code_bytes: Bytes that are set aside for image codes beside them.
         classes: Classes of which this is true; others have fewer images than prompts.
     """
 
@@ -81,6 +83,7 @@ class BudgetBytes:
     selection_bytes: int
     candidates: int
     kept: int
+    code_bytes: int
     classes: int
 
 
@@ -253,6 +256,7 @@ def _budget_bytes(pipeline: Pipeline, items: Sequence[Item]) -> list[BudgetBytes
                 selection.bytes,
                 selection.candidates,
                 selection.kept,
+                codes_beside_prompts(context, item.budget),
                 0,
             )
         ] += 1

@@ -74,8 +74,9 @@ def page(estimate: Estimate) -> Iterator[RenderableType]:
     yield line(f"To be made: {made or 'nothing; everything is up to date'}" + _up_to_date(estimate))
     yield line(f"Runs: {estimate.runs}")
 
+    codes = ("image codes",) if any(of.code_bytes for of in estimate.bytes) else ()
     budgets = table(
-        "\nBytes of a class", "budget", "allowed", "vectors", "bytes", "selection", "bytes", right=(1, 3, 5)
+        "\nBytes of a class", "budget", "allowed", "vectors", "bytes", "selection", "bytes", *codes, right=(1, 3, 5, 6)
     )
     for of in estimate.bytes:
         selection = f"{of.kept:,} of {of.candidates:,} samples" if of.selection_bytes else f"all {of.kept:,} samples"
@@ -83,7 +84,10 @@ def page(estimate: Estimate) -> Iterator[RenderableType]:
         classes = "1 class" if of.classes == 1 else f"{of.classes:,} classes"
         name = f"{of.budget} ({classes})" if several else of.budget
         vectors = f"{of.prompts} x {of.vectors} {of.storage_type}"
-        budgets.add_row(name, f"{of.allowed:,}", vectors, f"{of.vector_bytes:,}", selection, f"{of.selection_bytes:,}")
+        beside = (f"up to {of.code_bytes:,}",) if codes else ()
+        budgets.add_row(
+            name, f"{of.allowed:,}", vectors, f"{of.vector_bytes:,}", selection, f"{of.selection_bytes:,}", *beside
+        )
     if estimate.bytes:
         yield budgets
         yield line(f"Shared by all classes: {byte_size(estimate.shared_bytes)} of model weights.")

@@ -59,6 +59,20 @@ class EmbeddingPlan:
         return {name: value for name, value in asdict(self).items() if name != "norms" or value}
 
 
+def split_bytes(allowed: int, codes_share: float) -> tuple[int, int]:
+    """Split the bytes of a class between its prompts, selection included, and its image codes.
+
+    Args:
+        allowed: Bytes of the class.
+        codes_share: Part of them that codes get, in (0, 1).
+
+    Returns:
+        Bytes of either, ``allowed`` together.
+    """
+    codes = int(allowed * codes_share)
+    return allowed - codes, codes
+
+
 def plan_embeddings(
     budget: str,
     allowed: int,
@@ -69,6 +83,7 @@ def plan_embeddings(
     max_prompts: int = 32,
     max_vectors: int = 16,
     norms: int = 0,
+    codes: int = 0,
 ) -> EmbeddingPlan:
     """Turn a budget into prompts and vectors.
 
@@ -84,6 +99,7 @@ def plan_embeddings(
         max_prompts: Most prompts of a class.
         max_vectors: Most vectors of a prompt: they must fit into the text encoder beside the template.
         norms: Norms stored with each vector.
+        codes: Bytes that the class's image codes get beside ``allowed``, for messages.
 
     Raises:
         BudgetError: Not even one prompt fits; the message names the smallest budget that can.
@@ -92,6 +108,11 @@ def plan_embeddings(
     needed = each * (vectors_per_prompt or 1)
     if vectors_per_prompt is not None and vectors_per_prompt > max_vectors:
         raise BudgetError(f"inversion.vectors_per_prompt={vectors_per_prompt}: at most {max_vectors} fit into a prompt")
+    if allowed < needed and codes:
+        raise BudgetError(
+            f"the budget {budget} leaves {allowed} bytes a class to prompts beside {codes} for image codes, but one prompt of "
+            f"this foundation model needs {needed}; give more bytes, a lower codes_share, payload=prompts or payload=codes"
+        )
     if allowed < needed:
         raise BudgetError(
             f"the budget {budget} is {allowed} bytes a class, but one prompt of this foundation model needs {needed} "

@@ -2,7 +2,7 @@
 
 The vectors of all classes lie in one tensor, class after class, prompt after prompt: an entry for each class in the
 file's header would cost more than many a class's payload. The selections of samples lie in another, and image codes in a third:
-a bundle holds vectors or codes, of all its classes. The recipe is JSON in the file's metadata and holds nothing that varies
+a bundle holds vectors, codes or both, of all its classes. The recipe is JSON in the file's metadata and holds nothing that varies
 between two equal runs, so equal distillations give equal bytes.
 
 A bundle is what people exchange, so a file may say anything. What is read is typed and bounded, and a file is refused that is not,
@@ -34,7 +34,15 @@ from d3m_assets.distillation.selection import (
     samples_in_order,
     selection_bytes,
 )
-from d3m_assets.distillation.settings import CODES, MOST_IMAGES, MOST_TEMPLATES, GenerationSettings, Template
+from d3m_assets.distillation.settings import (
+    CODES,
+    MOST_IMAGES,
+    MOST_TEMPLATES,
+    PARTS,
+    PROMPTS,
+    GenerationSettings,
+    Template,
+)
 from d3m_assets.distillation.vectors import check_stored
 from d3m_assets.errors import BundleError, D3MError
 from d3m_assets.ledger import Budget, BundleBytes
@@ -65,7 +73,7 @@ MOST_WIDTH = 1 << 16
 MOST_VECTORS = 1000
 """Of a prompt: thirteen times the tokens that CLIP reads."""
 NO_VECTORS = EmbeddingPlan(0, 0, "int8", 1)
-"""The plan of a class that is stored as image codes."""
+"""The plan of a class that is stored as image codes alone."""
 
 _Text = Annotated[str, Field(max_length=LONGEST_TEXT)]
 _Digest = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
@@ -82,7 +90,7 @@ class DistilledClass:
         plan: How its bytes are spent.
         vectors: Stored vectors, ``[prompts, vectors, stored_width]``.
         selection: Code of the samples that are kept (:mod:`d3m_assets.distillation.selection`); empty: all are.
-        codes: Coded real images (:mod:`d3m_assets.evaluation.codecs`) in place of vectors; empty: there are none.
+        codes: Coded real images (:mod:`d3m_assets.evaluation.codecs`), in place of vectors or beside them; empty: none.
     """
 
     prompts: ClassPrompts
@@ -93,7 +101,7 @@ class DistilledClass:
 
     @classmethod
     def coded(cls, prompts: ClassPrompts, codes: bytes) -> DistilledClass:
-        """A class whose payload is image codes."""
+        """A class whose payload is image codes alone."""
         return cls(prompts, NO_VECTORS, np.empty((0, 0, NO_VECTORS.stored_width), np.int8), codes=codes)
 
     @property
@@ -128,7 +136,7 @@ class Recipe:
         criterion: What samples are selected by, for people; empty: by nothing.
         candidates: Samples that a class is selected from; 0: there is no selection.
         kept: Most samples that a selection has, or images that the training set has without one; 0: it is not recorded.
-        payload: "codes": all classes are stored as image codes; empty: as prompts.
+        payload: "codes": all classes are stored as image codes; "both": as prompts and codes; empty: as prompts.
         payload_choice: How payload or codec were chosen on validation images, for people.
     """
 
@@ -155,8 +163,13 @@ class Recipe:
     criterion: _Text = ""
     candidates: Annotated[int, Field(ge=0, le=MOST_CANDIDATES)] = 0
     kept: Annotated[int, Field(ge=0, le=MOST_IMAGES)] = 0
-    payload: Literal["", "codes"] = ""
+    payload: Literal["", "codes", "both"] = ""
     payload_choice: _Text = ""
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """What classes are stored as: prompts, codes or both."""
+        return PARTS[self.payload or PROMPTS]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,9 +284,14 @@ class Bundle:
         return sum(c.payload for c in self.classes)
 
     @property
-    def is_coded(self) -> bool:
-        """Whether its images are coded real images, for which no model is needed; otherwise they are generated."""
-        return self.recipe.payload == CODES
+    def generates(self) -> bool:
+        """Whether images are generated from prompts, for which the model is needed; otherwise all are coded real images."""
+        return PROMPTS in self.recipe.parts
+
+    @property
+    def has_codes(self) -> bool:
+        """Whether there are coded real images, alone or beside generated ones."""
+        return CODES in self.recipe.parts
 
     @cached_property
     def sha256(self) -> str:
@@ -288,7 +306,7 @@ class Bundle:
         tensors: dict[str, np.ndarray] = {_TENSOR: vectors.astype(NUMPY_TYPES[first.storage_type])}
         if selections:
             tensors[_SELECTIONS] = np.frombuffer(selections, np.uint8)
-        if self.is_coded:
+        if self.has_codes:
             tensors[_CODES] = np.frombuffer(b"".join(c.codes for c in self.classes), np.uint8)
         entries = [_ClassEntry.of(c, bool(self.recipe.candidates)).to_json() for c in self.classes]
         return write_file(
@@ -346,37 +364,52 @@ class Bundle:
         return placeholder_token(self.classes[class_index].prompts.class_id, prompt)
 
     def selected(self, distilled: DistilledClass) -> np.ndarray | None:
-        """Rising numbers of the samples that a class keeps, int ``[K]``; None: samples are taken as they come.
+        """Rising numbers of the samples that are a class's training set, int ``[K]``; None: samples are taken as they come.
+
+        Those that its selection keeps of the candidates, and its coded images behind them.
 
         Raises:
             BundleError: Its code is no selection of the recipe.
         """
-        if not distilled.selection:
+        codes = self.code_numbers(distilled)
+        if distilled.selection:
+            kept = decode_selection(distilled.selection, self.recipe.candidates, self.recipe.kept)
+        elif self.generates and codes:
+            kept = np.arange(codes.start)
+        else:
             return None
-        return decode_selection(distilled.selection, self.recipe.candidates, self.recipe.kept)
+        return np.concatenate([kept, np.arange(codes.start, codes.stop)])
+
+    def code_numbers(self, distilled: DistilledClass) -> range:
+        """Numbers of a class's coded images: behind all that its training set is generated or selected from.
+
+        What lies behind them are fresh samples. Empty, at that place, where no image is coded.
+        """
+        if not self.generates:
+            first = 0
+        elif distilled.selection:
+            first = self.recipe.candidates
+        else:
+            first = self.recipe.kept or self.generation_settings().images_per_class
+        return range(first, first + self._coded_count(distilled))
 
     def samples(self, distilled: DistilledClass, count: int) -> np.ndarray:
-        """Numbers of the first ``count`` samples of a class: its selection, then fresh ones behind all candidates.
+        """Numbers of the first ``count`` samples of a class: its training set, then fresh ones behind all candidates.
 
         Raises:
-            BundleError: The class has coded images, and fewer of them.
+            BundleError: The class has coded images alone, and fewer of them.
         """
-        if self.is_coded:
+        if not self.generates:
             self._check_coded(distilled, count)
-            return np.arange(count)
-        return samples_in_order(self.selected(distilled), self.recipe.candidates, count)
+        return samples_in_order(self.selected(distilled), self.code_numbers(distilled).stop, count)
 
     def training_images(self, distilled: DistilledClass) -> int:
         """Images of a class that the training set has."""
-        if self.is_coded:
-            return self._coded_count(distilled)
         selected = self.selected(distilled)
-        if selected is not None:
-            return len(selected)
-        return self.recipe.kept or self.generation_settings().images_per_class
+        return self.code_numbers(distilled).stop if selected is None else len(selected)
 
     def coded_images(self, distilled: DistilledClass) -> np.ndarray:
-        """The decoded images of a class of a coded bundle, uint8 ``[N, H, W, C]`` at the stored size.
+        """The decoded images of a class, uint8 ``[N, H, W, C]`` at the stored size.
 
         Raises:
             StageError: The code is damaged.
@@ -384,12 +417,12 @@ class Bundle:
         return _decoded(distilled.codes, self._stored_shape)
 
     def check_images_per_class(self, count: int) -> None:
-        """Refuse more images of each class than a coded bundle has; a generating one has any number.
+        """Refuse more images of each class than there are where all are coded; a generating bundle has any number.
 
         Raises:
             BundleError: A class has fewer.
         """
-        if self.is_coded:
+        if not self.generates:
             for c in self.classes:
                 self._check_coded(c, count)
 
@@ -405,7 +438,7 @@ class Bundle:
     def _coded_count(self, distilled: DistilledClass) -> int:
         from d3m_assets.evaluation.codecs.reading import code_header
 
-        return code_header(distilled.codes, self._stored_shape).count
+        return code_header(distilled.codes, self._stored_shape).count if self.has_codes else 0
 
     @property
     def _stored_shape(self) -> tuple[int, int, int]:
@@ -414,11 +447,11 @@ class Bundle:
     def byte_counts(self) -> BundleBytes:
         """Bytes of the vectors, of the file and of the models it needs, all classes together."""
         return BundleBytes(
-            vectors=sum(c.plan.payload for c in self.classes),
+            vectors=sum(c.plan.payload for c in self.classes) if self.generates else None,
             selections=sum(len(c.selection) for c in self.classes) if self.recipe.criterion else None,
             file=len(self.to_bytes()),
-            codes=sum(len(c.codes) for c in self.classes) if self.is_coded else None,
-            foundation=self.recipe.foundation_bytes,
+            codes=sum(len(c.codes) for c in self.classes) if self.has_codes else None,
+            foundation=self.recipe.foundation_bytes if self.generates else None,
             autoencoder=self.recipe.autoencoder_bytes if self.recipe.autoencoder else None,
         )
 
@@ -435,7 +468,7 @@ class Bundle:
         Raises:
             BundleError: It is another.
         """
-        if self.is_coded:  # it is decoded by no model
+        if not self.generates:  # it is decoded by no model
             return
         if fingerprint != self.recipe.foundation_fingerprint:
             raise BundleError(
@@ -541,34 +574,35 @@ def _read_class(entry: _ClassEntry, recipe: Recipe, shared_plan: EmbeddingPlan, 
     words, differences = entry.words(recipe), entry.differences
     if differences.key is None and not re.fullmatch(SAFE_KEY, entry.class_name):
         raise ValueError(f"class {entry.class_name!r} lacks a key")
-    if recipe.payload == CODES:
-        return DistilledClass.coded(words, _read_code(entry, recipe, left))
-    if differences.codes is not None:
-        raise ValueError("image codes beside prompts")
+    if bool(entry.prompts * entry.vectors) != (PROMPTS in recipe.parts):
+        raise ValueError(f"class {entry.class_name!r} has {entry.prompts} x {entry.vectors} vectors")
+    if PROMPTS not in recipe.parts:
+        return DistilledClass.coded(words, _read_code(entry, recipe.bytes_per_class, recipe, left))
     plan = replace(shared_plan, prompts=entry.prompts, vectors=entry.vectors)
-    if not plan.prompts * plan.vectors:
-        raise ValueError(f"class {entry.class_name!r} has no vectors")
     vectors = left.take_vectors(plan.prompts, plan.vectors, plan.stored_width)
     selection = b""
     if recipe.candidates and not differences.all:
         selection = left.take_selection(selection_bytes(recipe.candidates, recipe.kept))
         check_selection(selection, recipe.candidates, recipe.kept)
-    return DistilledClass(words, plan, vectors, selection)
+    allowed = recipe.bytes_per_class - plan.payload - len(selection)
+    return DistilledClass(words, plan, vectors, selection, _read_code(entry, allowed, recipe, left))
 
 
-def _read_code(entry: _ClassEntry, recipe: Recipe, left: _Left) -> bytes:
-    """The image code of a class, if it is one within the budget and the class has no vectors beside it.
+def _read_code(entry: _ClassEntry, allowed: int, recipe: Recipe, left: _Left) -> bytes:
+    """The image code of a class, if it is one of at most ``allowed`` bytes; empty where the recipe has none.
 
     Raises:
-        StageError, ValueError: It is not.
+        StageError, ValueError: It is none, or there is one beside a recipe that has none.
     """
     from d3m_assets.evaluation.codecs.reading import code_header
 
     length = entry.differences.codes or 0
-    if not 0 < length <= min(recipe.bytes_per_class, len(left.codes)) or entry.prompts or entry.vectors:
+    if CODES not in recipe.parts and not length:
+        return b""
+    if CODES not in recipe.parts or not 0 < length <= min(allowed, len(left.codes)):
         raise ValueError(
-            f"a class of {length} bytes of image codes and {entry.prompts} x {entry.vectors} vectors, within a budget of "
-            f"{recipe.bytes_per_class} bytes"
+            f"class {entry.class_name!r} has {length} bytes of image codes, of which a budget of {recipe.bytes_per_class} bytes "
+            f"leaves {allowed}, and the file {len(left.codes)}"
         )
     code = left.take_codes(length)
     code_header(code, (recipe.image_height, recipe.image_width, recipe.channels))
@@ -605,8 +639,8 @@ def _check_recipe(recipe: Recipe, tensors: frozenset[str]) -> None:
         raise ValueError(f"a selection of {recipe.kept} of {recipe.candidates} samples")
     if recipe.channels not in (1, 3):
         raise ValueError(f"images of {recipe.channels} channels")
-    if (_CODES in tensors) != (recipe.payload == CODES) or _TENSOR not in tensors:
-        raise ValueError("image codes beside prompts, or none in their place")
+    if (_CODES in tensors) != (CODES in recipe.parts) or _TENSOR not in tensors:
+        raise ValueError("image codes that the recipe does not have, or none where it has them")
 
 
 def _first_reason(error: ValidationError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,10 +12,19 @@ from pydantic_settings import NoDecode
 from d3m_assets.distillation.selection import MOST_CANDIDATES
 from d3m_assets.setting_types import Interval, Positive, Section, as_list_of_texts, distinct
 
-Payload = Literal["prompts", "codes", "auto"]
+Payload = Literal["prompts", "codes", "both", "auto"]
 """What a class stores within its budget; auto: prompts or codes, whichever teaches more."""
 PROMPTS: Literal["prompts"] = "prompts"
 CODES: Literal["codes"] = "codes"
+BOTH: Literal["both"] = "both"
+AUTO: Literal["auto"] = "auto"
+PARTS: Mapping[Payload, frozenset[str]] = {
+    PROMPTS: frozenset({PROMPTS}),
+    CODES: frozenset({CODES}),
+    BOTH: frozenset({PROMPTS, CODES}),
+    AUTO: frozenset({PROMPTS, CODES}),
+}
+"""What is made for a payload: prompts, from which images are generated, and codes, which are decoded; of auto, to choose from."""
 
 
 def _template(value: str) -> str:

@@ -93,7 +93,14 @@ class Audit:
 
 
 def audit_pool(
-    pool: ImageSet, train: ImageSet, held_out: ImageSet, *, n_classes: int, quantile: float = 0.01, neighbours: int = 5
+    pool: ImageSet,
+    train: ImageSet,
+    held_out: ImageSet,
+    *,
+    n_classes: int,
+    quantile: float = 0.01,
+    neighbours: int = 5,
+    generated: np.ndarray | None = None,
 ) -> Audit:
     """Compare a pool with the images it was distilled from and with real ones it has not seen.
 
@@ -112,6 +119,8 @@ def audit_pool(
         n_classes: Number of classes K.
         quantile: Share of real images that a threshold calls too close.
         neighbours: Real images that vote on a class, and that a copy is compared with.
+        generated: Which images of the pool were generated, bool ``[N]``, where the others are coded real images: shares of
+            memorised images are of those that were generated. None: of all.
 
     Raises:
         StageError: The pool is empty, there are fewer than two training images, or the spaces differ.
@@ -136,6 +145,7 @@ def audit_pool(
         "off_class": votes != pool.labels,
     }
     images = pd.DataFrame(table)
+    judged_copies = images if generated is None else images[generated]
     spread = spread_ratios(pool.spaces[judging], pool.labels, train.spaces[judging], train.labels, n_classes)
     summary = {
         "images": len(pool),
@@ -147,8 +157,9 @@ def audit_pool(
         "judged_in": judging,
         "thresholds": {name: space.thresholds for name, space in spaces.items()},
         **{share: float(images[share].mean()) for share in _SHARES},
+        "memorised": float(judged_copies["memorised"].mean()),
         "off_class_of_held_out": _off_class_share(held_out, train, judging, neighbours, n_classes),
-        "classes": _class_shares(images, spread),
+        "classes": _class_shares(images, judged_copies, spread),
     }
     return Audit(images, summary)
 
@@ -221,9 +232,10 @@ def _compare_in(
     )
 
 
-def _class_shares(images: pd.DataFrame, spread: np.ndarray) -> list[dict[str, Any]]:
+def _class_shares(images: pd.DataFrame, judged_copies: pd.DataFrame, spread: np.ndarray) -> list[dict[str, Any]]:
     """Number of images, shares and spread of every class; NaN for a class without an image."""
     shares = images.groupby("label")[_SHARES].mean().reindex(range(len(spread)))
+    shares["memorised"] = judged_copies.groupby("label")["memorised"].mean().reindex(range(len(spread)))
     counts = images["label"].value_counts()
     return [
         {"images": int(counts.get(c, 0)), **{s: float(shares[s].iloc[c]) for s in _SHARES}, "spread": float(spread[c])}

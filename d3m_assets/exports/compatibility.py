@@ -30,7 +30,7 @@ def model_slug(bundle: Bundle) -> str:
 
 def fits(bundle: Bundle) -> list[str]:
     """What a bundle can be used with, a sentence each."""
-    if bundle.is_coded:
+    if not bundle.generates:
         return [
             "Decodes its images without any model, on any machine with this package: d3m regenerate, verify.",
             "It holds no prompts, so there are no tokens and no encoded prompts to export.",
@@ -40,6 +40,10 @@ def fits(bundle: Bundle) -> list[str]:
     model = f"{recipe.foundation!r} (fingerprint {recipe.foundation_fingerprint[:12]})"
     family = _FAMILIES.get(plan.width)
     lines = [f"Regenerates its images with the base model {model} and no other: d3m regenerate, verify."]
+    if bundle.has_codes:
+        lines.append(
+            "Its coded real images are decoded without the model, and written at the size of the generated ones."
+        )
     if recipe.foundation == EMBEDDED:
         lines.append(
             "Its tokens (d3m export --format diffusers) load into a stock diffusers StableDiffusionPipeline of that model, which "

@@ -105,7 +105,7 @@ def dataset_card(plan: ExportPlan, writer: FormatWriter, option: str) -> str:
         "size_categories": [size_category(total)],
         "annotations_creators": ["machine-generated"],
         "source_datasets": [source if hub_id(source) else "extended|other"],
-        "tags": ["dataset-distillation", *([] if plan.bundle.is_coded else ["synthetic"]), "d3m-assets"],
+        "tags": ["dataset-distillation", *(["synthetic"] if plan.bundle.generates else []), "d3m-assets"],
         **writer.front_matter(),
     }
     if (model := base_model_id(plan.bundle)) is not None:
@@ -133,25 +133,27 @@ def facts(bundle: Bundle) -> list[str]:
 def _method(bundle: Bundle) -> list[str]:
     """Lines that say how a bundle's images are made."""
     recipe = bundle.recipe
-    if bundle.is_coded:
-        return [
-            f"- Method: coded real images, by d3m-assets: {markdown(recipe.payload_choice)}",
-            "- Base model: none; the images are decoded",
-        ]
-    return [
-        f"- Method: D3M, textual inversion of a diffusion model ([paper]({PAPER})), by d3m-assets",
-        f"- Base model: {code(recipe.foundation)}, fingerprint `{recipe.foundation_fingerprint}`",
-    ]
+    lines = []
+    if bundle.generates:
+        lines.append(f"- Method: D3M, textual inversion of a diffusion model ([paper]({PAPER})), by d3m-assets")
+    if bundle.has_codes:
+        lines.append(f"- Method: coded real images, by d3m-assets: {markdown(recipe.payload_choice)}")
+    if bundle.generates:
+        return [*lines, f"- Base model: {code(recipe.foundation)}, fingerprint `{recipe.foundation_fingerprint}`"]
+    return [*lines, "- Base model: none; the images are decoded"]
 
 
 def _page(plan: ExportPlan, writer: FormatWriter, option: str) -> str:
     count = "" if plan.per_class is None else f" --per-class {plan.per_class}"
-    recipe, coded = plan.bundle.recipe, plan.bundle.is_coded
-    real = (
-        "Every image is a real one of the source dataset, coded with loss and decoded: it shows what the real one shows."
-        if coded
-        else "No image is a real one: all were generated from the learned prompts of a distilled dataset."
-    )
+    recipe, coded = plan.bundle.recipe, not plan.bundle.generates
+    real = "No image is a real one: all were generated from the learned prompts of a distilled dataset."
+    if coded:
+        real = "Every image is a real one of the source dataset, coded with loss and decoded: it shows what the real one shows."
+    elif plan.bundle.has_codes:
+        real = (
+            "Images whose origin is a coded real image are real ones of the source dataset, coded with loss and decoded: they show "
+            "what the real ones show. The others were generated from the learned prompts of a distilled dataset."
+        )
     needed = (
         "with the bundle"
         if coded

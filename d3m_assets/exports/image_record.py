@@ -78,10 +78,16 @@ class ImageRecord(BaseModel):
         """Compact JSON in ASCII."""
         return json.dumps(self.facts(), separators=(",", ":"))
 
-    def to_row(self, file_name: str) -> str:
-        """Its line of ``metadata.jsonl``, with the class as ``label``; package versions stand in the images only."""
+    def to_row(self, file_name: str, *, with_origin: bool = False) -> str:
+        """Its line of ``metadata.jsonl``, with the class as ``label``; package versions stand in the images only.
+
+        Args:
+            file_name: Below the folder of the file.
+            with_origin: Whether the origin stands there of generated images, too, as it does of others.
+        """
         facts = {name: value for name, value in self.facts().items() if name != "versions"}
         row = {"file_name": file_name, "label": self.class_name, **facts}
+        row |= {"origin": self.origin} if with_origin else {}
         return json.dumps(row, ensure_ascii=False) + "\n"
 
 

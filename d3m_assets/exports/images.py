@@ -46,7 +46,7 @@ def regenerate(
 
     Args:
         bundle: The distilled dataset.
-        foundation: The model it was made for; None: its images are coded.
+        foundation: The model it was made for; None: all its images are coded.
         output: The folder; must be empty, not exist, or hold the same export, complete or not, so that nothing of the
             user's is lost or mixed in.
         per_class: Images of each class; None: those that the bundle selects, and without a selection as many as the training

@@ -19,9 +19,9 @@ from d3m_assets import provenance
 from d3m_assets.compute.devices import one_thread
 from d3m_assets.compute.interface import WorkerPool
 from d3m_assets.datasets.images import encode_png
+from d3m_assets.datasets.labelled_images import resize_to_square
 from d3m_assets.distillation.bundle import Bundle, DistilledClass
 from d3m_assets.distillation.generation import Sample, coded_sample, generate
-from d3m_assets.distillation.prompts import ClassPrompts
 from d3m_assets.errors import BundleError, D3MError
 from d3m_assets.exports.image_record import CODED, GENERATED, KEY, ImageRecord, precision_of
 from d3m_assets.foundation.tiny_autoencoder import load_tiny_autoencoder
@@ -101,7 +101,7 @@ class ImageStream:
 
     Args:
         bundle: The distilled dataset.
-        foundation: The model it was made for; None: its images are coded.
+        foundation: The model it was made for; None: all its images are coded.
         per_class: Images of each class; None: the training set of each.
         autoencoder: The tiny autoencoder of the recipe, where it has one.
         workers: Share the chunks where there are several and what is left takes a minute or more; None: this process
@@ -109,7 +109,7 @@ class ImageStream:
         model: What workers load the foundation model from; given with ``workers``.
 
     Raises:
-        BundleError: A class has fewer coded images.
+        BundleError: All images are coded, and a class has fewer.
     """
 
     def __init__(
@@ -140,12 +140,10 @@ class ImageStream:
 
         No more than a chunk of ``generation.batch_size`` is held, and with workers two for each.
         """
-        candidates = self.bundle.recipe.candidates
         for chunk, (images, samples) in self._generated(self._chunks(start)):
             c = self.bundle.classes[chunk.class_position]
             for offset, (image, sample) in enumerate(zip(images, samples, strict=True)):
-                selected = not c.selection or sample.index < candidates
-                record = image_record(self.bundle, self.foundation, c.prompts, sample, selected=selected)
+                record = image_record(self.bundle, self.foundation, c, sample)
                 yield GeneratedImage(chunk.position + offset, chunk.class_position, image, record)
 
     def _chunks(self, start: int) -> Iterator[_Chunk]:
@@ -207,7 +205,7 @@ class ImageStream:
 def checked_models(
     bundle: Bundle, foundation: Foundation | None, autoencoder: TinyAutoencoder | None
 ) -> tuple[Foundation | None, AutoencoderTiny | None]:
-    """The model and the loaded autoencoder that a bundle's images are made with; none for a coded bundle.
+    """The model and the loaded autoencoder that a bundle's images are made with; none where all are coded.
 
     Args:
         bundle: The distilled dataset.
@@ -217,7 +215,7 @@ def checked_models(
     Raises:
         BundleError: They are not the bundle's, or there is no model.
     """
-    if bundle.is_coded:
+    if not bundle.generates:
         return None, None
     if foundation is None:
         raise _without_model(bundle)
@@ -235,14 +233,17 @@ def sample_numbers(bundle: Bundle, distilled: DistilledClass, begin: int, end: i
     selected = bundle.selected(distilled)
     if selected is None:
         return iter(range(begin, end))
-    fresh = [bundle.recipe.candidates + max(0, k - len(selected)) for k in (begin, end)]
+    first_fresh = bundle.code_numbers(distilled).stop
+    fresh = [first_fresh + max(0, k - len(selected)) for k in (begin, end)]
     return itertools.chain(selected[begin:end].tolist(), range(*fresh))
 
 
 def image_record(
-    bundle: Bundle, foundation: Foundation | None, prompts: ClassPrompts, sample: Sample, *, selected: bool = True
+    bundle: Bundle, foundation: Foundation | None, distilled: DistilledClass, sample: Sample
 ) -> ImageRecord:
-    """What an image that was generated from a bundle says of itself."""
+    """What an image of a bundle says of itself."""
+    prompts, codes = distilled.prompts, bundle.code_numbers(distilled)
+    coded = sample.index in codes
     return ImageRecord(
         bundle=bundle.sha256,
         class_id=prompts.class_id,
@@ -251,11 +252,11 @@ def image_record(
         prompt_index=sample.prompt_index,
         prompt=sample.prompt,
         seed=sample.seed,
-        foundation=bundle.recipe.foundation_fingerprint,
-        precision=precision_of(foundation),
+        foundation="" if coded else bundle.recipe.foundation_fingerprint,
+        precision="" if coded else precision_of(foundation),
         versions=provenance.versions(),
-        selected=selected,
-        origin=CODED if bundle.is_coded else GENERATED,
+        selected=not distilled.selection or sample.index < codes.stop,
+        origin=CODED if coded else GENERATED,
     )
 
 
@@ -271,10 +272,12 @@ def generate_class(
 ) -> tuple[np.ndarray, list[Sample]]:
     """Images of a class as its pool has them: generated, the same pixels on the same kind of device; or decoded.
 
+    Beside generated images, decoded ones have their size.
+
     Args:
         bundle: The distilled dataset.
         distilled: One of its classes.
-        foundation: The model it was made for; None: its images are coded.
+        foundation: The model it was made for; None: all its images are coded.
         count: How many images.
         first: Number of the first one.
         indices: Rising numbers of ``count`` images, in place of those from ``first`` on.
@@ -286,23 +289,36 @@ def generate_class(
     Raises:
         BundleError: The class has no such coded image; or images are to be generated, and there is no model.
     """
-    if bundle.is_coded:
-        numbers = list(range(first, first + count)) if indices is None else [int(k) for k in indices]
+    numbers = list(range(first, first + count)) if indices is None else [int(k) for k in indices]
+    if not bundle.generates:
         bundle.samples(distilled, max(numbers, default=-1) + 1)
         return bundle.coded_images(distilled)[numbers], [coded_sample(k) for k in numbers]
     if foundation is None:
         raise _without_model(bundle)
-    with one_thread():  # the number of threads decides how sums round
-        return generate(
-            foundation,
-            distilled.prompts,
-            bundle.generation_settings(),
-            bundle.recipe.seed,
-            count=count,
-            first=first,
-            indices=None if indices is None else [int(k) for k in indices],
-            vectors=distilled.vectors,
-            plan=distilled.plan,
-            channels=bundle.recipe.channels,
-            autoencoder=autoencoder,
-        )
+    codes = bundle.code_numbers(distilled)
+    generated = [k for k in numbers if k not in codes]
+    size = foundation.files.image_size
+    images: np.ndarray = np.empty((0, size, size, bundle.recipe.channels), np.uint8)
+    samples: list[Sample] = []
+    if generated:
+        with one_thread():  # the number of threads decides how sums round
+            images, samples = generate(
+                foundation,
+                distilled.prompts,
+                bundle.generation_settings(),
+                bundle.recipe.seed,
+                count=len(generated),
+                indices=generated,
+                vectors=distilled.vectors,
+                plan=distilled.plan,
+                channels=bundle.recipe.channels,
+                autoencoder=autoencoder,
+            )
+    if len(generated) == len(numbers):
+        return images, samples
+    coded = [k for k in numbers if k in codes]
+    decoded = bundle.coded_images(distilled)[[k - codes.start for k in coded]]
+    images = np.concatenate([images, resize_to_square(decoded, size, bundle.recipe.channels)])
+    order = np.argsort([*generated, *coded], kind="stable")  # the numbers rise
+    samples += [coded_sample(k) for k in coded]
+    return images[order], [samples[i] for i in order]

@@ -104,7 +104,7 @@ def check_has_prompts(bundle: Bundle) -> None:
     Raises:
         BundleError: Its classes are coded images.
     """
-    if bundle.is_coded:
+    if not bundle.generates:
         raise BundleError(
             "this bundle holds coded real images and no prompts, so there is nothing to export but its images (`d3m regenerate`) "
             "and the bundle itself (--format bundle-repository)"

@@ -328,7 +328,7 @@ def verify(
 
     Args:
         bundle: The distilled dataset.
-        foundation: The model it was made for; None: its images are coded.
+        foundation: The model it was made for; None: all its images are coded.
         images: The images at hand.
         sample: Images of each class to check at least: chunks of ``generation.batch_size`` are generated whole, and all of
             their images compared. Which chunks is chosen by the bundle and the class. None: all images.
@@ -341,26 +341,30 @@ def verify(
     """
     foundation, decoder = checked_models(bundle, foundation, autoencoder)
     names = [c.prompts.class_name for c in bundle.classes]
-    # Each class has as many images as any other, so one that ends before the others was cut off.
     lengths = [_length(bundle, c, images.indices(c.prompts.class_name)) for c in bundle.classes]
-    count = max(1, *lengths)
-    candidates = bundle.recipe.candidates
-    fresh = any((there := images.indices(name)) and there[-1] >= candidates for name in names)
+    fresh = bundle.generates and any(
+        (there := images.indices(c.prompts.class_name)) and there[-1] >= bundle.code_numbers(c).stop
+        for c in bundle.classes
+    )
     results = []
     for done, c in enumerate(bundle.classes):
         name = c.prompts.class_name
         progress(ProgressEvent("verify", done, len(bundle.classes), f"class {printable(name)}"))
-        if bundle.is_coded:  # each class has its own number of images, unless all were asked for the same number
-            coded = bundle.training_images(c)
-            numbers, selected = bundle.samples(c, min(count, coded) if len(set(lengths)) == 1 else coded), None
-        else:
-            numbers, selected = bundle.samples(c, count), bundle.selected(c)
-        # A selection may keep fewer images of one class than of another; only with fresh ones are there as many of each.
-        expected = numbers if selected is None or fresh else numbers[: len(selected)]
+        expected = bundle.samples(c, _expected_images(bundle, c, lengths, fresh=fresh))
         results.append(_verify_class(bundle, c, foundation, images, expected, sample, decoder))
     progress(ProgressEvent("verify", len(bundle.classes), len(bundle.classes)))
     strangers = images.strangers(names)
     return Verification(tuple(results), tuple(strangers), images.precision, precision_of(foundation), exact)
+
+
+def _expected_images(bundle: Bundle, c: DistilledClass, lengths: Sequence[int], *, fresh: bool) -> int:
+    """How many images of a class there should be, by how many samples of each class include those that are there."""
+    longest, training = max(1, *lengths), bundle.training_images(c)
+    if fresh:  # as many of each class were asked for, so one that ends before the others was cut off
+        return longest
+    # Without fresh ones a class has no more than its training set, whose size may be its own: a selection may keep fewer, and
+    # other codes hold fewer. Only where all classes end alike may fewer have been asked for.
+    return training if bundle.has_codes and len(set(lengths)) > 1 else min(longest, training)
 
 
 def _length(bundle: Bundle, c: DistilledClass, present: Sequence[int]) -> int:
@@ -368,8 +372,8 @@ def _length(bundle: Bundle, c: DistilledClass, present: Sequence[int]) -> int:
     selected = bundle.selected(c)
     if selected is None or not present:
         return present[-1] + 1 if present else 0
-    if present[-1] >= bundle.recipe.candidates:
-        return len(selected) + present[-1] - bundle.recipe.candidates + 1
+    if present[-1] >= (first_fresh := bundle.code_numbers(c).stop):
+        return len(selected) + present[-1] - first_fresh + 1
     return int(np.searchsorted(selected, present[-1], side="right"))
 
 
@@ -390,7 +394,7 @@ def _verify_class(
     result = ClassVerification(name, available=len(present), missing=missing, unselected=len(rejected))
     for index in rejected:
         result.note(f"image {index} is no sample that the bundle selects")
-    if bundle.is_coded:  # of a number beyond those that are coded there is nothing to compare with
+    if not bundle.generates:  # of a number beyond those that are coded there is nothing to compare with
         present = [index for index in present if index in of_class]
     if not present:
         result.note("no image of the class is there")

@@ -24,8 +24,8 @@ from d3m_assets.assets.raw_dataset import RawDataset
 from d3m_assets.assets.sample_selection import SampleSelection
 from d3m_assets.assets.synthetic_pool import SyntheticPool
 from d3m_assets.datasets.names import class_key
-from d3m_assets.distillation.bundle import Bundle
-from d3m_assets.distillation.settings import CODES
+from d3m_assets.distillation.bundle import Bundle, DistilledClass
+from d3m_assets.distillation.settings import AUTO, CODES, PARTS, PROMPTS
 from d3m_assets.errors import D3MError, StageError, StoreError
 from d3m_assets.exports.image_record import CODED, ImageRecord
 from d3m_assets.planning.versions import NOT_RECORDED, Version, find_version, made, stored_version
@@ -197,10 +197,13 @@ def lineage_of_pool_row(at_hand: AtHand, budget: str, class_name: str, index: in
             f"there is no store at {at_hand.store_name}; name it with --storage, and the dataset with --dataset"
         )
     version = _pool(store, budget, class_name, replicate)
-    if _is_coded(store, version):
+    parts = _parts(store, version)
+    if PROMPTS not in parts:
         return _lineage_of_code(store, version, index)
     table = from_parquet(version.read(synthetic_pool.FILE))
     rows = table[table["index"] == index]
+    if rows.empty and CODES in parts:  # coded images are behind all that are generated
+        return _lineage_of_code(store, version, index)
     if rows.empty:
         raise StageError(
             f"{version.key} has no image {index}, but {len(table)}: {table['index'].min()} to {table['index'].max()}"
@@ -230,7 +233,7 @@ def lineage_of_pool_row(at_hand: AtHand, budget: str, class_name: str, index: in
 
 
 def lineage_of_bundle(bundle: Bundle, name: str, at_hand: AtHand) -> Lineage:
-    """Where the vectors of a bundle come from.
+    """Where the vectors and the image codes of a bundle come from.
 
     Args:
         bundle: The bundle.
@@ -253,33 +256,33 @@ def lineage_of_bundle(bundle: Bundle, name: str, at_hand: AtHand) -> Lineage:
     }
     if recipe.payload_choice:
         found.sections["bundle"]["payload"] = recipe.payload_choice
-    if not bundle.is_coded:
+    if bundle.generates:
         found.sections["settings"] = {"generation": recipe.generation}
     if version is None and store is not None:
         found.notes.append(f"{at_hand.store_name} knows no bundle with this SHA-256: another store's, or pruned since")
-    rows: list[Section] = []
-    for c in bundle.classes:
-        if bundle.is_coded:
-            codes = _payload(version, c.prompts.class_key, ImageCodes.name) if version is not None else None
-            rows.append(
-                {
-                    "class": c.prompts.class_name,
-                    "coded images": f"{bundle.training_images(c)} in {len(c.codes)} bytes",
-                    **({"artefact": str(codes.key), "created": codes.manifest.created} if codes is not None else {}),
-                }
-            )
-            continue
-        row = {"class": c.prompts.class_name, "prompts": f"{c.plan.prompts} x {c.plan.vectors} vectors"}
-        vectors = _payload(version, c.prompts.class_key, InvertedEmbeddings.name) if version is not None else None
-        rows.append(row | (_summary(vectors) if version is not None else {}))
-    found.sections["image codes" if bundle.is_coded else "vectors"] = {"by class": rows}
-    if bundle.is_coded:
-        possible = "yes"
-    else:
+    if bundle.generates:
+        found.sections["vectors"] = {"by class": [_vectors_of_class(c, version) for c in bundle.classes]}
+    if bundle.has_codes:
+        found.sections["image codes"] = {"by class": [_codes_of_class(bundle, c, version) for c in bundle.classes]}
+    if bundle.generates:
         _describe_model(found, recipe.foundation_fingerprint, version, at_hand, recipe.foundation)
-        possible = _model_is_at_hand(found)
-    found.sections["regenerate"] = {"possible": possible, "with": f"d3m regenerate {name} --output FOLDER"}
+    regenerate = f"d3m regenerate {name} --output FOLDER"
+    found.sections["regenerate"] = {"possible": _model_is_at_hand(found), "with": regenerate}
     return found
+
+
+def _vectors_of_class(c: DistilledClass, version: Version | None) -> Section:
+    row: Section = {"class": c.prompts.class_name, "prompts": f"{c.plan.prompts} x {c.plan.vectors} vectors"}
+    if version is None:
+        return row
+    return row | _summary(_payload(version, c.prompts.class_key, InvertedEmbeddings.name))
+
+
+def _codes_of_class(bundle: Bundle, c: DistilledClass, version: Version | None) -> Section:
+    images = f"{len(bundle.code_numbers(c))} in {len(c.codes)} bytes"
+    row: Section = {"class": c.prompts.class_name, "coded images": images}
+    codes = _payload(version, c.prompts.class_key, ImageCodes.name) if version is not None else None
+    return row | ({} if codes is None else {"artefact": str(codes.key), "created": codes.manifest.created})
 
 
 def _selected(store: Store, pool: ArtefactKey, index: int) -> str:
@@ -323,14 +326,17 @@ def _pool(store: Store, budget: str, class_name: str, replicate: int) -> Version
     )
 
 
-def _is_coded(store: Store, pool: Version) -> bool:
-    """Whether the training set of a class at a budget is its image codes."""
+def _parts(store: Store, pool: Version) -> frozenset[str]:
+    """What the training set of a class at a budget consists of: prompts, codes or both."""
     if list(pool.input_names(ImageCodes.name)):
-        return True
+        return PARTS[CODES]
     # What the bundle was made from: the store may still have the choice of an earlier setting.
     bundle = stored_version(store, ArtefactKey(DistilledBundle.name, None, pool.key.budget))
-    choice = bundle and bundle.made_from(str(ArtefactKey(PayloadChoice.name, None, pool.key.budget)))
-    return choice is not None and choice.manifest.metrics.get("payload") == CODES
+    if bundle is None:
+        return PARTS[PROMPTS]
+    choice = bundle.made_from(str(ArtefactKey(PayloadChoice.name, None, pool.key.budget)))
+    payload = bundle.manifest.settings.get("payload", PROMPTS) if choice is None else choice.manifest.metrics["payload"]
+    return PARTS[PROMPTS if payload == AUTO else payload]
 
 
 def _lineage_of_code(store: Store, pool: Version, index: int) -> Lineage:
@@ -339,13 +345,14 @@ def _lineage_of_code(store: Store, pool: Version, index: int) -> Lineage:
     codes = stored_version(store, key)
     if codes is None:
         raise StageError(f"{store.url} does not have {key}; `d3m distill` makes it again")
-    if index >= (count := codes.manifest.metrics["images"]):
-        raise StageError(f"{key} has no image {index}, but {count}: 0 to {count - 1}")
+    first, count = codes.manifest.settings.get("first", 0), codes.manifest.metrics["images"]
+    if not first <= index < first + count:
+        raise StageError(f"{key} has no image {index}, but {count}: {first} to {first + count - 1}")
     found = Lineage(f"image {index} of {key}")
     found.sections["image"] = {"origin": CODED, "class": str(key.class_key), "index": index}
     _describe_codes(found, codes, index)
     found.sections["settings"] = codes.manifest.settings
-    with_ = f"d3m regenerate of the bundle of {key.budget}; no model is needed"
+    with_ = f"d3m regenerate of the bundle of {key.budget}{'' if first else '; no model is needed'}"
     found.sections["regenerate"] = {"possible": "yes", "with": with_}
     return found
 

@@ -11,8 +11,9 @@ from d3m_assets.assets.distilled_bundle import find_bundle
 from d3m_assets.assets.files import from_parquet
 from d3m_assets.assets.image_codes import FILE as CODE
 from d3m_assets.assets.image_codes import ImageCodes
-from d3m_assets.assets.synthetic_pool import is_coded, pool_versions
+from d3m_assets.assets.synthetic_pool import is_coded, pool_images, pool_versions
 from d3m_assets.datasets.images import decode_png, encode_png
+from d3m_assets.datasets.labelled_images import resize_to_square
 from d3m_assets.distillation.bundle import Bundle
 from d3m_assets.errors import BundleError, StageError
 from d3m_assets.exports.verification import FolderImages, ImageSource
@@ -88,10 +89,11 @@ class PoolImages:
             for c in bundle.classes
             if (numbers := bundle.selected(c)) is not None
         }
-        self._bundle, self._coded = bundle, bundle.is_coded
+        self._bundle = bundle
+        self._numbers = {c.prompts.class_name: bundle.code_numbers(c) for c in bundle.classes}
         of_class = {name: ArtefactKey(ImageCodes.name, key, bundle.recipe.budget) for name, key in keys.items()}
         self._codes: Mapping[str, Version | None] = {}
-        if self._coded and version is not None:
+        if bundle.has_codes and version is not None:
             self._codes = {name: version.made_from(str(key)) for name, key in of_class.items()}
             if gone := [name for name, codes in self._codes.items() if codes is None or not codes.current]:
                 raise StageError(
@@ -102,8 +104,8 @@ class PoolImages:
 
     @property
     def precision(self) -> str:
-        """As the commit records say; empty: they do not, or the images are decoded."""
-        if self._coded:
+        """As the commit records say; empty: they do not, or all images are decoded."""
+        if not self._bundle.generates:
             return ""
         devices = {
             str(p.manifest.provenance.get("hardware", "")).rpartition("device ")[2] for p in self._pools.values()
@@ -117,10 +119,23 @@ class PoolImages:
             return None
         if self._held is None or self._held[0] != class_name:
             table = from_parquet(self._pools[class_name].read(synthetic_pool.FILE))
-            if self._coded and not is_coded(table):  # its pool has what is generated, and was not chosen
-                table = _decoded(self._codes[class_name], self._bundle)
+            if self._bundle.has_codes and not is_coded(table):  # the pool has what is generated
+                table = self._with_codes(class_name, table)
             self._held = class_name, table.set_index("index")
         return self._held[1]
+
+    def _with_codes(self, class_name: str, generated: pd.DataFrame) -> pd.DataFrame:
+        """The pool of a class with its coded images behind what is generated, or with them alone where nothing else was chosen."""
+        import pandas as pd
+
+        images = _decoded(self._codes[class_name], self._bundle)
+        before = []
+        if self._bundle.generates:
+            before.append(generated[["index", "image"]])
+            images = resize_to_square(images, pool_images(generated.head(1)).shape[1], self._bundle.recipe.channels)
+        files = [{"bytes": encode_png(image)} for image in images]
+        coded = pd.DataFrame({"index": list(self._numbers[class_name])[: len(files)], "image": files})
+        return pd.concat([*before, coded], ignore_index=True)
 
     def indices(self, class_name: str) -> list[int]:
         """Numbers of the images in the pool of a class that the bundle selects; where it selects none, of all."""
@@ -143,14 +158,14 @@ class PoolImages:
         return []
 
 
-def _decoded(codes: Version | None, bundle: Bundle) -> pd.DataFrame:
-    """The images of a stored code, in the columns of a pool that are compared; none where it is not stored any more."""
-    import pandas as pd
+def _decoded(codes: Version | None, bundle: Bundle) -> np.ndarray:
+    """The images of a stored code, uint8 ``[N, H, W, C]`` at the stored size; none where it is not stored any more."""
+    import numpy as np
 
     from d3m_assets.evaluation.codecs.reading import read_code
 
-    recipe, images = bundle.recipe, []
-    if codes is not None and codes.current:
-        shape = recipe.image_height, recipe.image_width, recipe.channels
-        images = [{"bytes": encode_png(image)} for image in read_code(codes.read(CODE), shape)]
-    return pd.DataFrame({"index": range(len(images)), "image": images})
+    recipe = bundle.recipe
+    shape = recipe.image_height, recipe.image_width, recipe.channels
+    if codes is None or not codes.current:
+        return np.empty((0, *shape), np.uint8)
+    return read_code(codes.read(CODE), shape)

@@ -94,7 +94,7 @@ class ChunkReader:
         digests = None if self.cache is None else self.cache.folder / "digests.json"
         self._files: FoundationFiles | None = None
         self._tiny_files: TinyAutoencoder | None = None
-        if not bundle.is_coded:
+        if bundle.generates:
             self._files = find_foundation(str(foundation), config=foundation_config, digests=digests)
             bundle.check_foundation(self._files.fingerprint, self._files.name)
             if tiny_autoencoder is not None:

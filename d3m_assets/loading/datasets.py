@@ -55,14 +55,14 @@ class _Images:
         samples = [
             ClassSamples.of(
                 self.bundle.selected(c),
-                self.bundle.recipe.candidates,
+                self.bundle.code_numbers(c).stop,
                 images_per_class or self.bundle.training_images(c),
                 chunk_size,
                 self.bundle.training_images(c),
             )
             for c in self.bundle.classes
         ]
-        if self.bundle.is_coded:
+        if not self.bundle.generates:
             counts = [self.bundle.training_images(c) for c in self.bundle.classes]
             samples = [replace(s, limit=count) for s, count in zip(samples, counts, strict=True)]
         self.samples = samples
@@ -112,7 +112,8 @@ class DistilledDataset(Dataset[Sample]):
 
     Args:
         bundle: A bundle or its file.
-        foundation: "embedded", or path or hub id of the model that the bundle was made for; not looked at where images are coded.
+        foundation: "embedded", or path or hub id of the model that the bundle was made for; not looked at where all images
+            are coded.
         images_per_class: Images of each class; None: the training set, which is what the bundle selects.
         device: Torch device to generate on; "auto": CUDA if there is any.
         transform: From a uint8 tensor ``[C, H, W]`` to ``pixel_values``; None: float32 in 0..1.
@@ -127,7 +128,8 @@ class DistilledDataset(Dataset[Sample]):
         classes: Names of the classes, by label.
 
     Raises:
-        BundleError: There is no such bundle, the model or the autoencoder is not the bundle's, or it has fewer coded images.
+        BundleError: There is no such bundle, the model or the autoencoder is not the bundle's, or all images are
+            coded and there are fewer.
         FoundationError: There is no such model or device.
         StoreError: The cache cannot be written.
         ValueError: ``images_per_class`` is below 1.
@@ -240,9 +242,11 @@ class IterableDistilledDataset(IterableDataset[Sample]):
 
     Args:
         bundle: A bundle or its file.
-        foundation: "embedded", or path or hub id of the model that the bundle was made for; not looked at where images are coded.
+        foundation: "embedded", or path or hub id of the model that the bundle was made for; not looked at where all images
+            are coded.
         batch_size: Consecutive samples that a rank and worker takes; give it to the DataLoader, too.
-        fresh: Whether every epoch has samples of its own; otherwise, as it has to be with coded images, all have the fixed pool.
+        fresh: Whether every epoch has samples of its own, all of them generated; otherwise, as it has to be where all images
+            are coded, all have the fixed pool.
         seed: Of the order.
         images_per_class: Images of each class in an epoch; None: as many as the training set has.
         mixed_chunks: Most chunks whose samples are mixed; None: one of each class, but 32 to 256.
@@ -264,10 +268,11 @@ class IterableDistilledDataset(IterableDataset[Sample]):
         epoch_length: Samples of an epoch, all ranks together.
 
     Raises:
-        BundleError: There is no such bundle, the model or the autoencoder is not the bundle's, or it has fewer coded images.
+        BundleError: There is no such bundle, the model or the autoencoder is not the bundle's, or all images are
+            coded and there are fewer.
         FoundationError: There is no such model or device.
         StoreError: The cache cannot be written.
-        ValueError: A number is out of its range, or fresh samples are asked for where images are coded.
+        ValueError: A number is out of its range, or fresh samples are asked for where all images are coded.
     """
 
     def __init__(
@@ -312,7 +317,7 @@ class IterableDistilledDataset(IterableDataset[Sample]):
             tiny_autoencoder=tiny_autoencoder,
         )
         self.bundle, self.classes = self._images.bundle, self._images.classes
-        if fresh and self.bundle.is_coded:
+        if fresh and not self.bundle.generates:
             raise ValueError("this bundle holds coded real images, of which there are no fresh ones; give fresh=False")
         reader = self._images.reader
         self._order = StreamOrder(

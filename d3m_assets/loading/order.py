@@ -36,7 +36,7 @@ class ClassSamples:
 
     Attributes:
         selected: Rising numbers of the samples that the bundle selects, int64 ``[K]``; None: there is no selection.
-        candidates: Samples that they were selected from; 0 without a selection.
+        candidates: Samples that they were selected from, coded images included; 0 without a selection.
         pool: Rising numbers of the fixed pool, int64 ``[N]``.
         first_fresh: The first fresh sample; a multiple of the chunk size.
         limit: Samples that there are in all, of a class whose images are coded; None: any number.

@@ -26,7 +26,7 @@ from d3m_assets.exports.image_record import CODED, read_record
 from d3m_assets.exports.images import regenerate
 from d3m_assets.exports.tokens import export_tokens
 from d3m_assets.exports.verification import FolderImages, verify
-from d3m_assets.inspection.lineage import AtHand, _is_coded, lineage_of_bundle, lineage_of_image, lineage_of_pool_row
+from d3m_assets.inspection.lineage import AtHand, _parts, lineage_of_bundle, lineage_of_image, lineage_of_pool_row
 from d3m_assets.inspection.verification import PoolImages
 from d3m_assets.planning.versions import Version, stored_version
 from d3m_assets.settings import load_settings
@@ -328,7 +328,7 @@ def test_inspect_tells_codec_and_choice_and_regenerate_opens_no_model(coded, tmp
 
 def training_images(pipeline, bundle):
     """Images of each class that the payload of a bundle has, from the artefacts that it was made from."""
-    if bundle.is_coded:
+    if not bundle.generates:
         return [decode_images(read(pipeline, "image_codes", FILE, c), (8, 8, 1)) for c in "017"]
     return [pool_images(from_parquet(read(pipeline, "synthetic_pool", POOL, c))) for c in "017"]
 
@@ -350,13 +350,13 @@ def test_auto_decides_by_validation_and_tells(decided, foundation):
     assert all(len(values) == 2 for values in choice["accuracies"].values())
     assert choice["payload"] == ("codes" if means["codes"] > means["prompts"] else "prompts")
     bundle = bundle_of(pipeline)
-    assert bundle.is_coded == (choice["payload"] == "codes")
+    assert bundle.generates == (choice["payload"] == "prompts")
     assert choice["sentence"] in bundle.recipe.payload_choice
     page = pipeline.store.read(ArtefactKey("distillation_report"), "report.html").decode()
     assert choice["sentence"] in page
     context = pipeline.reading(ArtefactKey("student_metrics", None, "64B"))
     assert np.array_equal(synthetic_images(context, "64B").images, np.concatenate(training_images(pipeline, bundle)))
-    given = None if bundle.is_coded else foundation
+    given = foundation if bundle.generates else None
     assert verify(bundle, given, PoolImages(bundle, pipeline.store)).verdict == "equal"
 
 
@@ -373,16 +373,16 @@ def test_either_decision_goes_through_all_that_follows(decided, tmp_path, founda
         shutil.rmtree(next((tmp_path / "home").rglob(asset)))
     run(pipeline)
     bundle = bundle_of(pipeline)
-    assert bundle.is_coded == (payload == "codes")
+    assert bundle.generates == (payload == "prompts")
     assert f"{payload} by the validation part: " in bundle.recipe.payload_choice
-    regenerate(bundle, None if bundle.is_coded else foundation, tmp_path / "out")
+    regenerate(bundle, foundation if bundle.generates else None, tmp_path / "out")
     for c, images in zip("017", training_images(pipeline, bundle), strict=True):
         files = sorted((tmp_path / "out" / c).glob("*.png"))
         assert np.array_equal(np.stack([decode_png(path.read_bytes()) for path in files]), images)
-    given = None if bundle.is_coded else foundation
+    given = foundation if bundle.generates else None
     assert verify(bundle, given, PoolImages(bundle, pipeline.store)).verdict == "equal"
     found = lineage_of_pool_row(AtHand.of(pipeline.store), "64B", "7", 0)
-    assert (found.sections["image"].get("origin") == CODED) == bundle.is_coded
+    assert (found.sections["image"].get("origin") == CODED) != bundle.generates
 
 
 @pytest.mark.parametrize("settings", [CODES | {"budgets": ("64B",)}, AUTO], ids=["codes", "auto"])
@@ -415,7 +415,9 @@ def test_makers_declare_what_they_read_and_the_test_split_decides_nothing(finish
         ({"validation_fraction": 0.0}, "payload=codes is decided on the validation part.*validation_fraction=0.1"),
         ({"evaluation.labels": "hard,soft stored"}, "leave 'soft stored' out"),
         ({"imported_embeddings": "somewhere"}, "leave one of the two out"),
-        ({"payload": "both"}, "'prompts', 'codes' or 'auto'"),
+        ({"payload": "neither"}, "'prompts', 'codes', 'both' or 'auto'"),
+        ({"payload": "both", "codes_share": 1.0}, "codes_share"),
+        ({"payload": "both", "validation_fraction": 0.0}, "payload=both is decided on the validation part"),
     ],
 )
 def test_settings_that_contradict_codes_are_refused_with_the_way_out(changes, told):
@@ -452,11 +454,11 @@ def test_lineage_goes_by_the_payload_of_the_bundle_and_not_by_an_older_choice(de
     store = opened(decided, AUTO).store
     pool = stored_version(store, ArtefactKey("synthetic_pool", "7", "64B"))
     chosen = json.loads(store.read(ArtefactKey("payload_choice", None, "64B"), "payload.json"))["payload"]
-    assert _is_coded(store, pool) == (chosen == "codes")
+    assert _parts(store, pool) == {chosen}
     older = pool.manifest.model_copy(update={"inputs": {}})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "d3m_assets.inspection.lineage.stored_version",
             lambda *given: Version(ArtefactKey("distilled_bundle", None, "64B"), older, True, store),
         )
-        assert not _is_coded(store, pool)
+        assert _parts(store, pool) == {"prompts"}

@@ -131,11 +131,13 @@ def test_the_limit_and_gpus_are_settings():
     assert settings.plan.ask_above_hours == 2.5
 
 
-@pytest.mark.parametrize("payload", ["codes", "auto"])
+@pytest.mark.parametrize("payload", ["codes", "both", "auto"])
 def test_image_codes_are_planned_too(tmp_path, payload):
     settings = load_settings(home=tmp_path, device="cpu", payload=payload, validation_fraction=0.3, budgets=("64B",))
     found = estimate(pipeline_to_plan(settings, described="10,1300,500,8x8x1"))
     stages = {stage.name for stage in found.stages}
-    assert ("inversion" in stages, "generation" in stages, bool(found.bytes)) == ((payload == "auto",) * 3)
+    assert ("inversion" in stages, "generation" in stages, bool(found.bytes)) == ((payload != "codes",) * 3)
     assert found.pending["codec_choice"] == 1 and "students" in stages
-    show(found, io.StringIO())
+    told = io.StringIO()
+    show(found, told)
+    assert ("up to 16" in told.getvalue()) == (payload == "both")

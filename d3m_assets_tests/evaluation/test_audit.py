@@ -154,6 +154,26 @@ def test_a_class_without_an_image_is_left_open(digits_parts):
     assert all(np.isnan(last[name]) for name in ("memorised", "near_duplicate", "off_class", "spread"))
 
 
+def test_coded_images_are_left_out_of_the_share_of_copies(digits_parts):
+    train, held_out, sound = digits_parts
+    of_class = np.flatnonzero(train.labels == 3)[:20]
+    mixed = LabelledImages(
+        np.concatenate([sound.images, train.images[of_class]]), np.concatenate([sound.labels, train.labels[of_class]])
+    )
+    generated = np.arange(len(mixed)) < len(sound)
+
+    def share(**options):
+        return audit_pool(
+            ImageSet.of(mixed), ImageSet.of(train), ImageSet.of(held_out), n_classes=10, **options
+        ).summary
+
+    alone = audit_pool(ImageSet.of(sound), ImageSet.of(train), ImageSet.of(held_out), n_classes=10).summary
+    told, untold = share(generated=generated), share()
+    assert told["memorised"] == alone["memorised"] < untold["memorised"]
+    assert told["classes"][3]["memorised"] == alone["classes"][3]["memorised"] < untold["classes"][3]["memorised"]
+    assert told["classes"][3]["images"] == alone["classes"][3]["images"] + 20
+
+
 @pytest.mark.parametrize("same", [False, True])
 def test_nearest_images_are_those_of_all_pairs(same):
     draw = np.random.default_rng(0)

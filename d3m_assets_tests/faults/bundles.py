@@ -421,7 +421,7 @@ def probe(data: bytes, foundation: Any, folder: Path) -> Bundle:
         assert inside and PurePosixPath("/out", name).parent == PurePosixPath("/out"), f"{name!r} leaves its folder"
         assert name not in (".", "..") and not PureWindowsPath(name).is_reserved() and ":" not in name, repr(name)
     assert len(set(plan.folders)) == len(plan.folders)
-    if not bundle.is_coded:
+    if bundle.generates:
         bundle.check_foundation(foundation.files.fingerprint, foundation.files.name)
         bundle.check_autoencoder(None)
         tokens = folder / "tokens"

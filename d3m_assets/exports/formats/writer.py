@@ -29,9 +29,9 @@ class ExportPlan:
     Attributes:
         bundle: The distilled dataset.
         counts: Images of each class.
-        image_size: Height and width of an image, in pixels: of the model's images, or of the stored ones that are coded.
+        image_size: Height and width of an image, in pixels: of the model's images, or, without any, of the stored ones.
         per_class: Images of a class that were asked for; None: the training set.
-        precision: Number format and device of the model, such as "float32 cpu"; empty: the images are coded.
+        precision: Number format and device of the model, such as "float32 cpu"; empty: all images are coded.
     """
 
     bundle: Bundle
@@ -58,7 +58,8 @@ class ExportPlan:
     @property
     def made(self) -> str:
         """How the images were made, an adjective."""
-        return "coded real" if self.bundle.is_coded else "generated"
+        words = {"generated": self.bundle.generates, "coded real": self.bundle.has_codes}
+        return " and ".join(word for word, holds in words.items() if holds)
 
     @property
     def raw_bytes(self) -> int:
