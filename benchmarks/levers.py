@@ -172,7 +172,7 @@ class Distilled:
         cluster_sizes: Of each class, training images of each prompt; None: prompts are used in turn.
         bytes: Charged to a class, the selection left out.
         layout: Prompts and vectors in words.
-        seconds: That learning took.
+        seconds: Of a processor, that learning took.
     """
 
     vectors: list[np.ndarray]
@@ -255,14 +255,14 @@ def _row_facts(options: Options, cell: Cell, row: Row, pipeline: Pipeline) -> di
 
 def _of_codes(options: Options, cell: Cell, row: Row, pipeline: Pipeline) -> dict[str, Any]:
     """Accuracy of students of coded real images, made by the product."""
-    begun = time.monotonic()
+    begun = time.process_time()
     make(pipeline, MADE)
     context = pipeline.reading(ArtefactKey("student_metrics", None, cell.budget))
     data = synthetic_images(context, cell.budget)
     return {
         "accuracy": measure(context, "codes", lambda seed: data, cell.budget),
         "kept": len(data) / len(context.dataset.classes),
-        "seconds": time.monotonic() - begun,
+        "seconds": time.process_time() - begun,
     }
 
 
@@ -273,7 +273,7 @@ def _of_prompts(options: Options, cell: Cell, row: Row, pipeline: Pipeline) -> d
         distilled = _distilled(options, cell, row, pipeline, judge)
         plan = selection_plan(pipeline.context, pipeline.context.budgets[0])
         pools = [_pool(options, pipeline, distilled, k, plan.candidates) for k in range(len(distilled.vectors))]
-        begun, images, recognised = time.monotonic(), [], []
+        begun, images, recognised = time.process_time(), [], []
         for c, (pool, _) in zip(pipeline.context.dataset.classes, pools, strict=True):
             reading = judge.reading(ArtefactKey(SampleSelection.name, c.key, JUDGED))
             seen = see(reading, pool)
@@ -289,7 +289,7 @@ def _of_prompts(options: Options, cell: Cell, row: Row, pipeline: Pipeline) -> d
             images.append(pool[CRITERIA[criterion](candidates, plan.kept) if plan.bytes else np.arange(plan.kept)])
     context = pipeline.reading(ArtefactKey("student_metrics", None, cell.budget))
     accuracy = measure(context, "levers", lambda seed: training_set(images), cell.budget)
-    spent = time.monotonic() - begun
+    spent = time.process_time() - begun
     return {
         "accuracy": accuracy,
         "layout": distilled.layout,
@@ -408,7 +408,7 @@ def _kept_vectors(
     way: Mapping[str, Any],
     make_them: Callable[[Foundation], list[InvertedClass]],
 ) -> tuple[list[np.ndarray], list[list[int]], float]:
-    """Vectors and cluster sizes of every class, and the seconds of learning them; from the folder if they are there."""
+    """Vectors and cluster sizes of every class, and the processor seconds of learning them; from the folder if they are there."""
     facts = {
         "way": dict(way),
         "images": [task.images.sha256 for task in tasks if isinstance(task.images, ImageFiles)],
@@ -433,7 +433,7 @@ def _kept_vectors(
 def _pool(
     options: Options, pipeline: Pipeline, distilled: Distilled, position: int, count: int
 ) -> tuple[np.ndarray, float]:
-    """Samples of a class, uint8 ``[count, H, W, C]``, from the folder if they are there, and the seconds of generating them."""
+    """Samples of a class, uint8 ``[count, H, W, C]``, and the processor seconds of generating them; from the folder if there."""
     context, settings = pipeline.context, pipeline.settings
     c = context.dataset.classes[position]
     prompts = read_prompts(pipeline.reading(ArtefactKey("inverted_embeddings", c.key, context.budgets[0].name)), c.key)
@@ -506,12 +506,12 @@ def _write(file: Path, content: bytes) -> None:
 def _kept(
     folder: Path, facts: Mapping[str, Any], make_them: Callable[[], dict[str, np.ndarray]]
 ) -> tuple[dict[str, np.ndarray], float]:
-    """Arrays and the seconds of making them, from the folder if they are there."""
+    """Arrays and the processor seconds of making them, from the folder if they are there."""
     file = folder / f"{_digest(facts)}.npz"
     if not file.exists():
-        begun, content = time.monotonic(), io.BytesIO()
+        begun, content = time.process_time(), io.BytesIO()
         arrays = make_them()
-        np.savez(content, **arrays, seconds=np.array(time.monotonic() - begun))
+        np.savez(content, **arrays, seconds=np.array(time.process_time() - begun))
         _write(file, content.getvalue())
     with np.load(file) as stored:
         kept = {name: stored[name] for name in stored.files}
@@ -556,7 +556,7 @@ def as_markdown(results: Results, rows: Sequence[str]) -> str:
             "recognised, worst class",
             "accuracy",
             "difference",
-            "seconds (learning)",
+            "processor seconds (learning)",
         )
         lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
         for name in rows:
@@ -652,9 +652,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"# Levers at equal bytes, {facts['date'][:10]}\n\n`{shlex.join(['python', '-m', 'benchmarks.levers', *words_given])}`, "
         f"commit {facts['commit'][:7]}, {facts['hardware']['device']}, torch {facts['versions']['torch']}.\n\n"
         f"Per cent on the validation part (30 % of the train split): mean of {given.distillations} distillations from different "
-        f"seeds, {given.students} students each (all of them in brackets), and 95 % interval over the distillations. The difference "
-        "to the first row is paired by seed. Recognised: share of the candidates that the selecting network takes for their class. "
-        "The test split was not opened.\n\n"
+        f"seeds, {given.students} students each (all of them in brackets), and 95 % interval over the distillations. The "
+        "difference to the first row is paired by seed. Recognised: share of the candidates that the selecting network takes for "
+        "their class. The test split was not opened.\n\n"
     )
     results: Results = {}
     ordered = [(name, cell) for name in given.rows for cell in cells]
