@@ -9,7 +9,8 @@ All that a row stores is charged to it; where it does not fit into a budget, the
 
 Datasets are the digits, printed letters in fonts that the embedded model never saw, and folders of images. Vectors, generated
 images and results are kept in ``--store``: a call that was stopped goes on where it was, and other rows or seeds are added by
-asking for them. What was made under other settings or by another model is made anew; by other code it is not: take a new folder.
+asking for them. What was made under other settings or by another model is made anew; of other
+images or by other code it is not: take a new folder.
 """
 
 import argparse
@@ -232,7 +233,8 @@ def measured(options: Options, cell: Cell, name: str) -> dict[str, Any]:
         if file.exists():
             return json.loads(file.read_text())
         try:
-            result = (_of_codes if row.settings.get("payload") == CODES else _of_prompts)(options, cell, row, pipeline)
+            coded = row.settings.get("payload") == CODES
+            result = _of_codes(cell, pipeline) if coded else _of_prompts(options, cell, row, pipeline)
         except BudgetError as error:
             result = {"unfit": str(error)}
         _write(file, json.dumps(result).encode())
@@ -253,7 +255,7 @@ def _row_facts(options: Options, cell: Cell, row: Row, pipeline: Pipeline) -> di
     }
 
 
-def _of_codes(options: Options, cell: Cell, row: Row, pipeline: Pipeline) -> dict[str, Any]:
+def _of_codes(cell: Cell, pipeline: Pipeline) -> dict[str, Any]:
     """Accuracy of students of coded real images, made by the product."""
     begun = time.process_time()
     make(pipeline, MADE)
@@ -596,11 +598,15 @@ def _cells(results: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _work(options: Options, cell: Cell, name: str) -> dict[str, Any]:
-    """:func:`measured` in a worker on one thread."""
-    import torch
+def _prepare(options: Options, cells: Sequence[Cell]) -> None:
+    """Make what all rows of cells of one dataset need, so that no two workers write it."""
+    for cell in cells:
+        with _judge(options, cell):
+            continue
 
-    torch.set_num_threads(1)
+
+def _work(options: Options, cell: Cell, name: str) -> dict[str, Any]:
+    """:func:`measured` in a worker, which may have opened no test split."""
     result = measured(options, cell, name)
     if len(test_split_reads()):
         raise StageError("a row has read the test split")
@@ -636,7 +642,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--distillations", type=int, default=3, help="seeds of each row")
     parser.add_argument("--students", type=int, default=2, help="students of each distillation")
     parser.add_argument("--settings", nargs="*", default=[], metavar="NAME=VALUE", help="of all rows")
-    parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each")
+    parser.add_argument("--workers", type=int, default=2, help="processes, each computing on one thread")
     parser.add_argument("--store", type=Path, help="keep everything here; default: a new temporary folder")
     parser.add_argument("--output", type=Path, help="Markdown file to write after every result")
     given = parser.parse_args(arguments)
@@ -658,16 +664,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     results: Results = {}
     ordered = [(name, cell) for name in given.rows for cell in cells]
-    with ProcessPoolExecutor(given.workers, get_context("spawn")) as pool:
-        pending = {pool.submit(_work, options, cell, name): (name, cell) for name, cell in ordered}
-        for future in as_completed(pending):
-            name, cell = pending[future]
-            results[name, cell] = future.result()
-            shown = " | ".join(_cells([results[name, cell]]))
-            print(f"{cell.title}, seed {cell.seed} | {name} | {shown}", flush=True)
-            if given.output:
-                table = as_markdown({key: results[key] for key in ordered if key in results}, given.rows)
-                given.output.write_text(head + table)
+    with ProcessPoolExecutor(given.workers, get_context("spawn"), _one_thread) as pool:
+        try:
+            by_dataset = [[c for c in cells if c.dataset == d] for d in dict.fromkeys(c.dataset for c in cells)]
+            list(pool.map(_prepare, [options] * len(by_dataset), by_dataset))
+            pending = {pool.submit(_work, options, cell, name): (name, cell) for name, cell in ordered}
+            for future in as_completed(pending):
+                name, cell = pending[future]
+                results[name, cell] = future.result()
+                shown = " | ".join(_cells([results[name, cell]]))
+                print(f"{cell.title}, seed {cell.seed} | {name} | {shown}", flush=True)
+                if given.output:
+                    table = as_markdown({key: results[key] for key in ordered if key in results}, given.rows)
+                    given.output.write_text(head + table)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
 
 
 if __name__ == "__main__":
