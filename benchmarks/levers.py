@@ -9,8 +9,8 @@ All that a row stores is charged to it; where it does not fit into a budget, the
 
 Datasets are the digits, printed letters in fonts that the embedded model never saw, and folders of images. Vectors, generated
 images and results are kept in ``--store``: a call that was stopped goes on where it was, and other rows or seeds are added by
-asking for them. What was made under other settings or by another model is made anew; of other
-images or by other code it is not: take a new folder.
+asking for them. What was made under other settings or by another model is made anew; of other images or by other code it is
+not: take a new folder.
 """
 
 import argparse
@@ -381,10 +381,8 @@ def _in_basis(
     if rank is None:
         raise BudgetError(f"{allowed} bytes are too few for a shared basis")
     given = pipeline.settings.inversion
-    plan = plan_embeddings(
-        cell.budget, allowed - shared[rank], width=rank, storage_type="int4", max_prompts=given.max_prompts
-    )
-    plan = replace(plan, prompts=min(plan.prompts, min(len(task.images) for task in tasks)))
+    most = min(given.max_prompts, *(c.n_train for c in pipeline.context.dataset.classes))
+    plan = plan_embeddings(cell.budget, allowed - shared[rank], width=rank, storage_type="int4", max_prompts=most)
 
     def whole(foundation: Foundation) -> list[InvertedClass]:
         return learn(foundation, tasks, learning_variants.plain(foundation, given, cell.seed), cache)
