@@ -377,9 +377,10 @@ def _in_basis(
     """Vectors that are combinations of a basis of the vectors that the product learns."""
     width = tasks[0].plan.width
     shared = {rank: math.ceil(rank * width / len(tasks)) for rank in BASES}  # int8, once for all classes
-    rank = next((rank for rank, size in shared.items() if 2 * size <= allowed), None)
+    learned = len(tasks) * tasks[0].plan.prompts * tasks[0].plan.vectors
+    rank = next((rank for rank, size in shared.items() if rank <= learned and 2 * size <= allowed), None)
     if rank is None:
-        raise BudgetError(f"{allowed} bytes are too few for a shared basis")
+        raise BudgetError(f"{allowed} bytes a class and {learned} vectors are too few for a shared basis")
     given = pipeline.settings.inversion
     most = min(given.max_prompts, *(c.n_train for c in pipeline.context.dataset.classes))
     plan = plan_embeddings(cell.budget, allowed - shared[rank], width=rank, storage_type="int4", max_prompts=most)
