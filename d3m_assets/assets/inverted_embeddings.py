@@ -98,7 +98,7 @@ class InvertedEmbeddings(Asset):
                 if imported := imported_embeddings(context, item):
                     yield _imported(context.for_item(item), item, imported)
                 else:
-                    tasks[item], paths[item] = _task(context.for_item(item), item)
+                    tasks[item], paths[item] = inversion_task(context.for_item(item), item)
             except D3MError as error:
                 yield Made(item.key, error=error)
         # The longest first, so that no worker is left with a long one at the end.
@@ -361,7 +361,7 @@ def _group_size(context: Context, classes: int) -> int:
     return min(4 * (asked or UNMEASURED_CLASSES), math.ceil(classes / context.workers.count))
 
 
-def _task(context: Context, item: Item) -> tuple[InversionTask, Sequence[str]]:
+def inversion_task(context: Context, item: Item) -> tuple[InversionTask, Sequence[str]]:
     """What is to be learned of a class, and the paths of its images below the dataset."""
     rows = image_rows(context, "train", item.dataset_class.key)
     files = ImageFiles(

@@ -19,7 +19,6 @@ from benchmarks import (
     models,
     record,
     scan,
-    selection,
     students,
     variations,
 )
@@ -307,26 +306,3 @@ def test_baselines_are_measured_without_the_test_split_too(tmp_path, capsys):
     names = [line.partition(": ")[0] for line in lines if " ± " in line]
     assert names == ["random real images ipc-1", "rendered characters", "whole train split"]
     assert len(test_split_reads()) == before
-
-
-@pytest.mark.long
-def test_other_choices_from_the_same_samples_are_measured_without_the_test_split(tmp_path):
-    from d3m_assets.evaluation.metrics import test_split_reads
-
-    before = len(test_split_reads())
-    quick = {"inversion.steps": 1, "generation.images_per_class": 4, "generation.steps": 1, "students.steps": 2}
-    pipeline = selection.open_pipeline(tmp_path, "digits", "64B", 0, 1, selection.INT4 | quick | {"workers": 1})
-    context, seconds = selection.made(pipeline, "64B")
-    base = selection.distilled_row(context, "64B", seconds)
-    assert (base["vectors"], base["candidates"], base["kept"]) == ("1 x 1", 12, 4)
-    rows = [selection.chosen_row(pipeline, context, "64B", choice, base) for choice in (
-        selection.Choice("", 4), selection.Choice("centres", 2, 6), selection.Choice("recognised", 4),
-    )]  # fmt: skip
-    assert [row["candidates"] for row in rows] == [4, 6, 12]
-    assert rows[0]["bytes"] == 32 < rows[1]["bytes"] <= rows[2]["bytes"] == base["bytes"] <= 64
-    assert rows[1]["kept"] == 2
-    assert rows[2]["kept"] <= 4
-    assert all(0 <= accuracy <= 1 for row in rows for accuracy in row["accuracy"])
-    assert "| centres | 1 x 1 | 34 | 12 | 4 |" in selection.as_markdown([selection.as_line("centres", [base])])
-    assert len(test_split_reads()) == before
-    pipeline.context.close()
