@@ -86,6 +86,16 @@ def mean_term(foundation, objective, states):
         return float(torch.cat(terms).mean())
 
 
+def margin(foundation, objective, states):
+    """How much larger, in logarithms, errors are under the other class's prompts than under the own."""
+    with extended_tables(foundation) as rows, torch.no_grad():
+        rows.set(objective.optimizer.embeddings(torch.cat([state.rows for state in states])))
+        batches = [objective.sample(state, "fixed", 16) for state in states]
+        texts = objective.text_states(states, [0, 0])
+        own, other = (torch.cat(objective.losses(states, t, batches, [16, 16])) for t in (texts, texts[[2, 3, 0, 1]]))
+        return float((other.log() - own.log()).mean())
+
+
 def moved(states, slopes, objective, rate):
     """The states after one step along the gradient."""
     for state, (_, gradient) in zip(states, slopes, strict=True):
@@ -109,8 +119,9 @@ def test_the_discriminative_term_separates_the_prompts_of_classes(foundation, ta
         torch.testing.assert_close(slope, base, rtol=1e-3, atol=1e-6)
     alone = DiscriminativeObjective(foundation, SETTINGS, 0, plain.optimizer, 1e4)
     states = states_of(foundation, tasks, alone)
-    before = mean_term(foundation, alone, states)
-    assert mean_term(foundation, alone, moved(states, gradients(foundation, alone, states), alone, 0.1)) < before
+    before = margin(foundation, plain, states)
+    assert mean_term(foundation, alone, states) > 0
+    assert margin(foundation, plain, moved(states, gradients(foundation, alone, states), alone, 0.1)) > before
 
 
 def test_negatives_are_prompts_of_other_classes_and_all_of_them():
@@ -132,6 +143,7 @@ def test_gradients_reach_the_vectors_through_the_sampler(foundation, tasks):
     objective = SamplerObjective(foundation, SETTINGS, 0, plain.optimizer, 1e4, network)
     states = states_of(foundation, tasks, objective)
     before = mean_term(foundation, objective, states)
+    assert before > 0
     assert (
         mean_term(foundation, objective, moved(states, gradients(foundation, objective, states), objective, 0.1))
         < before
