@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from d3m_assets.distillation.inversion_state import ClassState, InversionTask, InvertedClass
 from d3m_assets.distillation.objective import DenoisingObjective
@@ -28,6 +28,18 @@ Outcome: TypeAlias = "tuple[int, InvertedClass | D3MError]"
 """Position of a class among the tasks, and what was learned, or why it could not be."""
 
 
+_Result = TypeVar("_Result", float, "tuple[float, torch.Tensor]")
+
+
+def _same_bits(one: _Result, other: _Result) -> bool:
+    """Whether two losses, or two losses with their gradients, are equal; what is not a number equals itself."""
+    import torch
+
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return _same_bits(one[0], other[0]) and torch.allclose(one[1], other[1], rtol=0, atol=0, equal_nan=True)
+    return one == other or (one != one and other != other)
+
+
 class ClassBatch:
     """Classes that wait, those that are active, and those that were set aside when memory ran out.
 
@@ -43,6 +55,7 @@ class ClassBatch:
         probe: Measures the memory of steps; None: nothing is measured.
         progress: Told of every step.
         save_every: Seconds between two saves of the states of unfinished classes.
+        exact: Whether each class gets the same bits that it would get alone; see :meth:`_compute`.
 
     Attributes:
         active: Classes of the current batch.
@@ -59,6 +72,7 @@ class ClassBatch:
         probe: MemoryProbe | None,
         progress: Progress,
         save_every: float,
+        exact: bool = False,
     ) -> None:
         self.active: list[ClassState] = []
         self._waiting = deque(enumerate(tasks))
@@ -68,6 +82,8 @@ class ClassBatch:
         self._settings = objective.settings
         self._packing, self._probe = packing, probe
         self._progress, self._save_every, self._saved_at = progress, save_every, time.monotonic()
+        self._exact = exact
+        self._compared: set[tuple[Any, ...]] = set()
 
     @property
     def unfinished(self) -> bool:
@@ -101,6 +117,7 @@ class ClassBatch:
                 state.record(loss)
             else:
                 yield self._drop(state, self._too_large(state.task, loss))
+        self._set_excess_aside()
 
     def _evaluate_fixed_batch(self, states: Sequence[ClassState]) -> list[float | str]:
         """Loss of each class on its fixed batch.
@@ -113,7 +130,7 @@ class ClassBatch:
         if not states:
             return []
         try:
-            return [*self._objective.fixed_losses(states, self._learned_rows)]
+            return self._compute(self._objective.fixed_losses, states)
         except torch.OutOfMemoryError as error:
             if len(states) == 1:
                 return [str(error)]
@@ -139,12 +156,13 @@ class ClassBatch:
         try:
             if self._probe is not None:
                 self._probe.begin()
-            gradients = self._objective.gradients(self.active, self._learned_rows)
+            gradients = self._compute(self._objective.gradients, self.active)
         except torch.OutOfMemoryError as error:
             message = str(error)
         else:
             self._measure()
             yield from self._update(gradients)
+            self._set_excess_aside()
             self._save_if_due()
             self._report(gradients[0][0])
             return
@@ -153,6 +171,31 @@ class ClassBatch:
             yield self._drop(state, self._too_large(state.task, message))
         else:
             self._halve()
+
+    def _compute(
+        self, function: Callable[[Sequence[ClassState], LearnedRows], list[_Result]], states: Sequence[ClassState]
+    ) -> list[_Result]:
+        """What a function of the objective gives for each class; exact batches give what each class alone would get.
+
+        No operation of the model sums over samples, so that only a kernel that adds in another order, because it was
+        chosen by the size of the batch, can make a difference. Kernels are chosen by shapes and not by values: the first
+        batch of each shape is compared with its classes alone, bit by bit. Where they differ, what the classes got alone
+        counts, and from then on they are learned one at a time.
+        """
+        together = function(states, self._learned_rows)
+        shape = (
+            function.__name__,
+            *((len(state.rows), state.prompt_count, self._samples(state.task)) for state in states),
+        )
+        if not self._exact or len(states) == 1 or shape in self._compared:
+            return together
+        alone = [result for state in states for result in function([state], self._learned_rows)]
+        if all(map(_same_bits, together, alone)):
+            self._compared.add(shape)
+            return together
+        _log.info("sums round by what shares a batch on this device: classes are learned one at a time from here on")
+        self._packing.classes = 1
+        return alone
 
     def _update(self, gradients: Sequence[tuple[float, torch.Tensor]]) -> Iterator[Outcome]:
         """Move the rows of each class; yield those whose loss or gradient is not finite."""
@@ -179,8 +222,13 @@ class ClassBatch:
         """Set the second half of the active classes aside; the batch stays that small."""
         kept = self._packing.halve(len(self.active))
         _log.warning("out of memory: %d classes a batch from here on", kept)
-        self._set_aside.extendleft(reversed(self.active[kept:]))
-        del self.active[kept:]
+        self._set_excess_aside()
+
+    def _set_excess_aside(self) -> None:
+        """Set the classes aside that are more than a batch may have by now."""
+        most = self._packing.classes
+        self._set_aside.extendleft(reversed(self.active[most:]))
+        del self.active[most:]
 
     def _measure(self) -> None:
         """Choose the size of the next batches by the memory of the step just taken."""
