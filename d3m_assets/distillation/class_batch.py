@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias
 
 from d3m_assets.distillation.inversion_state import ClassState, InversionTask, InvertedClass
 from d3m_assets.distillation.objective import DenoisingObjective
@@ -28,16 +28,12 @@ Outcome: TypeAlias = "tuple[int, InvertedClass | D3MError]"
 """Position of a class among the tasks, and what was learned, or why it could not be."""
 
 
-_Result = TypeVar("_Result", float, "tuple[float, torch.Tensor]")
-
-
-def _same_bits(one: _Result, other: _Result) -> bool:
-    """Whether two losses, or two losses with their gradients, are equal; what is not a number equals itself."""
+def _same_bits(one: tuple[float, torch.Tensor], other: tuple[float, torch.Tensor]) -> bool:
+    """Whether two losses and their gradients are equal; what is not a number equals itself."""
     import torch
 
-    if isinstance(one, tuple) and isinstance(other, tuple):
-        return _same_bits(one[0], other[0]) and torch.allclose(one[1], other[1], rtol=0, atol=0, equal_nan=True)
-    return one == other or (one != one and other != other)
+    same_loss = one[0] == other[0] or (math.isnan(one[0]) and math.isnan(other[0]))
+    return same_loss and torch.allclose(one[1], other[1], rtol=0, atol=0, equal_nan=True)
 
 
 class ClassBatch:
@@ -55,7 +51,7 @@ class ClassBatch:
         probe: Measures the memory of steps; None: nothing is measured.
         progress: Told of every step.
         save_every: Seconds between two saves of the states of unfinished classes.
-        exact: Whether each class gets the same bits that it would get alone; see :meth:`_compute`.
+        exact: Whether each class gets the same bits that it would get alone; see :meth:`_gradients`.
 
     Attributes:
         active: Classes of the current batch.
@@ -83,7 +79,7 @@ class ClassBatch:
         self._packing, self._probe = packing, probe
         self._progress, self._save_every, self._saved_at = progress, save_every, time.monotonic()
         self._exact = exact
-        self._compared: set[tuple[Any, ...]] = set()
+        self._compared: set[tuple[tuple[int, int, int], ...]] = set()
 
     @property
     def unfinished(self) -> bool:
@@ -117,7 +113,6 @@ class ClassBatch:
                 state.record(loss)
             else:
                 yield self._drop(state, self._too_large(state.task, loss))
-        self._set_excess_aside()
 
     def _evaluate_fixed_batch(self, states: Sequence[ClassState]) -> list[float | str]:
         """Loss of each class on its fixed batch.
@@ -129,8 +124,10 @@ class ClassBatch:
 
         if not states:
             return []
+        if self._exact and len(states) > 1:  # one number would not show that others round otherwise in a batch
+            return [loss for state in states for loss in self._evaluate_fixed_batch([state])]
         try:
-            return self._compute(self._objective.fixed_losses, states)
+            return [*self._objective.fixed_losses(states, self._learned_rows)]
         except torch.OutOfMemoryError as error:
             if len(states) == 1:
                 return [str(error)]
@@ -156,7 +153,7 @@ class ClassBatch:
         try:
             if self._probe is not None:
                 self._probe.begin()
-            gradients = self._compute(self._objective.gradients, self.active)
+            gradients = self._gradients()
         except torch.OutOfMemoryError as error:
             message = str(error)
         else:
@@ -172,24 +169,20 @@ class ClassBatch:
         else:
             self._halve()
 
-    def _compute(
-        self, function: Callable[[Sequence[ClassState], LearnedRows], list[_Result]], states: Sequence[ClassState]
-    ) -> list[_Result]:
-        """What a function of the objective gives for each class; exact batches give what each class alone would get.
+    def _gradients(self) -> list[tuple[float, torch.Tensor]]:
+        """Loss and gradient of each active class; of an exact batch those that each class alone would get.
 
-        No operation of the model sums over samples, so that only a kernel that adds in another order, because it was
-        chosen by the size of the batch, can make a difference. Kernels are chosen by shapes and not by values: the first
-        batch of each shape is compared with its classes alone, bit by bit. Where they differ, what the classes got alone
-        counts, and from then on they are learned one at a time.
+        No operation of the model sums over samples, so only a kernel that adds in another order, because it was chosen by
+        the size of the batch, can make a difference. Kernels are chosen by shapes and not by values, and a gradient shows
+        the rounding of everything before it: the first batch of each shape is compared with its classes alone, bit by
+        bit. Where they differ, what the classes got alone counts, and from then on they are learned one at a time.
         """
-        together = function(states, self._learned_rows)
-        shape = (
-            function.__name__,
-            *((len(state.rows), state.prompt_count, self._samples(state.task)) for state in states),
-        )
+        compute, rows, states = self._objective.gradients, self._learned_rows, self.active
+        together = compute(states, rows)
+        shape = tuple((len(state.rows), state.prompt_count, self._samples(state.task)) for state in states)
         if not self._exact or len(states) == 1 or shape in self._compared:
             return together
-        alone = [result for state in states for result in function([state], self._learned_rows)]
+        alone = [gradient for state in states for gradient in compute([state], rows)]
         if all(map(_same_bits, together, alone)):
             self._compared.add(shape)
             return together
