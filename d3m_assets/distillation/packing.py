@@ -14,8 +14,8 @@ MOST_CLASSES = 64
 UNMEASURED_CLASSES = 32
 """Classes of a batch where memory cannot be measured; if they are too many, the batch is halved as memory runs out."""
 POSITIONS_ON_A_PROCESSOR = 96 * 64
-"""Positions of all latents of a step on a processor, 96 samples of the embedded model: beyond it they come no faster, and
-large latents keep a core busy one class at a time."""
+"""Positions of all latents of a step on a processor: 96 samples of the embedded model. A class of a large model has more, and
+is learned alone."""
 _SHARE = 0.85
 """Part of the free memory to fill; the rest is for fragmentation and for larger steps."""
 
