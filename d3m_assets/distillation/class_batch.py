@@ -173,9 +173,10 @@ class ClassBatch:
         """Loss and gradient of each active class; of an exact batch those that each class alone would get.
 
         No operation of the model sums over samples of several classes, so only a kernel that adds in another order,
-        because it was chosen by the size of the batch, can make a difference. Kernels are chosen by shapes and not by values, and a gradient shows
-        the rounding of everything before it: the first batch of each shape is compared with its classes alone, bit by
-        bit. Where they differ, what the classes got alone counts, and from then on they are learned one at a time.
+        because it was chosen by the size of the batch, can make a difference. Kernels are chosen by shapes and not by
+        values, and a gradient shows the rounding of everything before it: the first batch of each shape is compared with
+        its classes alone, bit by bit. Where they differ, what the classes got alone counts, and from then on they are
+        learned one at a time.
         """
         compute, rows, states = self._objective.gradients, self._learned_rows, self.active
         together = compute(states, rows)
