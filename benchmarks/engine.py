@@ -70,6 +70,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     from benchmarks import generation, inversion, models
     from benchmarks.record import Lines, surroundings
     from benchmarks.script_recipe import ScriptOptions
+    from d3m_assets.assets.inverted_embeddings import processor_batch
     from d3m_assets.settings import load_settings
 
     say, settings = Lines(), load_settings()
@@ -109,7 +110,9 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
                     inversion.Variant("script, tuned", half, tuned),
                 ]
                 if not gpu:
-                    variants.append(inversion.Variant("engine", half))
+                    variants.append(inversion.Variant("engine, one by one", half))
+                    together = min(given.classes, processor_batch(full.files, [], settings.inversion))
+                    variants.append(inversion.Variant("engine", half, classes_per_batch=together, exact=together > 1))
                 variants.append(inversion.Variant("engine, fused", half, classes_per_batch=fused))
                 if compiled is not None:
                     variants.append(inversion.Variant("engine, fused, compiled", compiled, classes_per_batch=fused))

@@ -40,12 +40,14 @@ class Variant:
         foundation: The model as this way uses it.
         script: Options of the script; None for the engine.
         classes_per_batch: Of the engine.
+        exact: Whether the engine's batches give each class the bits that it gets alone, as on a processor.
     """
 
     name: str
     foundation: Foundation
     script: ScriptOptions | None = None
     classes_per_batch: int = 1
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def _learn(
     listen: Callable[[ProgressEvent], None], cache: LatentCache | None = None,
 ) -> list[Any]:  # fmt: skip
     found = dict(invert(variant.foundation, _tasks(variant.foundation, classes), settings, seed, listen, cache=cache,
-                        classes_per_batch=variant.classes_per_batch))  # fmt: skip
+                        classes_per_batch=variant.classes_per_batch, exact=variant.exact))  # fmt: skip
     for result in found.values():
         if isinstance(result, D3MError):
             raise result
@@ -146,7 +148,8 @@ def engine_curves(
         say: Told of progress.
 
     Raises:
-        StageError: The batch did not fit into memory, so that its classes did not go in step.
+        StageError: The batch did not fit into memory, or rounds where it must be exact, so that its classes did not go in
+            step.
     """
     stamps = [time.perf_counter()]
 
@@ -157,7 +160,8 @@ def engine_curves(
 
     results = _learn(variant, classes, settings, seed, listen)
     if len(stamps) != settings.steps + 1:
-        raise StageError(f"{len(classes)} classes do not fit into one batch of this device; lower --classes")
+        why = "do not get the same bits together as alone" if variant.exact else "do not fit into one batch"
+        raise StageError(f"{len(classes)} classes {why} on this device; lower --classes")
     curves = []
     for result in results:
         curve = Curve()

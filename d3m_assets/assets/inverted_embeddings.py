@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +32,14 @@ from d3m_assets.distillation.budgets import (
 from d3m_assets.distillation.inversion import invert
 from d3m_assets.distillation.inversion_state import InversionTask, InvertedClass, remove_old_states
 from d3m_assets.distillation.latents import ImageFiles, LatentCache
-from d3m_assets.distillation.packing import MOST_CLASSES, UNMEASURED_CLASSES, CudaMemory
+from d3m_assets.distillation.packing import MOST_CLASSES, UNMEASURED_CLASSES, CudaMemory, classes_on_a_processor
 from d3m_assets.distillation.prompts import placeholder_token
 from d3m_assets.distillation.selection import SelectionPlan
 from d3m_assets.distillation.settings import PARTS, PROMPTS, InversionSettings
 from d3m_assets.distillation.vectors import to_stored
 from d3m_assets.errors import BudgetError, D3MError
 from d3m_assets.exports.token_import import ImportedEmbeddings, find_embeddings
+from d3m_assets.foundation.files import FoundationFiles
 from d3m_assets.foundation.model import ModelReference
 from d3m_assets.ledger import Budget
 from d3m_assets.planning.asset import Asset, Check, Finding, Made
@@ -280,7 +282,9 @@ class InversionJob:
             progress,
             cache=self.cache,
             states=self.states,
-            **_batch_size(foundation.device, self.settings),
+            **_batch_size(
+                foundation.device, self.settings, processor_batch(foundation.files, self.tasks, self.settings)
+            ),
         )
 
 
@@ -295,20 +299,36 @@ def _remove_old_states_here(folder: Path) -> None:
     remove_old_states(folder)
 
 
-def _batch_size(device: torch.device, settings: InversionSettings) -> dict[str, Any]:
-    """How many classes ``invert`` learns together: as many as asked for, or as a GPU is found to hold."""
+def processor_batch(files: FoundationFiles, tasks: Iterable[InversionTask], settings: InversionSettings) -> int:
+    """Classes that a processor learns together: as many as asked for, or so many that overhead is small."""
+    if settings.classes_per_batch is not None:
+        return settings.classes_per_batch
+    samples = max((task.samples(settings.samples_per_step) for task in tasks), default=settings.samples_per_step)
+    return classes_on_a_processor(samples, int(files.config("unet")["sample_size"]))
+
+
+def _batch_size(device: torch.device, settings: InversionSettings, on_processor: int) -> dict[str, Any]:
+    """How many classes ``invert`` learns together: as many as asked for, or as a GPU is found to hold.
+
+    Args:
+        device: Where to.
+        settings: Of the inversion.
+        on_processor: Classes that a processor learns together. Their results must not depend, to the last bit, on which
+            they are: a killed run finishes the rest and ends with the same bytes.
+    """
+    if device.type == "cpu":
+        return {"classes_per_batch": on_processor, "exact": True}
     if settings.classes_per_batch is not None:
         return {"classes_per_batch": settings.classes_per_batch}
     if device.type == "cuda":
         return {"classes_per_batch": MOST_CLASSES, "probe": CudaMemory(device)}
-    # On a processor one class fills a core already.
-    return {"classes_per_batch": 1 if device.type == "cpu" else UNMEASURED_CLASSES}
+    return {"classes_per_batch": UNMEASURED_CLASSES}
 
 
 def _invert(
     context: Context, tasks: Mapping[Item, InversionTask], cache: LatentCache, states: Path, stage: str
 ) -> Iterator[tuple[Item, InvertedClass | D3MError]]:
-    """Invert classes: on a processor few at a time in every worker, on a GPU in one batch a replicate that is kept full.
+    """Invert classes: on a processor a few in every worker, on a GPU in one batch a replicate that is kept full.
 
     Several GPUs share the classes; nothing of one class is needed for another, so they do not talk to each other.
     """
@@ -323,10 +343,7 @@ def _invert(
         for items in replicates:
             yield from _invert_here(context, items, job(items), stage)
         return
-    # On a processor one class fills a core already, and its result must not depend, to the last bit, on which classes it
-    # shares a batch with: a killed run finishes the rest and ends with the same bytes.
-    size = _group_size(context, max((len(items) for items in replicates), default=1))
-    groups = [items[i : i + size] for items in replicates for i in range(0, len(items), size)]
+    groups = [group for items in replicates for group in _groups(context, items, tasks)]
     labels = [", ".join(item.label for item in group[:5]) for group in groups]
     for index, result in context.map_in_workers(stage, _run, [job(group) for group in groups], labels):
         if isinstance(result, D3MError):
@@ -350,15 +367,21 @@ def _invert_here(
         yield from ((item, error) for item in unfinished.values())
 
 
-def _group_size(context: Context, classes: int) -> int:
-    """Classes that a worker is given at a time.
+def _groups(context: Context, items: Sequence[Item], tasks: Mapping[Item, InversionTask]) -> list[list[Item]]:
+    """The classes of a replicate as workers are given them, in even groups, so that none waits for another at the end.
 
-    Results are stored when a group is finished: on a GPU a few batches long, so that it is full and a stop costs little.
+    Results are stored when a group is finished, so that on a processor it is one batch; or, where classes leave before
+    others (``patience``) and on a GPU, a few batches long: full, and a stop costs little.
     """
-    asked = context.settings.inversion.classes_per_batch
-    if context.workers.on_cpu:
-        return asked or 1
-    return min(4 * (asked or UNMEASURED_CLASSES), math.ceil(classes / context.workers.count))
+    settings, workers = context.settings.inversion, context.workers
+    if workers.on_cpu:
+        batch = processor_batch(context.model.files, [tasks[item] for item in items], settings)
+        most = batch if settings.patience is None else 4 * batch
+    else:
+        most = 4 * (settings.classes_per_batch or UNMEASURED_CLASSES)
+    count = min(len(items), workers.count * math.ceil(len(items) / (workers.count * most)))
+    bounds = [len(items) * k // count for k in range(count + 1)]
+    return [list(items[begin:end]) for begin, end in pairwise(bounds)]
 
 
 def inversion_task(context: Context, item: Item) -> tuple[InversionTask, Sequence[str]]:

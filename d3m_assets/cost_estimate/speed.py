@@ -112,7 +112,7 @@ def read_benchmarks(folder: Path | None) -> list[Measurement]:
 def _of_benchmark(result: dict[str, Any], file: Path) -> Measurement:
     speeds: dict[str, float] = {}
     inversions = result.get("inversion", {}).get("variants", {})
-    # On a processor the pipeline learns one class at a time in each worker, on a GPU many.
+    # On a processor the pipeline learns a few classes at a time in each worker, on a GPU many.
     for name in ("engine, fused", "engine"):
         if name in inversions:
             speeds["inversion"] = inversions[name]["samples_per_second"] * inversions[name]["flops_per_sample"]

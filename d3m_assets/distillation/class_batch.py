@@ -28,6 +28,14 @@ Outcome: TypeAlias = "tuple[int, InvertedClass | D3MError]"
 """Position of a class among the tasks, and what was learned, or why it could not be."""
 
 
+def _same_bits(one: tuple[float, torch.Tensor], other: tuple[float, torch.Tensor]) -> bool:
+    """Whether two losses and their gradients are equal; what is not a number equals itself."""
+    import torch
+
+    same_loss = one[0] == other[0] or (math.isnan(one[0]) and math.isnan(other[0]))
+    return same_loss and torch.allclose(one[1], other[1], rtol=0, atol=0, equal_nan=True)
+
+
 class ClassBatch:
     """Classes that wait, those that are active, and those that were set aside when memory ran out.
 
@@ -43,6 +51,7 @@ class ClassBatch:
         probe: Measures the memory of steps; None: nothing is measured.
         progress: Told of every step.
         save_every: Seconds between two saves of the states of unfinished classes.
+        exact: Whether each class gets the same bits that it would get alone; see :meth:`_gradients`.
 
     Attributes:
         active: Classes of the current batch.
@@ -59,6 +68,7 @@ class ClassBatch:
         probe: MemoryProbe | None,
         progress: Progress,
         save_every: float,
+        exact: bool = False,
     ) -> None:
         self.active: list[ClassState] = []
         self._waiting = deque(enumerate(tasks))
@@ -68,6 +78,8 @@ class ClassBatch:
         self._settings = objective.settings
         self._packing, self._probe = packing, probe
         self._progress, self._save_every, self._saved_at = progress, save_every, time.monotonic()
+        self._exact = exact
+        self._compared: set[tuple[tuple[int, int, int], ...]] = set()
 
     @property
     def unfinished(self) -> bool:
@@ -112,6 +124,8 @@ class ClassBatch:
 
         if not states:
             return []
+        if self._exact and len(states) > 1:  # one number would not show that others round otherwise in a batch
+            return [loss for state in states for loss in self._evaluate_fixed_batch([state])]
         try:
             return [*self._objective.fixed_losses(states, self._learned_rows)]
         except torch.OutOfMemoryError as error:
@@ -139,12 +153,13 @@ class ClassBatch:
         try:
             if self._probe is not None:
                 self._probe.begin()
-            gradients = self._objective.gradients(self.active, self._learned_rows)
+            gradients = self._gradients()
         except torch.OutOfMemoryError as error:
             message = str(error)
         else:
             self._measure()
             yield from self._update(gradients)
+            self._set_excess_aside()
             self._save_if_due()
             self._report(gradients[0][0])
             return
@@ -153,6 +168,28 @@ class ClassBatch:
             yield self._drop(state, self._too_large(state.task, message))
         else:
             self._halve()
+
+    def _gradients(self) -> list[tuple[float, torch.Tensor]]:
+        """Loss and gradient of each active class; of an exact batch those that each class alone would get.
+
+        No operation of the model sums over samples of several classes, so only a kernel that adds in another order,
+        because it was chosen by the size of the batch, can make a difference. Kernels are chosen by shapes and not by
+        values, and a gradient shows the rounding of everything before it: the first batch of each shape is compared with
+        its classes alone, bit by bit. Where they differ, what the classes got alone counts, and from then on they are
+        learned one at a time.
+        """
+        compute, rows, states = self._objective.gradients, self._learned_rows, self.active
+        together = compute(states, rows)
+        shape = tuple((len(state.rows), state.prompt_count, self._samples(state.task)) for state in states)
+        if not self._exact or len(states) == 1 or shape in self._compared:
+            return together
+        alone = [gradient for state in states for gradient in compute([state], rows)]
+        if all(map(_same_bits, together, alone)):
+            self._compared.add(shape)
+            return together
+        _log.info("sums round by what shares a batch on this device: classes are learned one at a time from here on")
+        self._packing.classes = 1
+        return alone
 
     def _update(self, gradients: Sequence[tuple[float, torch.Tensor]]) -> Iterator[Outcome]:
         """Move the rows of each class; yield those whose loss or gradient is not finite."""
@@ -179,8 +216,13 @@ class ClassBatch:
         """Set the second half of the active classes aside; the batch stays that small."""
         kept = self._packing.halve(len(self.active))
         _log.warning("out of memory: %d classes a batch from here on", kept)
-        self._set_aside.extendleft(reversed(self.active[kept:]))
-        del self.active[kept:]
+        self._set_excess_aside()
+
+    def _set_excess_aside(self) -> None:
+        """Set the classes aside that are more than a batch may have by now."""
+        most = self._packing.classes
+        self._set_aside.extendleft(reversed(self.active[most:]))
+        del self.active[most:]
 
     def _measure(self) -> None:
         """Choose the size of the next batches by the memory of the step just taken."""

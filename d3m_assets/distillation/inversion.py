@@ -1,8 +1,8 @@
 """Textual inversion of many classes (Gal et al. 2022), as D3M uses it to distil a dataset.
 
 The latents of a class are encoded once and only the new rows are parameters. All prompts of the classes in a batch are
-learned in one forward pass; which classes share a batch changes the rounding of sums and nothing else, and with one class
-at a time on a processor not even that. A row is a direction at the norm of the token table (Directional Textual Inversion,
+learned in one forward pass; which classes share a batch changes the rounding of sums and nothing else, and on a processor
+not even that (``exact``). A row is a direction at the norm of the token table (Directional Textual Inversion,
 arXiv 2512.13672), learned by Adam on the sphere, or, where the settings say so, a whole vector, learned by AdamW as in
 Gal et al.
 
@@ -60,6 +60,7 @@ def invert(
     cache: LatentCache | None = None,
     states: Path | None = None,
     save_every: float = 30.0,
+    exact: bool = False,
 ) -> Iterator[Outcome]:
     """Learn the prompts of classes, several in one batch.
 
@@ -75,6 +76,8 @@ def invert(
         cache: Where latents of image files are kept.
         states: Folder where the state of unfinished classes is kept, so that a stopped run goes on where it was.
         save_every: Seconds between two such saves.
+        exact: Whether the vectors of a class must be, bit by bit, those that it would get alone. Batches are compared
+            with that at their first step; on a device that rounds them differently, classes are learned one at a time.
 
     Yields:
         Position of a class in ``tasks`` and what was learned, as each finishes; or why it could not be: its images cannot
@@ -97,7 +100,15 @@ def invert(
 
     with extended_tables(foundation) as learned_rows:
         batch = ClassBatch(
-            tasks, prepare, objective, learned_rows, packing, probe=probe, progress=progress, save_every=save_every
+            tasks,
+            prepare,
+            objective,
+            learned_rows,
+            packing,
+            probe=probe,
+            progress=progress,
+            save_every=save_every,
+            exact=exact,
         )
         while batch.unfinished:
             yield from batch.fill()

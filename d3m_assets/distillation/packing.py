@@ -1,4 +1,4 @@
-"""How many classes share a batch: as many as the device's memory holds, measured and not guessed."""
+"""How many classes share a batch: as many as a GPU's memory holds, measured and not guessed; few on a processor."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ MOST_CLASSES = 64
 """Beyond this a GPU gains nothing, but the latents of every class of a batch are held in the computer's memory."""
 UNMEASURED_CLASSES = 32
 """Classes of a batch where memory cannot be measured; if they are too many, the batch is halved as memory runs out."""
+POSITIONS_ON_A_PROCESSOR = 96 * 64
+"""Positions of all latents of a step on a processor: 96 samples of the embedded model. A class of a large model has more, and
+is learned alone."""
 _SHARE = 0.85
 """Part of the free memory to fill; the rest is for fragmentation and for larger steps."""
 
@@ -84,6 +87,16 @@ def samples_that_fit(taken: int, samples: int, free: int, share: float = _SHARE)
         At least 1.
     """
     return max(1, int(share * free * samples / max(1, taken)))
+
+
+def classes_on_a_processor(samples: int, side: int) -> int:
+    """Classes that a processor learns in one batch; what else is to be learned has no say in it.
+
+    Args:
+        samples: Of a class in one step.
+        side: Of the model's latents.
+    """
+    return max(1, POSITIONS_ON_A_PROCESSOR // (samples * side**2))
 
 
 @dataclass

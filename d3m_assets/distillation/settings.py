@@ -95,7 +95,7 @@ class InversionSettings(Section):
     )
     classes_per_batch: Positive | None = Field(
         default=None,
-        description="Most classes inverted together; none: 1 on a CPU, on a GPU as many as fit into its memory.",
+        description="Most classes inverted together; none: on a CPU a few, on a GPU as many as fit into its memory.",
     )
     check_every: Positive = Field(default=10, description="Steps between two evaluations of the loss on fixed inputs.")
     patience: Positive | None = Field(

@@ -1,14 +1,18 @@
 """The learned vectors of a class: what they are learned from, on what, and those that the user already has."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from d3m_assets.assets import context
-from d3m_assets.assets.inverted_embeddings import _batch_size
+from d3m_assets.assets.inverted_embeddings import _batch_size, _groups, processor_batch
 from d3m_assets.compute.workers import Workers
+from d3m_assets.distillation.budgets import EmbeddingPlan
 from d3m_assets.distillation.bundle import Bundle
+from d3m_assets.distillation.inversion_state import InversionTask
 from d3m_assets.distillation.packing import CudaMemory
 from d3m_assets.distillation.settings import InversionSettings
 from d3m_assets.errors import BudgetError, D3MError, StageError
@@ -217,9 +221,37 @@ def test_embeddings_keep_their_norms_where_whole_vectors_are_learned(copy):
 
 def test_memory_is_measured_on_a_gpu_unless_a_number_is_asked_for():
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
-    assert isinstance(_batch_size(cuda, InversionSettings())["probe"], CudaMemory)
-    assert _batch_size(cuda, InversionSettings(classes_per_batch=7)) == {"classes_per_batch": 7}
-    assert _batch_size(cpu, InversionSettings()) == {"classes_per_batch": 1}
+    assert isinstance(_batch_size(cuda, InversionSettings(), 3)["probe"], CudaMemory)
+    assert _batch_size(cuda, InversionSettings(classes_per_batch=7), 3) == {"classes_per_batch": 7}
+    # On a processor no class may depend on the others, also where a number is asked for.
+    assert _batch_size(cpu, InversionSettings(), 3) == {"classes_per_batch": 3, "exact": True}
+
+
+def test_a_processor_learns_few_classes_together_and_large_models_one_by_one(foundation):
+    settings, stable_diffusion = InversionSettings(), SimpleNamespace(config=lambda part: {"sample_size": 64})
+    small, large = (InversionTask(None, None, EmbeddingPlan(n, 1, "int8", 64)) for n in (1, 9))
+    assert processor_batch(foundation.files, [small], settings) == 6
+    assert processor_batch(foundation.files, [small, large], settings) == 5
+    assert processor_batch(foundation.files, [small], InversionSettings(classes_per_batch=2)) == 2
+    assert processor_batch(stable_diffusion, [small], settings) == 1
+
+
+@pytest.mark.parametrize(
+    ("classes", "workers", "patience", "sizes"),
+    [(10, 2, None, [5, 5]), (20, 2, None, [5, 5, 5, 5]), (3, 2, None, [1, 2]), (1, 4, None, [1]),
+     (14, 1, None, [4, 5, 5]), (20, 2, 3, [10, 10]), (100, 2, 3, [16, 17, 17, 16, 17, 17])],
+)  # fmt: skip
+def test_workers_are_given_even_groups(foundation, classes, workers, patience, sizes):
+    items = list(range(classes))
+    given = SimpleNamespace(
+        settings=SimpleNamespace(inversion=InversionSettings(patience=patience)),
+        workers=SimpleNamespace(on_cpu=True, count=workers),
+        model=SimpleNamespace(files=foundation.files),
+    )
+    tasks = {item: InversionTask(None, None, EmbeddingPlan(9, 1, "int8", 64)) for item in items}
+    groups = _groups(given, items, tasks)
+    assert [len(group) for group in groups] == sizes
+    assert [item for group in groups for item in group] == items
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

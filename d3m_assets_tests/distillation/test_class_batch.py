@@ -1,7 +1,8 @@
 import numpy as np
+import pytest
 import torch
 
-from d3m_assets.distillation.budgets import plan_embeddings
+from d3m_assets.distillation.budgets import EmbeddingPlan, plan_embeddings
 from d3m_assets.distillation.inversion import invert
 from d3m_assets.distillation.inversion_state import InvertedClass
 from d3m_assets.distillation.objective import DenoisingObjective
@@ -82,3 +83,69 @@ def test_fixed_batches_that_do_not_fit_are_evaluated_in_halves(foundation, words
     refused = dict(invert(foundation, tasks, QUICK, 0, classes_per_batch=4))
     assert all("alone does not fit into the memory" in str(error) for error in refused.values())
     assert len(refused) == 4
+
+
+def _bits(result):
+    return result.vectors.tobytes(), result.losses, result.best_step
+
+
+def test_an_exact_batch_gives_each_class_the_bits_that_it_gets_alone(foundation, words, characters, tmp_path):
+    one, several = plan_embeddings("ipc-1", 64, width=64), EmbeddingPlan(3, 1, "int8", 64)
+    settings = InversionSettings(steps=4, samples_per_step=16, check_every=2)
+    tasks = [task(words, characters, name, one) for name in "358"] + [task(words, characters, "7", several)]
+    alone = [_bits(learned(foundation, [t], settings)[0]) for t in tasks]
+    batch = {"exact": True, "classes_per_batch": 4}
+    assert [_bits(r) for r in learned(foundation, tasks, settings, **batch)] == alone
+    # At another place, beside others, and after a stop that left it behind its neighbours.
+    assert [_bits(r) for r in learned(foundation, tasks[::-1], settings, **batch)] == alone[::-1]
+
+    class Stop(Exception):
+        pass
+
+    def stopping(event):
+        if event.done == 3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        list(invert(foundation, tasks[:1], settings, 0, stopping, states=tmp_path, save_every=0))
+    steps = []
+    again = learned(
+        foundation, tasks[1::-1], settings, states=tmp_path, progress=lambda e: steps.append(e.done), **batch
+    )
+    assert [_bits(r) for r in again] == alone[1::-1]
+    assert steps[0] == 5  # 4 of one class, 1 of the other
+
+
+def test_classes_are_learned_one_at_a_time_where_batches_round(foundation, words, characters, monkeypatch):
+    tasks = [task(words, characters, digit, plan_embeddings("ipc-1", 64, width=64)) for digit in "358"]
+    alone = [_bits(learned(foundation, [t])[0]) for t in tasks]
+    compute, sizes = DenoisingObjective.gradients, []
+
+    def rounding(self, states, learned_rows):
+        sizes.append(len(states))
+        results = compute(self, states, learned_rows)
+        if len(states) == 1:
+            return results
+        return [(loss, gradient * torch.linspace(1, 1.5, 64)) for loss, gradient in results]
+
+    monkeypatch.setattr(DenoisingObjective, "gradients", rounding)
+    found = learned(foundation, tasks, classes_per_batch=3, exact=True)
+    assert [_bits(r) for r in found] == alone
+    assert sizes == [3] + [1] * 3 * QUICK.steps
+    sizes.clear()
+    assert [_bits(r) for r in learned(foundation, tasks, classes_per_batch=3)] != alone
+    assert set(sizes) == {3}
+
+
+def test_batches_of_a_shape_are_compared_once(foundation, words, characters, monkeypatch):
+    tasks = [task(words, characters, digit, plan_embeddings("ipc-1", 64, width=64)) for digit in "3546"]
+    gradients, sizes = DenoisingObjective.gradients, []
+
+    def noting(self, states, learned_rows):
+        sizes.append(len(states))
+        # As where kernels do not depend on the size of the batch, whatever machine this is.
+        return [gradients(self, [state], learned_rows)[0] for state in states]
+
+    monkeypatch.setattr(DenoisingObjective, "gradients", noting)
+    learned(foundation, tasks, classes_per_batch=2, exact=True)
+    assert sizes == [2, 1, 1] + [2] * (2 * QUICK.steps - 1)
