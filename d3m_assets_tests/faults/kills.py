@@ -8,8 +8,8 @@ run, and nothing may be left: no process, lock file, temporary file or unfinishe
 know.
 
 Many kills share one job, since what is finished is kept: their moments are drawn over the whole of an undisturbed run and come in
-its order. A moment is told by what is stored by then, not by the clock, so that neither a busy machine nor the start of
-the next attempt moves it.
+its order. A moment is told by what is stored by then and the processor time since, not by the clock, so that neither a busy
+machine nor the start of the next attempt moves it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ SHARE_OF_SIGNALS = 0.15
 """Of the kills of a tree, those that go to the command itself as SIGTERM or SIGINT."""
 KILLS_OF_A_CHAIN = 10
 """Kills along one job before it is left to finish and compared."""
-SECONDS_OF_A_RUN = 900.0
+SECONDS_OF_A_RUN = 1800.0
+SECONDS_BETWEEN_READINGS = 0.02
 SECONDS_BETWEEN_LOOKS = 3.0
 NOT_SERVING = (httpx.HTTPError, AssertionError, KeyError, ValueError, TypeError)
 """What asking a web server raises while it, or its code server, is being started."""
@@ -127,7 +128,7 @@ class Moment:
 
     Attributes:
         stored: Artefacts that are committed by then.
-        seconds: Since the last of them was.
+        seconds: Of processor time of all processes since the last of them was.
     """
 
     stored: int
@@ -139,25 +140,49 @@ class Timeline:
     """An undisturbed run.
 
     Attributes:
-        commits: Seconds from its start to the commit of each artefact, ascending.
-        end: Seconds to its end.
+        commits: Processor time of all its processes until the commit of each artefact, in seconds, ascending.
+        end: That until its end.
     """
 
     commits: Sequence[float]
     end: float
 
     def moment(self, seconds: float) -> Moment:
-        """The moment some seconds after the start."""
+        """The moment after some seconds of processor time."""
         stored = bisect.bisect_right(self.commits, seconds)
         return Moment(stored, seconds - (self.commits[stored - 1] if stored else 0.0))
+
+
+class ProcessorTime:
+    """Processor time of all processes with a mark, also of those that have ended.
+
+    Args:
+        mark: By which they are found.
+    """
+
+    def __init__(self, mark: dict[str, str]) -> None:
+        self._mark = mark
+        self._spent: dict[int, float] = {}
+        self._living: Sequence[int] = ()
+        self._looked = 0.0
+
+    def seconds(self) -> float:
+        """Until now; what a process spends between its last reading and its end, some hundredths, is not seen."""
+        if (now := time.monotonic()) > self._looked + 0.5:  # all processes of the machine are looked at
+            self._looked, self._living = now, list(marked(self._mark))
+        for pid in self._living:
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+                self._spent[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return sum(self._spent.values())
 
 
 def moments(timeline: Timeline, count: int, choose: random.Random) -> list[Moment]:
     """Random moments of a run, in the order in which one job can be killed at all of them.
 
-    Half of them are evenly spread over the seconds of the run and half over its artefacts, most of which are committed within
-    a few seconds. Those before the first commit, while everything starts, are put anywhere between the others: there is such a
-    start after each kill.
+    Half of them are evenly spread over the processor time of the run and half over its artefacts, most of which are
+    committed within a few seconds. Those before the first commit, while everything starts, are put anywhere between the
+    others: there is such a start after each kill.
     """
     drawn = []
     for _ in range(count):
@@ -181,18 +206,34 @@ def _settings_of(folder: Path, home: Path) -> dict[str, object]:
 
 def _undisturbed(folder: Path) -> tuple[dict[str, str], Timeline]:
     """Hashes of the files of a run that nothing disturbs, by artefact and name, and when it commits what."""
-    home, started = folder / "home", time.time()  # the place of all others: the report may name it
-    environment = os.environ | as_environment(_settings_of(folder, home))
-    command = [*COMMAND, "distill", "--yes"]
-    subprocess.run(
-        command, env=environment, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    end = time.time() - started
-    commits = sorted(path.stat().st_mtime - started for path in home.glob("store/*/**/manifest.json"))
+    home, mark = folder / "home", new_mark()  # the place of all others: the report may name it
+    environment = os.environ | as_environment(_settings_of(folder, home)) | mark
+    commits: list[float] = []
+    processor, started = ProcessorTime(mark), time.monotonic()
+    with (folder / "log").open("w") as log:
+        command = subprocess.Popen(
+            [*COMMAND, "distill", "--yes"], env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True
+        )
+    while (status := command.poll()) is None:
+        now = processor.seconds()
+        commits += [now] * (_stored(home) - len(commits))
+        time.sleep(SECONDS_BETWEEN_READINGS)
+    end = processor.seconds()
+    if status:
+        raise RuntimeError((folder / "log").read_text()[-3000:])
     hashes = _hashes(folder, home)
     shutil.rmtree(home)
-    print(f"undisturbed: {len(commits)} artefacts in {end:.0f} s, the first after {commits[0]:.0f} s", flush=True)
+    print(
+        f"undisturbed: {len(commits)} artefacts in {time.monotonic() - started:.0f} s, {end:.0f} s of processors, the first "
+        f"after {commits[0]:.0f} s of them",
+        flush=True,
+    )
     return hashes, Timeline(commits, end)
+
+
+def _stored(home: Path) -> int:
+    """How many artefacts are committed."""
+    return sum(1 for _ in home.glob("store/*/**/manifest.json"))
 
 
 def _hashes(folder: Path, home: Path) -> dict[str, str]:
@@ -236,13 +277,15 @@ class Front(ABC):
     Attributes:
         home: Of the settings.
         mark: By which its processes are found.
-        began: When what works was last started.
+        processor: Time of all its processes.
+        began: What of it was spent when what works was last started.
     """
 
     def __init__(self, folder: Path, timeline: Timeline) -> None:
         self.folder, self.home, self.timeline = folder, folder / "home", timeline
         self.settings = _settings_of(folder, self.home)
         self.mark, self.began = new_mark(), 0.0
+        self.processor = ProcessorTime(self.mark)
         self.temporary = folder / "temporary"
         self.temporary.mkdir()
 
@@ -274,23 +317,21 @@ class Front(ABC):
 
     def reach(self, moment: Moment) -> bool:
         """Wait for a moment of the job; whether it was reached before everything was done."""
-        reached, deadline = 0.0, time.monotonic() + SECONDS_OF_A_RUN
+        reached: float | None = None
+        deadline = time.monotonic() + SECONDS_OF_A_RUN
         while True:
             if not self.keep_working():
                 return False
-            now = time.monotonic()
-            if now > deadline:
+            if time.monotonic() > deadline:
                 raise TimeoutError(f"{moment} was not reached; {self.log()}")
-            if not reached and self._stored() >= moment.stored:
-                reached = now
+            spent = self.processor.seconds()
+            if reached is None and _stored(self.home) >= moment.stored:
+                reached = spent
             # What has just been started is where it was only when it has started.
-            since = max(reached, self.began + self.timeline.commits[0]) if moment.stored else max(reached, self.began)
-            if reached and now >= since + moment.seconds:
+            began = self.began + (self.timeline.commits[0] if moment.stored else 0.0)
+            if reached is not None and spent >= max(reached, began) + moment.seconds:
                 return True
-            time.sleep(0.05)
-
-    def _stored(self) -> int:
-        return sum(1 for _ in self.home.glob("store/*/**/manifest.json"))
+            time.sleep(SECONDS_BETWEEN_READINGS)
 
     def tree(self) -> dict[int, str]:
         """Command lines of the processes that may be killed, by process id."""
@@ -340,7 +381,7 @@ class Front(ABC):
             started = subprocess.Popen(
                 [*COMMAND, *words], env=environment, cwd=self.folder, stdout=log, stderr=log, start_new_session=True
             )
-        self.began = time.monotonic()
+        self.began = self.processor.seconds()
         return started
 
     def _count_processes(self, counts: Counter[str], seconds: float) -> None:
@@ -419,7 +460,7 @@ class Served(Front):
     def _click(self) -> None:
         try:
             self.page.launch_job("distill")
-            self.began = time.monotonic()
+            self.began = self.processor.seconds()
         except AssertionError:
             # The web server does not start its own code server again by itself; a person clicks on *Reload*.
             self.page.ask('mutation {reloadRepositoryLocation(repositoryLocationName: "d3m_assets") {__typename}}')
@@ -485,6 +526,7 @@ class Daemon(Served):
         super().__init__(folder, timeline)
         self.servers = self.page = Servers(folder, as_environment(self.settings | AUTOMATION))
         self.mark = self.servers.mark
+        self.processor = ProcessorTime(self.mark)
 
     def __enter__(self) -> Daemon:
         self.servers.__enter__()
