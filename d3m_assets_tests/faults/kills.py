@@ -394,9 +394,10 @@ class Front(ABC):
 def _kind(pid: int, line: str, tree: dict[int, str]) -> str:
     if kind := next((kind for words, kind in KINDS.items() if words in line), ""):
         return kind
-    if "multiprocessing.spawn" in line and "multiprocessing.spawn" not in tree.get(parent(pid), "d3m_assets.cli"):
-        return "run"
-    return "worker"
+    if "multiprocessing.spawn" not in line:
+        return "other"  # such as those with which Dagster copies the output of a run
+    above = tree.get(parent(pid), "")
+    return "worker" if "multiprocessing.spawn" in above or "d3m_assets.cli" in above else "run"
 
 
 class Shell(Front):
