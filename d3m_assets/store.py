@@ -168,6 +168,8 @@ class Manifest(BaseModel):
         metrics: JSON values about the artefact, for people and tables.
         provenance: Where it was made: run, package versions, commit, hardware; no part of the fingerprint, and empty in
             what earlier versions of this package wrote.
+
+    Its file has a hash over all of that, too (:func:`manifest_to_json`), without which a flipped bit in a number would be unseen.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -185,6 +187,35 @@ class Manifest(BaseModel):
     def bytes(self) -> int:
         """Size of its data files."""
         return sum(record.bytes for record in self.files.values())
+
+
+def manifest_to_json(manifest: Manifest) -> bytes:
+    """The file of a manifest: its attributes, and ``sha256``, the hash of their canonical JSON."""
+    content = manifest.model_dump(mode="json")
+    return json.dumps({**content, "sha256": _digest(content)}, indent=1, ensure_ascii=False).encode()
+
+
+def manifest_from_json(content: bytes) -> Manifest:
+    """Undo :func:`manifest_to_json`; what earlier versions of this package wrote has no hash.
+
+    Raises:
+        ValueError: It is damaged; the message says how.
+    """
+    fields = json.loads(content)
+    if not isinstance(fields, dict):
+        raise ValueError("it is no JSON object")
+    expected = fields.pop("sha256", None)
+    if expected is None and (unknown := fields.keys() - Manifest.model_fields.keys()):
+        # One flipped bit in the name of the hash must not pass for having none.
+        raise ValueError(f"it has a field {min(unknown)!r}, and no hash")
+    try:
+        manifest = Manifest.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    if expected is not None and expected != _digest(fields):
+        raise ValueError("its content does not have the hash that it names")
+    return manifest
 
 
 @dataclass(frozen=True)
@@ -330,7 +361,7 @@ class Store:
             metrics=json.loads(canonical_json(metrics, f"metrics of {key}")),
             provenance=json.loads(canonical_json(provenance or {}, f"provenance of {key}")),
         )
-        content = manifest.model_dump_json(indent=1).encode()
+        content = manifest_to_json(manifest)
         try:
             for name, data in files.items():
                 self._files.put(f"{folder}/{records[name].path}", data)
@@ -778,13 +809,10 @@ class Store:
 
     def _parse(self, path: str, content: bytes) -> Manifest:
         try:
-            return Manifest.model_validate_json(content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
+            return manifest_from_json(content)
+        except (ValueError, RecursionError) as error:
             raise DamagedError(
-                f"{self._shown(path)} is damaged ({where + ': ' if where else ''}{first['msg']}); "
-                "`d3m distill` will rebuild the artefact"
+                f"{self._shown(path)} is damaged ({error}); `d3m distill` will rebuild the artefact"
             ) from None
 
     def _manifest_or_none(self, key: ArtefactKey) -> Manifest | None:
@@ -834,14 +862,18 @@ def _kind_of_refusal(error: Exception) -> type[StoreError]:
     return StoreError if is_of_one_file(error) else StoreNotWritableError
 
 
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(content, "a commit record")).hexdigest()
+
+
 def _is_intact(record: FileRecord, data: bytes) -> bool:
     return hashlib.sha256(data).hexdigest() == record.sha256
 
 
 def _is_manifest(content: bytes) -> bool:
     try:
-        Manifest.model_validate_json(content)
-    except ValidationError:
+        manifest_from_json(content)
+    except (ValueError, RecursionError):
         return False
     return True
 

@@ -18,7 +18,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from d3m_assets import store as store_module
 from d3m_assets.errors import StoreError
-from d3m_assets.store import ArtefactKey, Spec, Store, Stored
+from d3m_assets.store import ArtefactKey, Spec, Store, Stored, manifest_from_json
 from d3m_assets.store_access import StoreFiles
 from d3m_assets_tests.requirements import need
 
@@ -130,12 +130,40 @@ def test_damaged_manifest_is_named_and_can_be_rebuilt(local, content):
     assert local.read(KEY, "a.bin") == b"two"
 
 
+def test_every_flipped_bit_of_a_manifest_is_seen(local):
+    local.write(KEY, SPEC, {"a.bin": b"one"}, {"accuracy": 0.75, "class": "Küche"}, {"run": None})
+    file = folder_of(local) / "manifest.json"
+    content = file.read_bytes()
+    for position in range(len(content)):
+        for bit in range(8):
+            changed = bytearray(content)
+            changed[position] ^= 1 << bit
+            with pytest.raises(ValueError):
+                manifest_from_json(bytes(changed))
+    file.write_bytes(content.replace(b"0.75", b"0.95"))
+    with pytest.raises(StoreError, match=f"{file} is damaged .*hash"):
+        local.manifest(KEY)
+    assert f"{file} is damaged" in local.check(KEY)[0]
+    assert f"{file} is damaged" in local.look(KEY).unreadable
+
+
+def test_a_manifest_of_an_earlier_version_has_no_hash_and_is_read(local):
+    written = local.write(KEY, SPEC, {"a.bin": b"one"}, {"accuracy": 0.75})
+    file = folder_of(local) / "manifest.json"
+    content = json.loads(file.read_text())
+    assert list(content)[-1] == "sha256"
+    del content["sha256"]
+    file.write_text(json.dumps(content))
+    assert local.manifest(KEY) == written
+
+
 def test_manifest_cannot_point_out_of_its_folder(local, tmp_path):
     local.write(KEY, SPEC, {"a.bin": b"one"}, {})
     (tmp_path / "secret").write_bytes(b"one")
     file = folder_of(local) / "manifest.json"
     content = json.loads(file.read_text())
     content["files"]["a.bin"]["path"] = "../../../../secret"
+    del content["sha256"]  # whoever changes it can also leave that out
     file.write_text(json.dumps(content))
     with pytest.raises(StoreError, match="damaged"):
         local.read(KEY, "a.bin")
@@ -356,7 +384,7 @@ def test_reader_follows_a_version_that_replaces_the_one_it_began_with(local, mon
 
 WRITER = """
 import sys
-from d3m_assets.store import ArtefactKey, Spec, Store
+from d3m_assets.store import ArtefactKey, Manifest, Spec, Store
 store, key = Store.open(sys.argv[1]), ArtefactKey("inverted_embeddings", class_key="7", budget="ipc-1")
 for n in range(int(sys.argv[3])):
     text = f"{sys.argv[2]} {n} ".encode()

@@ -30,8 +30,8 @@ def class_key(class_name: str) -> str:
     """Partition key of a class, from its name alone, so that a new class never renames another.
 
     A name that is safe (lower-case ASCII letters, digits, ``_``, ``.``, ``-``; at most 64; starting with a
-    letter or digit) is its own key. Any other is folded (NFKC, lower case), unsafe runs become ``-``, and the
-    start of the name's SHA-256 keeps apart names that fold to the same.
+    letter or digit, not ending with ``.``) is its own key. Any other is folded (NFKC, lower case), unsafe runs become
+    ``-``, and the start of the name's SHA-256 keeps apart names that fold to the same.
 
     Args:
         class_name: Any Unicode; canonically equivalent spellings (NFC, NFD) are the same name.
@@ -40,7 +40,8 @@ def class_key(class_name: str) -> str:
         DatasetError: The name is empty or not valid Unicode.
     """
     name = normalized(class_name)
-    return name if _SAFE.fullmatch(name) else _hashed_key(name, 6)
+    # Windows drops dots from the end of a folder's name.
+    return name if _SAFE.fullmatch(name) and not name.endswith(".") else _hashed_key(name, 6)
 
 
 def _hashed_key(name: str, digest_length: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,29 @@ def instance_without_captured_output(home: Path) -> dg.DagsterInstance:
     """The instance in a folder, with the output of runs left on the terminal: capturing would take it from the progress."""
     nothing = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
     return dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home), overrides={"compute_logs": nothing}))
+
+
+def make_database(name: str, home: Path) -> None:
+    """Make one of Dagster's SQLite databases with all its tables.
+
+    Args:
+        name: Its path below the folder of an instance.
+        home: The folder.
+    """
+    from dagster._core.storage.event_log import SqliteEventLogStorage
+    from dagster._core.storage.runs import SqliteRunStorage
+    from dagster._core.storage.schedules import SqliteScheduleStorage
+
+    folder = str((home / name).parent)
+    makers: dict[str, Callable[[], Any]] = {
+        "event_log.db": lambda: ConsolidatedSqliteEventLogStorage(folder),
+        "runs.db": lambda: SqliteRunStorage.from_local(folder),
+        "index.db": lambda: SqliteEventLogStorage(folder),
+        "schedules.db": lambda: SqliteScheduleStorage.from_local(folder),
+    }
+    storage = makers[Path(name).name]()
+    if hasattr(storage, "dispose"):
+        storage.dispose()
 
 
 @contextlib.contextmanager

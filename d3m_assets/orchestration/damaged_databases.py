@@ -1,4 +1,7 @@
-"""SQLite databases of the instance that are damaged: found and put aside, so that Dagster makes new ones.
+"""SQLite databases of the instance that are damaged: found, put aside and replaced by new ones.
+
+A new one is made beside the damaged one and takes its place when it is whole, so that ``d3m ui``, open meanwhile, never meets
+one without its tables, which it would never look at again.
 
 Nothing is lost with them but the history of runs: artefacts and their commit records are in the store, and what Dagster does
 not know of them is recorded again by the next run (:mod:`~d3m_assets.orchestration.recovery`).
@@ -7,9 +10,11 @@ not know of them is recorded again by the next run (:mod:`~d3m_assets.orchestrat
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sqlite3
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,30 +32,49 @@ killed meanwhile lacks tables for ever, and runs fail or hang for want of them."
 SECONDS_TO_BE_MADE = 10.0
 """Another process may be making the tables at this moment."""
 
+NEW = ".new-"
+"""What the names of folders begin with in which new databases are made."""
 
-def put_aside(home: Path, most_bytes: float = MOST_BYTES_CHECKED) -> list[str]:
-    """Rename damaged databases of an instance, so that Dagster makes new ones.
+
+def put_aside(home: Path, make: Callable[[str, Path], object], most_bytes: float = MOST_BYTES_CHECKED) -> list[str]:
+    """Rename damaged databases of an instance, and put new ones in their place; for one process at a time.
 
     Args:
         home: Folder of the instance.
+        make: Makes one of :data:`DATABASES`, by its name, below a folder.
         most_bytes: Size of a database up to which all of it is checked.
 
     Returns:
         A sentence for each that was damaged.
     """
     told = []
-    for database in (home / name for name in DATABASES):
+    for left in home.glob(f"{NEW}*"):  # of a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    for name in DATABASES:
+        database = home / name
         if database.is_file() and (damage := _damage(database, most_bytes) or _half_made(database)):
-            # Its write-ahead log goes along: applied to the new database, it would damage that one too.
             suffix = datetime.now(UTC).strftime(".damaged-%Y-%m-%dT%H-%M-%SZ")
-            for part in ("-wal", "-shm", "-journal", ""):
-                with contextlib.suppress(FileNotFoundError):
-                    Path(f"{database}{part}").replace(f"{database}{suffix}{part}")
+            with tempfile.TemporaryDirectory(prefix=NEW, dir=home) as folder:
+                make(name, Path(folder))
+                # Its write-ahead log goes along: applied to the new database, it would damage that one too.
+                for part in ("-wal", "-shm", "-journal"):
+                    with contextlib.suppress(FileNotFoundError):
+                        Path(f"{database}{part}").replace(f"{database}{suffix}{part}")
+                _keep_as(database, Path(f"{database}{suffix}"))
+                (Path(folder) / name).replace(database)
             told.append(
                 f"Dagster's database {database} was damaged ({damage}) and is kept as {database.name}{suffix}; a new one is "
                 "made, and the next run records in it what the store has"
             )
     return told
+
+
+def _keep_as(database: Path, other: Path) -> None:
+    """Give a file a second name, so that the first is there all the time; a copy where the disk has no such names."""
+    try:
+        other.hardlink_to(database)
+    except OSError:
+        shutil.copyfile(database, other)
 
 
 def _damage(database: Path, most_bytes: float) -> str:

@@ -15,7 +15,7 @@ import dagster as dg
 import filelock
 
 from d3m_assets.errors import StageError
-from d3m_assets.orchestration.dagster_private import instance_without_captured_output
+from d3m_assets.orchestration.dagster_private import instance_without_captured_output, make_database
 from d3m_assets.orchestration.damaged_databases import is_damage, put_aside
 from d3m_assets.orchestration.instance_errors import explained
 from d3m_assets.orchestration.jobs import build_distill, run_config
@@ -99,14 +99,10 @@ def usable_databases(home: Path, warn: Callable[[str], object] = _warn) -> Itera
 
 
 def _put_aside(home: Path, warn: Callable[[str], object], **limit: float) -> None:
-    """Put damaged databases aside and make new ones, one process at a time: another one may begin at this moment."""
+    """Put damaged databases aside and new ones in their place, one process at a time: another one may begin at this moment."""
     with filelock.FileLock(home / "databases.lock"):
-        told = put_aside(home, **limit)
-        for sentence in told:
+        for sentence in put_aside(home, make_database, **limit):
             warn(sentence)
-        if told:
-            with instance_without_captured_output(home) as instance:
-                _ = instance.run_storage, instance.event_log_storage, instance.schedule_storage
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,9 +68,10 @@ def run_services(
         # All storages are opened here once: services that make their tables at the same time fail.
         _ = instance.run_storage, instance.event_log_storage, instance.schedule_storage
         fail_abandoned_runs(instance, settings)
-        with code_servers(instance, home / "workspace.yaml") as specs, tempfile.TemporaryDirectory() as folder:
-            workspace = Path(folder) / "workspace.yaml"
-            workspace.write_text(yaml.safe_dump({"load_from": specs}))
+        with (
+            code_servers(instance, home / "workspace.yaml") as specs,
+            _written(_workspace_file(home, host, port), yaml.safe_dump({"load_from": specs})) as workspace,
+        ):
             allowed = [word for name in allowed_hosts for word in ("--allow-host", name)]
             page = ["d3m_assets.orchestration.webserver", "--host", host, "--port", str(port), *allowed]
             commands = {"web server": [*page, *(["--read-only"] if read_only else []), "--workspace", str(workspace)]}
@@ -85,6 +86,25 @@ def run_services(
                             raise InstanceError(
                                 f"Dagster's {name} ended by itself with status {process.returncode}; the lines above say why"
                             )
+
+
+def _workspace_file(home: Path, host: str, port: int) -> Path:
+    """Where the web server and the daemon read where the code servers are.
+
+    Named by what only one ``d3m ui`` has at a time, so that the next one writes over the file of one that was killed.
+    """
+    place = re.sub(r"[^\w.-]", "_", f"{socket.gethostname()}-{host}-{port}")
+    return home / f".ui-{place}.yaml"
+
+
+@contextlib.contextmanager
+def _written(file: Path, text: str) -> Iterator[Path]:
+    """A file for the time of the body."""
+    file.write_text(text)
+    try:
+        yield file
+    finally:
+        file.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from d3m_assets.errors import (
     D3MError,
+    DamagedError,
     StageError,
     StoreError,
     StoreNotWritableError,
@@ -150,6 +151,14 @@ class Tally:
             self.failed.append(outcome)
         else:
             (self.unchanged if outcome.skipped else self.made).append(outcome.key)
+
+    def replace(self, keys: Collection[ArtefactKey], later: Tally) -> None:
+        """Count instead of what became of some artefacts at first what became of them, and of others, later."""
+        self.failed = [outcome for outcome in self.failed if outcome.key not in keys] + later.failed
+        self.blocked = [key for key in self.blocked if key not in keys] + later.blocked
+        self.made += later.made
+        self.unchanged += later.unchanged
+        self.deferred += [key for key in later.deferred if key not in self.deferred]
 
     @property
     def assets(self) -> frozenset[str]:
@@ -511,6 +520,8 @@ class Planner:
     ) -> Tally:
         """Make what a plan lists, asset by asset; what does not depend on a failure goes on.
 
+        An input whose file is found to be damaged in the middle is made again, and then what has failed for want of it.
+
         Args:
             plan: From :meth:`plan`.
             limit: Most artefacts of each asset, None for no limit.
@@ -522,9 +533,29 @@ class Planner:
             StoreNotWritableError: The store takes nothing; what was finished before is kept.
             StoreUnavailableError: The store cannot be read just now.
         """
-        tally, pending = Tally(), plan.pending()
+        pending = plan.pending()
         wanted = [entry for entry in pending if selected is None or str(entry.key) in selected]
         chosen = {entry.key for entry in first_of_each_asset(wanted, limit)}
+        make = materialize or self.materialize
+        tally = self._work_through(pending, chosen, make, before)
+        if any(_is_of_damage(outcome.error) for outcome in tally.failed):
+            known = {entry.key for entry in pending}
+            pending = self.plan().pending()
+            # Once: a disk that damages what was just written needs a person.
+            if damaged := {entry.key for entry in pending} - known:
+                unmade = {outcome.key for outcome in tally.failed} | set(tally.blocked)
+                tally.replace(unmade, self._work_through(pending, damaged | unmade, make, before))
+        return tally
+
+    def _work_through(
+        self,
+        pending: Sequence[PlanEntry],
+        chosen: Collection[ArtefactKey],
+        materialize: Callable[[str, Sequence[ArtefactKey]], Iterable[Outcome]],
+        before: Callable[[Asset], AbstractContextManager[object]],
+    ) -> Tally:
+        """Make the chosen ones of what is pending, in the order of the graph."""
+        tally = Tally()
         unready = {str(entry.key) for entry in pending}
         unavailable: set[str] = set()
         for asset in self.graph:
@@ -541,7 +572,7 @@ class Planner:
             if not ready:
                 continue
             with before(asset):
-                for outcome in (materialize or self.materialize)(asset.name, ready):
+                for outcome in materialize(asset.name, ready):
                     tally.add(outcome)
                     (unavailable.add if outcome.error else unready.discard)(str(outcome.key))
         return tally
@@ -591,6 +622,15 @@ def _stop_without_store(error: BaseException | None) -> None:
         if isinstance(error, StoreNotWritableError | StoreUnavailableError):
             raise error
         error = error.__cause__
+
+
+def _is_of_damage(error: BaseException | None) -> bool:
+    """Whether an error is, or was caused by, a file of the store that is damaged."""
+    while error is not None:
+        if isinstance(error, DamagedError):
+            return True
+        error = error.__cause__
+    return False
 
 
 def first_of_each_asset(pending: Sequence[PlanEntry], limit: int | None) -> list[PlanEntry]:

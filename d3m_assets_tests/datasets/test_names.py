@@ -148,3 +148,10 @@ def test_a_long_name_is_cut_and_stays_apart_from_its_like():
     assert all(len(folder.encode()) <= LONGEST_FOLDER for folder in folders)
     with pytest.raises(DatasetError, match="401 characters.*at most 400"):
         class_keys(["x" * 401])
+
+
+def test_a_key_does_not_end_with_a_dot_which_windows_drops_from_a_folder():
+    keys = class_keys(["7", "7.", "7.."])
+    assert keys["7"] == "7"
+    assert len(set(keys.values())) == 3
+    assert not any(key.endswith(".") for key in keys.values())

@@ -22,7 +22,7 @@ from d3m_assets.orchestration.resources import locks
 from d3m_assets.pipeline import Pipeline
 from d3m_assets.settings import load_settings
 from d3m_assets_tests.orchestration.many_runs import CLASSES, SETTINGS, parent, prepare, replace_image
-from d3m_assets_tests.orchestration.servers import Servers, as_environment
+from d3m_assets_tests.orchestration.servers import Servers, WebPage, as_environment
 from d3m_assets_tests.processes import alive, marked, wait_until
 
 KINDS = ("dagster-daemon", "dagster-webserver", "code server", "run", "compute worker")
@@ -77,9 +77,9 @@ def serving(servers: Servers) -> bool:
         return False
 
 
-def in_progress(servers: Servers) -> int:
+def in_progress(page: WebPage) -> int:
     """Runs that have not ended."""
-    return sum(servers.status(run) not in ENDED for run in servers.runs())
+    return sum(page.status(run) not in ENDED for run in page.runs())
 
 
 def pending(settings: dict[str, object]) -> int:

@@ -36,66 +36,15 @@ load_from:
 """
 
 
-class Servers:
-    """A webserver and a daemon on one instance.
+class WebPage:
+    """What a person does on the page of a web server of this machine.
 
     Args:
-        folder: For the instance, and the logs of the servers.
-        environment: What decides about dataset, store and settings.
+        port: Of the server.
     """
 
-    def __init__(self, folder, environment):
-        self.mark = new_mark()
-        self.folder = folder / "dagster"
-        self.folder.mkdir()
-        (self.folder / "dagster.yaml").write_text(DAGSTER_YAML)
-        (self.folder / "workspace.yaml").write_text(WORKSPACE_YAML)
-        own = {"DAGSTER_HOME": str(self.folder), "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": "1"}
-        self.environment = os.environ | environment | own | self.mark
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-
-    def __enter__(self):
-        self.make_databases()
-        for command in COMMANDS:
-            self.start(command.name)
-        assert wait_until(self.loaded, 240), self.logs()
-        return self
-
-    def start(self, name):
-        """Start ``dagster-webserver`` or ``dagster-daemon``; it goes on with the log of one before it."""
-        (command,) = (command for command in COMMANDS if command.name == name)
-        more = ["-h", "127.0.0.1", "-p", str(self.port)] if name == "dagster-webserver" else ["run"]
-        with (self.folder / f"{name}.log").open("a") as log:
-            return subprocess.Popen(
-                [str(command), *more, "-w", str(self.folder / "workspace.yaml")],
-                env=self.environment, cwd=self.folder, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
-
-    def __exit__(self, *error):
-        # By the mark, since code servers, runs and workers are in groups of their own.
-        def end():
-            for pid in marked(self.mark):
-                try:
-                    os.kill(pid, 9)
-                except ProcessLookupError:
-                    continue
-            return not marked(self.mark)
-
-        assert wait_until(end, 30)
-
-    def make_databases(self):
-        """Else the servers do, both at once, and one of them fails."""
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("DAGSTER_HOME", str(self.folder))
-            with dg.DagsterInstance.from_config(str(self.folder)) as instance:
-                assert instance.run_storage and instance.event_log_storage and instance.schedule_storage
-                assert instance.get_runs_count() == 0
-
-    def logs(self):
-        """The ends of the servers' logs, for the message of a failure."""
-        return "\n".join(log.read_text()[-3000:] for log in self.folder.glob("*.log"))
+    def __init__(self, port):
+        self.port = port
 
     def ask(self, query, **variables):
         """The answer to a GraphQL query."""
@@ -191,6 +140,68 @@ class Servers:
         query = "mutation($run: String!) {terminateRun(runId: $run) {__typename ... on PythonError {message}}}"
         answer = self.ask(query, run=run)["terminateRun"]
         assert answer["__typename"] == "TerminateRunSuccess", answer
+
+
+class Servers(WebPage):
+    """A webserver and a daemon on one instance.
+
+    Args:
+        folder: For the instance, and the logs of the servers.
+        environment: What decides about dataset, store and settings.
+    """
+
+    def __init__(self, folder, environment):
+        self.mark = new_mark()
+        self.folder = folder / "dagster"
+        self.folder.mkdir()
+        (self.folder / "dagster.yaml").write_text(DAGSTER_YAML)
+        (self.folder / "workspace.yaml").write_text(WORKSPACE_YAML)
+        own = {"DAGSTER_HOME": str(self.folder), "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": "1"}
+        self.environment = os.environ | environment | own | self.mark
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            super().__init__(probe.getsockname()[1])
+
+    def __enter__(self):
+        self.make_databases()
+        for command in COMMANDS:
+            self.start(command.name)
+        assert wait_until(self.loaded, 240), self.logs()
+        return self
+
+    def start(self, name):
+        """Start ``dagster-webserver`` or ``dagster-daemon``; it goes on with the log of one before it."""
+        (command,) = (command for command in COMMANDS if command.name == name)
+        more = ["-h", "127.0.0.1", "-p", str(self.port)] if name == "dagster-webserver" else ["run"]
+        with (self.folder / f"{name}.log").open("a") as log:
+            return subprocess.Popen(
+                [str(command), *more, "-w", str(self.folder / "workspace.yaml")],
+                env=self.environment, cwd=self.folder, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+
+    def __exit__(self, *error):
+        # By the mark, since code servers, runs and workers are in groups of their own.
+        def end():
+            for pid in marked(self.mark):
+                try:
+                    os.kill(pid, 9)
+                except ProcessLookupError:
+                    continue
+            return not marked(self.mark)
+
+        assert wait_until(end, 30)
+
+    def make_databases(self):
+        """Else the servers do, both at once, and one of them fails."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DAGSTER_HOME", str(self.folder))
+            with dg.DagsterInstance.from_config(str(self.folder)) as instance:
+                assert instance.run_storage and instance.event_log_storage and instance.schedule_storage
+                assert instance.get_runs_count() == 0
+
+    def logs(self):
+        """The ends of the servers' logs, for the message of a failure."""
+        return "\n".join(log.read_text()[-3000:] for log in self.folder.glob("*.log"))
 
     def working(self):
         """Runs, steps and their workers: all processes but the servers, by process id."""

@@ -14,6 +14,7 @@ import pytest
 
 from d3m_assets.assets.graph import GRAPH
 from d3m_assets.orchestration import damaged_databases
+from d3m_assets.orchestration.dagster_private import make_database
 from d3m_assets.orchestration.damaged_databases import DATABASES, is_damage, put_aside
 from d3m_assets.orchestration.instance_errors import explained
 from d3m_assets.orchestration.launch import open_instance, run_pending, usable_databases
@@ -61,6 +62,11 @@ def database(tmp_path: Path) -> Path:
     return file
 
 
+def tables_of(database: Path) -> set[str]:
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
 def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
@@ -70,20 +76,21 @@ def test_a_damaged_database_is_put_aside_with_its_log(tmp_path: Path, database: 
     damage(database)
     before = database.read_bytes()
     Path(f"{database}-wal").touch()
-    (sentence,) = put_aside(tmp_path)
+    (sentence,) = put_aside(tmp_path, make_database)
     assert str(database) in sentence
-    kept = [name for name in files(tmp_path) if not name.endswith(("-wal", "-shm"))]
-    assert len(kept) == 1
-    assert kept[0].startswith("runs.db.damaged-20")
-    assert kept[0] in sentence
-    assert (database.parent / kept[0]).read_bytes() == before
-    assert not database.exists()
+    new, kept, *more = [name for name in files(tmp_path) if not name.endswith(("-wal", "-shm"))]
+    assert new == "runs.db"
+    assert not more
+    assert kept.startswith("runs.db.damaged-20")
+    assert kept in sentence
+    assert (database.parent / kept).read_bytes() == before
+    assert "alembic_version" in tables_of(database)
     assert not Path(f"{database}-wal").exists()
-    assert put_aside(tmp_path) == []
+    assert put_aside(tmp_path, make_database) == []
 
 
 def test_a_whole_database_stays_also_one_whose_log_is_lost_or_not_written_back(tmp_path: Path, database: Path) -> None:
-    assert put_aside(tmp_path) == []
+    assert put_aside(tmp_path, make_database) == []
     with contextlib.closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         with connection:
@@ -92,7 +99,7 @@ def test_a_whole_database_stays_also_one_whose_log_is_lost_or_not_written_back(t
         shutil.copytree(database.parent, killed / "history")
         shutil.copytree(database.parent, lost / "history", ignore=shutil.ignore_patterns("*-wal", "*-shm"))
     for home, rows in ((killed, 201), (lost, 200)):
-        assert put_aside(home) == []
+        assert put_aside(home, make_database) == []
         with contextlib.closing(sqlite3.connect(home / DATABASES[1])) as connection:
             assert connection.execute("SELECT count(*) FROM runs").fetchone() == (rows,)
 
@@ -104,7 +111,7 @@ def test_a_database_that_is_locked_is_left_alone(
     monkeypatch.setattr(sqlite3, "connect", lambda *given, **options: connect(*given, **options, timeout=0.1))
     with contextlib.closing(connect(database)) as connection:
         connection.execute("BEGIN EXCLUSIVE")
-        assert put_aside(tmp_path) == []
+        assert put_aside(tmp_path, make_database) == []
         connection.rollback()
     assert files(tmp_path) == ["runs.db"]
 
@@ -138,7 +145,7 @@ def test_damage_inside_a_large_database_is_met_and_put_aside_then(
 
 def test_a_large_database_that_was_cut_is_put_aside_at_once(tmp_path: Path, database: Path) -> None:
     cut_in_half(database)
-    assert len(put_aside(tmp_path, most_bytes=0)) == 1
+    assert len(put_aside(tmp_path, make_database, most_bytes=0)) == 1
 
 
 @pytest.mark.parametrize("tables", ["", "CREATE TABLE event_logs (id INTEGER)"], ids=["no table", "the first table"])
@@ -157,13 +164,46 @@ def test_an_event_log_whose_maker_was_killed_is_put_aside_and_one_that_is_being_
         make(tables)
     last = threading.Timer(0.5, make, ["CREATE TABLE alembic_version (version_num TEXT)"])
     last.start()
-    assert put_aside(tmp_path) == []
+    assert put_aside(tmp_path, make_database) == []
     last.join()
     make("DROP TABLE alembic_version")
     monkeypatch.setattr(damaged_databases, "SECONDS_TO_BE_MADE", 0.1)
-    (sentence,) = put_aside(tmp_path)
+    (sentence,) = put_aside(tmp_path, make_database)
     assert "its making was interrupted" in sentence
-    assert not database.exists()
+    assert {"alembic_version", "event_logs", "asset_keys"} <= tables_of(database)
+
+
+@pytest.mark.parametrize("name", DATABASES)
+def test_another_process_meets_the_damaged_database_or_a_whole_one_and_nothing_between(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Failure prevented: `d3m ui`, open meanwhile, makes an empty file of that name, or sees a half-made event log."""
+    database = tmp_path / name
+    make_database(name, tmp_path)
+    whole = tables_of(database)
+    cut_in_half(database)
+    damaged = database.read_bytes()
+    seen: list[str] = []
+    replace = Path.replace
+
+    def look() -> None:
+        content = database.read_bytes() if database.exists() else b""
+        seen.append("damaged" if content == damaged else "whole" if tables_of(database) == whole else "neither")
+
+    def make(name: str, folder: Path) -> None:
+        look()
+        make_database(name, folder)
+        look()
+
+    def watched(path: Path, target: Path) -> Path:
+        moved = replace(path, target)
+        look()
+        return moved
+
+    monkeypatch.setattr(Path, "replace", watched)
+    assert len(put_aside(tmp_path, make)) == 1
+    assert seen == ["damaged", "damaged", "whole"]
+    assert not list(tmp_path.glob(".new-*"))
 
 
 def test_the_store_is_recorded_again_after_the_databases_were_damaged(
