@@ -105,8 +105,8 @@ def table(pipeline: Pipeline) -> str:
     distillations = int(summary["distillations"].max())
     note = (
         f"Accuracy in % on {images} real test images, hard labels, {ARCHITECTURE_WORDS[first.architecture]}, weights of the "
-        f"last step, mean of {students} students ({ours} of D3M) and 95 % interval, over the means of distillations where there are "
-        f"several ({distillations} here); `{command(pipeline)}` of {report.created[:10]}, written at commit "
+        f"last step, mean of {students} students ({ours} of D3M) and 95 % interval, over the means of distillations "
+        f"where there are several ({distillations} here); `{command(pipeline)}` of {report.created[:10]}, written at commit "
         f"{commit.stdout.strip()}. The last rows have no budget. ▲ D3M is better, ▼ worse, ≈ not distinguishable within "
         f"{MARGIN * 100:.0f} points "
         f"({significance_words(comparisons)})."
