@@ -8,6 +8,7 @@ call :func:`load_settings`; everything else is handed the parts of :class:`Setti
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
 import re
 import tomllib
@@ -34,6 +35,7 @@ from d3m_assets.distillation.settings import (
 )
 from d3m_assets.errors import BudgetError, SettingsError
 from d3m_assets.evaluation.settings import (
+    BASELINE_STUDENTS,
     DISTILLATIONS,
     AuditSettings,
     EvaluationSettings,
@@ -331,6 +333,17 @@ class Settings(BaseSettings):
         if self.evaluation.table == "full":
             return students
         return next(count for count in range(min(DISTILLATIONS, students), 0, -1) if students % count == 0)
+
+    def baseline_seeds(self, *, drawn: bool) -> tuple[int, ...]:
+        """Seeds of the students of a row that nothing is distilled for: ``students.seeds``, then the next numbers.
+
+        Args:
+            drawn: Whether its images are drawn at random, rather than chosen.
+        """
+        seeds = self.students.seeds
+        wanted = self.evaluation.baseline_students or (BASELINE_STUDENTS if self.distillations > 1 else len(seeds))
+        further = (seed for seed in itertools.count() if seed not in seeds)
+        return (*seeds, *itertools.islice(further, max(0, (wanted if drawn else wanted // 2) - len(seeds))))
 
     @property
     def dataset_name(self) -> str:

@@ -37,7 +37,7 @@ BEGIN, END = "<!-- begin: scripts/readme.py -->", "<!-- end -->"
 VERDICT_BEGIN = "<!-- begin: verdict of scripts/readme.py -->"
 FRONTIER = "docs/frontier.svg"
 TILE, PER_CLASS = 34, 2
-SIGNS = {"better": "▲", "worse": "▼", "not distinguishable": "≈", "too few seeds": "(too few seeds)"}
+SIGNS = {"better": "▲", "worse": "▼", "not distinguishable": "≈"}
 
 
 def command(pipeline: Pipeline) -> str:
@@ -91,19 +91,22 @@ def table(pipeline: Pipeline) -> str:
         cells = {row.budget: percent(row.mean, row.half_width) for row in rows.itertuples()}
         compared = compare_all(metrics, reference=method) if method != D3M else []
         comparisons += compared
-        signs = {c.budget: f" {SIGNS[c.outcome]}" for c in compared}
+        signs = {c.budget: f" {SIGNS.get(c.outcome, f'(too few {c.lacking})')}" for c in compared}
         found = [cells.get(b.name, cells.get("", "–")) + signs.get(b.name, "") for b in budgets]
         lines.append(f"| {method} | {' | '.join(found)} |")
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     report = pipeline.store.manifest(REPORT)
-    students, images = summary["n"].max(), summary["n_evaluated"].max()
+    ours = int(summary.loc[summary["method"] == D3M, "n"].max())
+    least, most = summary["n"].min(), summary["n"].max()
+    students = f"{least} to {most}" if least < most else str(most)
+    images = summary["n_evaluated"].max()
     distillations = int(summary["distillations"].max())
     note = (
         f"Accuracy in % on {images} real test images, hard labels, {ARCHITECTURE_WORDS[first.architecture]}, weights of the "
-        f"last step, mean of {students} students and 95 % interval, over the means of distillations where there are several "
-        f"({distillations} here); `{command(pipeline)}` of {report.created[:10]}, written at commit "
+        f"last step, mean of {students} students ({ours} of D3M) and 95 % interval, over the means of distillations "
+        f"where there are several ({distillations} here); `{command(pipeline)}` of {report.created[:10]}, written at commit "
         f"{commit.stdout.strip()}. The last rows have no budget. ▲ D3M is better, ▼ worse, ≈ not distinguishable within "
         f"{MARGIN * 100:.0f} points "
         f"({significance_words(comparisons)})."

@@ -10,7 +10,7 @@ import numpy as np
 
 from d3m_assets.assets.context import Context
 from d3m_assets.assets.raw_dataset import image_rows, labelled_images
-from d3m_assets.assets.rows import Row, kept_images, label_bytes, rows_of
+from d3m_assets.assets.rows import Row, baseline_seeds, kept_images, label_bytes, rows_of
 from d3m_assets.compute.devices import own_device
 from d3m_assets.compute.shared import Shared
 from d3m_assets.datasets.labelled_images import LabelledImages, Split
@@ -89,7 +89,7 @@ def encoded_rows(
         budgets: Of the rows.
         ahead: Budgets whose rows are asked for next: their images are encoded at the same time.
     """
-    evaluation, students = context.settings.evaluation, context.settings.students
+    evaluation = context.settings.evaluation
     asked = list(itertools.product(encoded_baselines(context), budgets, evaluation.labels))
     if not asked:
         return []
@@ -107,9 +107,10 @@ def encoded_rows(
     for (baseline, budget, kind), job in zip(asked, jobs, strict=True):
         found = images.encoded[job.key]
         if found is not None:
-            sets = {seed: encoded.labelled() for seed, encoded in zip(students.seeds, found[0], strict=True)}
+            seeds = job.students.seeds
+            sets = {seed: encoded.labelled() for seed, encoded in zip(seeds, found[0], strict=True)}
             charged = float(np.mean([s.bytes_per_class + job.label_bytes * s.images_per_class for s in found[0]]))
-            of_all_kinds = rows_of(context, baseline.method, lambda kind, sets=sets: sets.__getitem__)  # type: ignore[misc]
+            of_all_kinds = rows_of(context, baseline.method, lambda kind, sets=sets: sets.__getitem__, seeds=seeds)  # type: ignore[misc]
             made = [row for row in of_all_kinds if row.labels == kind]
             rows += [replace(row, budget=budget.name, detail=found[1], bytes_per_class=charged) for row in made]
     return rows
@@ -121,9 +122,9 @@ def _job(
     each, allowed = label_bytes(context, kind), budget.bytes(context.dataset.shape)
     if each:  # the pool's stored labels are charged beyond the budget; real images may take as many bytes
         allowed += kept_images(context) * each
-    return EncodingJob(
-        baseline.name, allowed, each, images.classes, images.validation, context.settings.students, context.device
-    )
+    seeds = baseline_seeds(context, budget, drawn=False)
+    students = context.settings.students.model_copy(update={"seeds": seeds})
+    return EncodingJob(baseline.name, allowed, each, images.classes, images.validation, students, context.device)
 
 
 def _encode(job: EncodingJob, progress: Progress) -> tuple[list[EncodedSet], str] | None:

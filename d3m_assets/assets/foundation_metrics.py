@@ -63,6 +63,9 @@ class FoundationMetrics(MeasuredAsset):
             described["images"] = kept_images(context)
         if context.settings.distillations > 1:
             described["distillations"] = context.settings.distillations
+        seeds = context.settings.baseline_seeds(drawn=True)
+        if context.model.name == EMBEDDED and seeds != context.settings.students.seeds:
+            described["rendered_seeds"] = list(seeds)
         if "equal-ipc" in self.chosen_variants(context, item):
             described |= images_allowed_fingerprint(context, context.budgets)
         return described
@@ -77,7 +80,8 @@ class FoundationMetrics(MeasuredAsset):
                 rows += at_equal_ipc(context, CLASS_NAMES_EQUAL_IPC, budget, lambda kind: pools)
         names = [read_prompts(context, c.key).display_name for c in context.dataset.classes]
         if context.model.name == EMBEDDED and all(renderable(name) for name in names):
-            rows += rows_of(context, RENDERED, lambda kind: partial(rendered_characters, context, names))
+            drawn = partial(rendered_characters, context, names)
+            rows += rows_of(context, RENDERED, lambda kind: drawn, seeds=context.settings.baseline_seeds(drawn=True))
         return rows, {POOL_FILE: to_parquet(table)}
 
 

@@ -128,7 +128,7 @@ class MeasuredAsset(Asset):
         distinct = _DistinctSets()
         # All training sets before any student: one that cannot be made must not leave a table with fewer rows.
         for row in rows:
-            sets = {seed: distinct.of(row.training_sets(seed)) for seed in context.settings.students.seeds}
+            sets = {seed: distinct.of(row.training_sets(seed)) for seed in row.replicates}
             for settings in row.settings:
                 students = [
                     _Student(row, settings, seed, _student_digest(context, row, settings, seed, train, test, teacher))
@@ -364,8 +364,12 @@ def _jobs(
     test: _Set,
     teacher: Shared[TeacherFiles] | None,
 ) -> list[StudentJob]:
-    """The students of one row and network that are to be trained: on a processor one a job, on a GPU all together."""
-    groups = [[student] for student in students] if context.workers.on_cpu else [list(students)] if students else []
+    """The students of one row and network that are to be trained: on a processor one a job.
+
+    On a GPU as many together as there are of a distilled row, so that further students take no more memory.
+    """
+    together = 1 if context.workers.on_cpu else len(context.settings.students.seeds)
+    groups = [students[begin : begin + together] for begin in range(0, len(students), together)]
     soft = "" if row.labels == "hard" else row.labels
     network = settings.architecture if len(row.settings) > 1 else ""
     budget = row.budget or item.key.budget or ""

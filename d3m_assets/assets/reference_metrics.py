@@ -15,7 +15,15 @@ from d3m_assets.assets.foundation_model import FoundationModel
 from d3m_assets.assets.inverted_embeddings import latent_cache
 from d3m_assets.assets.measuring import TABLE_CODE_VERSION, MeasuredAsset
 from d3m_assets.assets.raw_dataset import RawDataset, image_rows, real_images
-from d3m_assets.assets.rows import Row, kept_images, label_bytes, real_images_allowed, rows_of, unaugmented
+from d3m_assets.assets.rows import (
+    Row,
+    baseline_seeds,
+    kept_images,
+    label_bytes,
+    real_images_allowed,
+    rows_of,
+    unaugmented,
+)
 from d3m_assets.assets.teacher_model import TeacherModel, loaded_teacher, read_teacher
 from d3m_assets.datasets.labelled_images import LabelledImages
 from d3m_assets.distillation import latents
@@ -85,6 +93,11 @@ class ReferenceMetrics(MeasuredAsset):
         names = list(context.settings.evaluation.baselines)
         if names != [RANDOM_REAL.name]:
             described |= {"baselines": names, "latents_code_version": latents.CODE_VERSION}
+        seeds = {context.settings.students.seeds}
+        for budget in self.budgets(context, item):
+            seeds |= {baseline_seeds(context, budget, drawn=drawn) for drawn in (True, False)}
+        if len(seeds) > 1:
+            described["baseline_seeds"] = sorted(seeds, key=len)
         if encoded_baselines(context):
             described["codecs"] = {"codecs": codecs.CODE_VERSION, "choice": codec_choice.CODE_VERSION}
             described["codecs"]["formats"] = codecs.pictures.available_formats()
@@ -120,7 +133,8 @@ def raw_rows(context: Context, real: TrainingImages, budget: Budget) -> list[Row
 
     rows = []
     for baseline in _chosen(context):
-        rows += rows_of(context, baseline.method, partial(training_sets, baseline), charged)
+        seeds = baseline_seeds(context, budget, drawn=baseline is RANDOM_REAL)
+        rows += rows_of(context, baseline.method, partial(training_sets, baseline), charged, seeds=seeds)
     return [replace(row, budget=budget.name) for row in rows]
 
 

@@ -58,6 +58,7 @@ def rows_of(
     *,
     distilled: bool = False,
     variant: bool = False,
+    seeds: Sequence[int] | None = None,
 ) -> list[Row]:
     """A method with every kind of labels and every network.
 
@@ -68,10 +69,11 @@ def rows_of(
         bytes_per_class: What is charged with a kind of labels.
         distilled: Whether the seeds take the replicates in turn.
         variant: Whether the method is measured with the first network only.
+        seeds: Of its students; None: those of the settings.
     """
     evaluation, students = context.settings.evaluation, context.settings.students
     networks = [students.of(a) for a in dict.fromkeys([students.architecture, *evaluation.architectures])]
-    replicates = {seed: replicate_of(context, seed) if distilled else 0 for seed in students.seeds}
+    replicates = {seed: replicate_of(context, seed) if distilled else 0 for seed in seeds or students.seeds}
     settings = tuple(networks[:1] if variant else networks)
     return [
         Row(method, kind, training_sets(kind), settings, replicates, bytes_per_class(kind))
@@ -143,6 +145,20 @@ def first_images(pool: LabelledImages, counts: np.ndarray) -> LabelledImages:
 def replicate_of(context: Context, seed: int) -> int:
     """Which of the replicates a student's seed is trained on: they take turns."""
     return context.settings.students.seeds.index(seed) % context.settings.distillations
+
+
+def baseline_seeds(context: Context, budget: Budget, *, drawn: bool) -> tuple[int, ...]:
+    """Seeds of the students of real images at a budget: more than a distilled row has, but only where there is one beside them.
+
+    Args:
+        context: Says which budgets are distilled at.
+        budget: Of the row.
+        drawn: Whether the images are drawn at random, rather than chosen.
+    """
+    shape = context.dataset.shape
+    if budget.bytes(shape) not in {distilled.bytes(shape) for distilled in context.budgets}:
+        return context.settings.students.seeds
+    return context.settings.baseline_seeds(drawn=drawn)
 
 
 def label_bytes(context: Context, kind: LabelKind = "soft stored") -> int:

@@ -25,7 +25,7 @@ from d3m_assets.assets.inverted_embeddings import (
 from d3m_assets.assets.payload_choice import PayloadChoice
 from d3m_assets.assets.pool_audit import PoolAudit
 from d3m_assets.assets.reference_metrics import ReferenceMetrics
-from d3m_assets.assets.rows import kept_images
+from d3m_assets.assets.rows import baseline_seeds, kept_images
 from d3m_assets.assets.selection_model import RECIPE, SelectionModel
 from d3m_assets.assets.student_metrics import StudentMetrics
 from d3m_assets.assets.synthetic_pool import SyntheticPool, class_name_generation
@@ -322,6 +322,7 @@ def students_to_train(context: Context, pending: Mapping[str, Sequence[Item]]) -
     networks = list(dict.fromkeys([first, *evaluation.architectures]))
     kinds, seeds = len(evaluation.labels), len(settings.students.seeds)
     rows = 0  # with every network
+    further = 0  # students of these rows beyond the seeds
     single = 0  # with the first network only
     unaugmented = int("unaugmented" in evaluation.variants and "hard" in evaluation.labels)
 
@@ -348,6 +349,10 @@ def students_to_train(context: Context, pending: Mapping[str, Sequence[Item]]) -
                 raw = raw if holds_real_image(budget, context.dataset.shape) else 0
                 encoded = encoded_baselines(context)
                 rows += kinds * (raw + len(encoded))
+                of_drawn, of_chosen = (
+                    len(baseline_seeds(context, budget, drawn=each)) - seeds for each in (True, False)
+                )
+                further += kinds * (of_drawn * bool(raw) + of_chosen * (max(0, raw - 1) + len(encoded)))
                 choices += FINALISTS * kinds * sum(not baseline.lossless for baseline in encoded)
             single += unaugmented if asset is ReferenceMetrics else 0
     choices += FINALISTS * len(pending.get(CodecChoice.name, ()))
@@ -356,7 +361,8 @@ def students_to_train(context: Context, pending: Mapping[str, Sequence[Item]]) -
     if FoundationMetrics.name in pending:
         drawn = context.model.name == EMBEDDED and all(renderable(name) for name in context.dataset.class_names)
         rows += kinds * (2 if drawn else 1)
+        further += kinds * (len(settings.baseline_seeds(drawn=True)) - seeds) if drawn else 0
         single += equal_ipc(context.budgets)
-    counted = {network: rows * seeds for network in networks}
+    counted = {network: rows * seeds + further for network in networks}
     counted[first] += single * seeds + choices
     return {network: students for network, students in counted.items() if students}

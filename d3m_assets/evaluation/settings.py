@@ -191,6 +191,9 @@ class AuditSettings(Section):
 DISTILLATIONS = 3
 """Distillations unless given: with two, an interval over their means is 12.7 standard errors to each side, with three 4.3."""
 
+BASELINE_STUDENTS = 8
+"""Students of random real images unless given: with three distillations they tell 15 points nine times in ten."""
+
 TABLES: dict[str, dict[str, Any]] = {
     "quick": {"baselines": ("random", "k-means", "packed", "coded"), "labels": ("hard",), "architectures": (), "variants": (),
               "reference_budgets": ("16B", "32B")},
@@ -238,6 +241,12 @@ class EvaluationSettings(Section):
         description="Distillations, each from a seed of its own, which students take in turn; a number that divides that of "
         "the students. With one, intervals do not see how much a distillation varies. None: three, or as many as divide the "
         "students; in the full table one for each.",
+    )
+    baseline_students: Positive | None = Field(
+        default=None,
+        description="Students of random real images and of rendered characters at the budgets of distilled rows, each on images "
+        "of its own; chosen real images (k-means, packed, coded and others), which vary less, have half as many. Never fewer "
+        "than students.seeds, to which the next numbers are added. None: eight, or with one distillation only those.",
     )
     labels: Labels = Field(
         default=("hard",),

@@ -5,10 +5,18 @@ real images and, where the students' seeds are spread over several distillations
 images is not in them.
 
 Students of one distillation share its images and are not independent. So where a row has several distillations, the unit is
-the distillation: its students are averaged, the interval is that of the means of distillations, and a comparison takes the
-mean difference over the students of each distillation. These blocks are independent, and nothing has to be assumed about how
-much of the spread comes from distillations and how much from students. A row with one distillation, or with images chosen
-anew for every seed, has a block for each student.
+the distillation: its students are averaged, and intervals and tests are those of the means of distillations. These blocks are
+independent, and nothing has to be assumed about how much of the spread comes from distillations and how much from students. A
+row with one distillation, or with images chosen anew for every seed, has a block for each student.
+
+Rows of different training sets are compared as independent samples of unequal variance. Students of one seed begin with the
+same weights, but what they learn from different images hardly correlates; pairing them would take degrees of freedom, of which
+three distillations leave two, and force a row that is cheap to measure to have as many students as one that is not. The
+statistic is that of Welch (1947, Biometrika 34, 28-35), its critical value the one of Cochran and Cox (Experimental Designs,
+1957, section 4.14): the quantiles of t at the blocks of either row, weighed by the variances of their means. With three blocks
+against ten, Satterthwaite's degrees of freedom (1946, Biometrics Bulletin 2, 110-114) find some false difference in more than
+5 % of families, since a variance of three blocks is often far too small; ``test_statistics.py`` shows both. Paired, by
+distillation, are only a variant and the distilled row that it varies: both are made of the same vectors.
 
 A table makes many comparisons, and one in twenty tests at 95 % finds a difference where there is none. Verdicts are therefore
 those of p-values corrected by Holm's method over a family (:func:`compare_all`): within one part of the table, either all
@@ -17,7 +25,7 @@ any false "better" or "worse" in a family is at most 5 %. Every place that tells
 
 That no difference was found says little where a large one could not have been found. "Not distinguishable" is therefore
 said only where the 95 % interval holds no difference and nothing beyond :data:`MARGIN`; everything else that is not
-significant is "too few seeds", and :attr:`Comparison.seeds_needed` says how many would do.
+significant is "too few seeds", and :attr:`Comparison.blocks_needed` says how many would do, and of which row.
 """
 
 from __future__ import annotations
@@ -42,6 +50,10 @@ CONFIDENCE = 0.95
 MARGIN = 0.05
 """Differences of accuracy up to which two methods may be called not distinguishable."""
 MOST_SEEDS = 1000
+_FEW_STUDENTS = 30
+"""Students of a rival that are rather trained than one thing more is distilled."""
+_LEAST_EXPONENT = -100.0
+"""Of p-values, which are not told apart below."""
 _SHORT = 0.25
 """Doublings of bytes by which a coded set may be short of its budget."""
 LABEL_WORDS: dict[str, str] = {
@@ -146,6 +158,13 @@ def _rank(method: str) -> int:
     return METHODS.index(method) if method in METHODS else len(METHODS)
 
 
+class Blocks(NamedTuple):
+    """Independent means of the two rows of a comparison: of distillations or pools where a row has several, else students."""
+
+    method: int
+    reference: int
+
+
 @dataclass(frozen=True)
 class Comparison:
     """One method against another at one budget, trained on the same kind of labels.
@@ -154,12 +173,15 @@ class Comparison:
         method: The method in question.
         reference: What it is compared with.
         budget: Budget of the method.
-        difference: Mean over seeds of the accuracy of the method minus that of the reference, as a fraction.
-        low: Lower end of the 95 % interval of this difference by itself; NaN with fewer than two seeds.
+        difference: Mean accuracy of the method minus that of the reference, as a fraction.
+        low: Lower end of the 95 % interval of this difference by itself; NaN where a row has a single block.
         high: Upper end.
         part: Part of the table that both belong to.
-        n: Seeds that both have.
-        p_value: Of the paired t-test, two-sided; NaN with fewer than two seeds.
+        blocks: Independent means of both; where they are paired, those that both have.
+        units: What a block of either is: "distillations", "pools" or "students".
+        variances: Of a block of either; where they are paired, of their differences, and 0.
+        paired: Whether the blocks of one are compared with the same blocks of the other.
+        p_value: Two-sided; NaN where a row has a single block.
         p_corrected: The p-value corrected for all comparisons of the family, which decides the outcome.
         family_size: Number of comparisons with a p-value in the family; 1 where it stands alone.
     """
@@ -171,7 +193,10 @@ class Comparison:
     low: float
     high: float
     part: Part
-    n: int
+    blocks: Blocks
+    units: tuple[str, str]
+    variances: tuple[float, float]
+    paired: bool
     p_value: float
     p_corrected: float
     family_size: int = 1
@@ -198,22 +223,45 @@ class Comparison:
         return f"{self.outcome} {'from' if self.outcome == 'not distinguishable' else 'than'} {self.reference}"
 
     @property
-    def seeds_needed(self) -> int | None:
-        """Fewest blocks with which the corrected test would tell this difference, or :data:`MARGIN`, from none.
+    def blocks_needed(self) -> Blocks | None:
+        """Fewest blocks, none fewer than now, that would reach another outcome than "too few seeds".
 
-        The larger of the two, if the differences keep the spread that was observed; the correction taken for the strictest
-        of the family. Blocks are distillations where a row has several, otherwise students. None: the spread is not known, or
-        more than :data:`MOST_SEEDS` would be needed.
+        If difference and spread stay what they were, and the correction is the strictest of the family: so many would tell the
+        difference from none, or that there is none beyond :data:`MARGIN`. Blocks of the method are as few as can be, since
+        distillations are what costs, where up to 30 of the reference do. None: the spread is not known, or more than
+        :data:`MOST_SEEDS` would be needed.
         """
-        from scipy import stats
-
         if math.isnan(self.low):
             return None
-        spread = (self.high - self.low) / 2 / _t_quantile(self.n - 1) * math.sqrt(self.n)
-        told, level = max(abs(self.difference), MARGIN), (1 - CONFIDENCE) / max(1, self.family_size)
-        counts = np.arange(2, MOST_SEEDS + 1)
-        enough = stats.t.isf(level / 2, counts - 1) * spread / np.sqrt(counts) <= told
-        return int(counts[enough][0]) if enough.any() else None
+        strict = (1 - CONFIDENCE) / max(1, self.family_size)
+        if self.paired or self.units[0] == self.units[1] != "students" or self.units[1] == "pools":
+            # Both have a block more for each distillation more.
+            together = np.arange(max(self.blocks), MOST_SEEDS + 1)
+            enough = self._tells(together, together, strict)
+            return Blocks(*[int(together[enough][0])] * 2) if enough.any() else None
+        ours = np.arange(self.blocks.method, MOST_SEEDS + 1)[:, None]
+        for most in (_FEW_STUDENTS, MOST_SEEDS):
+            theirs = np.arange(self.blocks.reference, max(most, self.blocks.reference) + 1)[None]
+            found = np.argwhere(self._tells(ours, theirs, strict))
+            if len(found):
+                return Blocks(int(ours[found[0][0], 0]), int(theirs[0, found[0][1]]))
+        return None
+
+    def _tells(self, ours: np.ndarray, theirs: np.ndarray, strict: float) -> np.ndarray:
+        """Whether so many blocks would tell the observed difference from none, or that there is none beyond the margin."""
+        half, half_strict = (
+            _half_width(self.variances, (ours, theirs), level, self.paired) for level in (1 - CONFIDENCE, strict)
+        )
+        size = abs(self.difference)
+        return (half_strict < size) | ((size <= half) & (size + half <= MARGIN))
+
+    @property
+    def lacking(self) -> str:
+        """What there is too little of, such as "distillations" or "distillations and students"; "seeds" where it is not known."""
+        if self.blocks_needed is None:
+            return "seeds"
+        each = zip(self.units, self.blocks, self.blocks_needed, strict=True)
+        return " and ".join(dict.fromkeys(unit for unit, now, needed in each if needed > now)) or "seeds"
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -239,10 +287,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def compare(
     metrics: pd.DataFrame, budget: str, *, method: str = D3M, reference: str = RANDOM_REAL, part: Part | None = None
 ) -> Comparison:
-    """Compare two methods by the differences between students of the same seed: one paired t-test, not corrected.
+    """Compare two methods by one test, not corrected: Welch's, or a paired one of a variant and what it varies.
 
-    Students of one seed begin with the same weights and see the same batches and augmentations. What a table or a sentence
-    tells comes from :func:`compare_all`, which corrects for the other comparisons.
+    What a table or a sentence tells comes from :func:`compare_all`, which corrects for the other comparisons.
 
     Args:
         metrics: Student rows.
@@ -268,7 +315,7 @@ def compare(
                 f'no students of "{name}" at budget "{budget}" with {part.labels} labels; run `d3m distill` to train them.'
             )
     check_equal_recipe(pd.concat([ours, theirs]))
-    return _paired_test(_Students.of(method, budget, ours), _Students.of(reference, budget, theirs), budget, part)
+    return _test(_Students.of(method, budget, ours), _Students.of(reference, budget, theirs), budget, part)
 
 
 def compare_all(metrics: pd.DataFrame, *, method: str = D3M, reference: str = RANDOM_REAL) -> list[Comparison]:
@@ -307,7 +354,7 @@ def _family(rows: pd.DataFrame, part: Part, pair: tuple[str, str]) -> list[Compa
         theirs = students.get(reference, {})
         for budget, ours in students.get(method, {}).items():
             if budget in theirs or "" in theirs:
-                family.append(_paired_test(ours, theirs.get(budget) or theirs[""], budget, part))
+                family.append(_test(ours, theirs.get(budget) or theirs[""], budget, part))
     corrected = holm([c.p_value for c in family])
     size = sum(not math.isnan(p) for p in corrected)
     return [replace(c, p_corrected=p, family_size=size) for c, p in zip(family, corrected, strict=True)]
@@ -332,6 +379,15 @@ class _Students:
         return cls(method, accuracies, distillations, int(rows["n_evaluated"].iloc[0]))
 
     @property
+    def unit(self) -> str:
+        """What a block is, in words."""
+        return "students" if not self.nested else "distillations" if self.method.startswith(D3M) else "pools"
+
+    def rounding(self, blocks: int) -> float:
+        """Variance of the mean of a block that comes of counting whole images."""
+        return _rounding(self.n_evaluated) * blocks / len(self.accuracies)
+
+    @property
     def nested(self) -> bool:
         """Whether students are of several distillations."""
         return len(set(self.distillations.values())) > 1
@@ -348,32 +404,94 @@ def _block_means(blocks: Sequence[int], values: Sequence[float]) -> np.ndarray:
     return pd.Series(values, dtype=float).groupby(list(blocks), sort=False).mean().to_numpy()
 
 
-def _paired_test(ours: _Students, theirs: _Students, budget: str, part: Part) -> Comparison:
-    """Paired t-test over blocks of seeds that both have, two-sided, with the 95 % interval of the difference.
+def _test(ours: _Students, theirs: _Students, budget: str, part: Part) -> Comparison:
+    """Two-sided test of a difference with its 95 % interval, over blocks."""
+    paired = _is_paired(ours.method, theirs.method)
+    samples = _differences(ours, theirs) if paired else (ours.by_block(), theirs.by_block())
+    blocks = Blocks(len(samples[0]), len(samples[-1]))
+    common = {"part": part, "blocks": blocks, "units": (ours.unit, theirs.unit), "paired": paired}
+    if min(blocks) < 2:
+        difference = float(np.mean(ours.by_block()) - np.mean(theirs.by_block()))
+        nan = math.nan
+        return Comparison(
+            ours.method,
+            theirs.method,
+            budget,
+            difference,
+            nan,
+            nan,
+            variances=(nan, nan),
+            p_value=nan,
+            p_corrected=nan,
+            **common,
+        )
+    if paired:
+        difference, both = float(samples[0].mean()), (ours, theirs)
+        variances = (_floored(samples[0], sum(students.rounding(blocks.method) for students in both)), 0.0)
+    else:
+        difference = float(samples[0].mean() - samples[1].mean())
+        variances = (
+            _floored(samples[0], ours.rounding(blocks.method)),
+            _floored(samples[1], theirs.rounding(blocks.reference)),
+        )
+    half = float(_half_width(variances, blocks, 1 - CONFIDENCE, paired))
+    p = _p_value(difference, variances, blocks, paired)
+    return Comparison(
+        ours.method,
+        theirs.method,
+        budget,
+        difference,
+        difference - half,
+        difference + half,
+        variances=variances,
+        p_value=p,
+        p_corrected=p,
+        **common,
+    )
 
-    A block is a distillation of whichever side has several (both take their seeds in the same turn); otherwise a seed.
-    """
-    from scipy import stats  # type: ignore[import-untyped]
 
+def _is_paired(method: str, reference: str) -> bool:
+    """Whether one of the two is a variant of the other as distilled: then they are of the same vectors."""
+    return D3M in (method, reference) and (VARIANTS.get(method) == reference or VARIANTS.get(reference) == method)
+
+
+def _differences(ours: _Students, theirs: _Students) -> tuple[np.ndarray]:
+    """Mean differences of the distillations that both have; of the students that both have where there is one distillation."""
     seeds = [seed for seed in ours.accuracies if seed in theirs.accuracies]
     by_seed = [ours.accuracies[seed] - theirs.accuracies[seed] for seed in seeds]
-    nested = next((side for side in (ours, theirs) if side.nested), None)
-    differences = np.array(by_seed)
-    if nested is not None and seeds:
-        differences = _block_means([nested.distillations[seed] for seed in seeds], by_seed)
-    n = len(differences)
-    if n < 2:
-        means = [float(np.mean(list(students.accuracies.values()))) for students in (ours, theirs)]
-        nan = math.nan
-        return Comparison(ours.method, theirs.method, budget, means[0] - means[1], nan, nan, part, n, nan, nan)
-    difference = float(differences.mean())
-    rounding = 2 * _rounding(ours.n_evaluated) * n / len(seeds)
-    error = math.sqrt(max(float(np.var(differences, ddof=1)), rounding) / n)
-    half = _t_quantile(n - 1) * error
-    p = float(2 * stats.t.sf(abs(difference) / error, n - 1))
-    return Comparison(
-        ours.method, theirs.method, budget, difference, difference - half, difference + half, part, n, p, p
-    )
+    return (_block_means([ours.distillations[seed] for seed in seeds], by_seed) if ours.nested else np.array(by_seed),)
+
+
+def _half_width(variances: tuple[float, float], blocks: Any, level: float, paired: bool) -> Any:
+    """Critical value of a difference: half its interval at a level of significance, for any numbers of blocks of both."""
+    from scipy import special  # type: ignore[import-untyped]
+
+    ours, theirs = (variance / np.asarray(n) for variance, n in zip(variances, blocks, strict=True))
+    of_ours, of_theirs = (-special.stdtrit(np.asarray(n) - 1, level / 2) for n in blocks)
+    if paired:
+        return of_ours * np.sqrt(ours)
+    return (ours * of_ours + theirs * of_theirs) / np.sqrt(ours + theirs)
+
+
+def _p_value(difference: float, variances: tuple[float, float], blocks: Blocks, paired: bool) -> float:
+    """The level of significance at which a difference is as large as its critical value."""
+    from scipy import optimize, stats
+
+    if paired:
+        return float(2 * stats.t.sf(abs(difference) / math.sqrt(variances[0] / blocks.method), blocks.method - 1))
+
+    def beyond(exponent: float) -> float:
+        return float(_half_width(variances, blocks, 10**exponent, paired)) - abs(difference)
+
+    # A level of 1 has a critical value of 0.
+    if beyond(_LEAST_EXPONENT) <= 0:
+        return 10**_LEAST_EXPONENT
+    return 1.0 if beyond(0.0) >= 0 else float(10 ** optimize.brentq(beyond, _LEAST_EXPONENT, 0.0, xtol=1e-12))
+
+
+def _floored(blocks: np.ndarray, rounding: float) -> float:
+    """Variance of blocks, never below that of counting whole images: equal accuracies do not mean no spread."""
+    return max(float(np.var(blocks, ddof=1)), rounding)
 
 
 def budgeted_baselines(metrics: pd.DataFrame, *, method: str = D3M) -> list[str]:
@@ -385,9 +503,11 @@ def budgeted_baselines(metrics: pd.DataFrame, *, method: str = D3M) -> list[str]
 
 
 def significance_words(comparisons: Sequence[Comparison]) -> str:
-    """How verdicts were reached, such as "paired t-test, 95 %, Holm-corrected for 12 comparisons"."""
-    sizes = sorted({c.family_size for c in comparisons if not math.isnan(c.p_value)})
-    test = f"paired t-test, {CONFIDENCE:.0%}".replace("%", " %")
+    """How verdicts were reached, such as "Welch's t-test, Cochran-Cox, 95 %, Holm-corrected for 12 comparisons"."""
+    tested = [c for c in comparisons if not math.isnan(c.p_value)]
+    sizes = sorted({c.family_size for c in tested})
+    names = dict.fromkeys("paired t-test" if c.paired else "Welch's t-test, Cochran-Cox" for c in tested or comparisons)
+    test = f"{' or '.join(names)}, {CONFIDENCE:.0%}".replace("%", " %")
     if not sizes or sizes == [1]:
         return test
     return f"{test}, Holm-corrected for {' or '.join(str(size) for size in sizes)} comparisons"
@@ -450,20 +570,25 @@ def _rounded_bytes(power: float) -> str:
 
 
 def seeds_sentence(comparisons: Sequence[Comparison]) -> str:
-    """How many seeds would do where there were too few; empty where there were enough."""
-    told = []
-    for c in comparisons:
-        if c.outcome == "too few seeds":
-            needed = (
-                f"about {c.seeds_needed}" if c.seeds_needed else f"more than {MOST_SEEDS}" if c.n > 1 else "at least 2"
-            )
-            told.append(f"{c.reference} at {c.budget} {needed} (now {c.n})")
+    """How many distillations or students would do, and of which row, where there were too few; empty where there were enough."""
+    told = [f"{c.reference} at {c.budget} {_needed_words(c)}" for c in comparisons if c.outcome == "too few seeds"]
     if not told:
         return ""
     return (
-        f"Where there are too few seeds, so many independent ones would tell the difference, or {MARGIN * 100:.0f} points if it "
-        f"is smaller, from none with the spread that was seen: {', '.join(told)}."
+        "Where there are too few seeds, so many would tell the difference from none, or that there is none beyond "
+        f"{MARGIN * 100:.0f} points, if difference and spread stay as they were: {'; '.join(told)}."
     )
+
+
+def _needed_words(comparison: Comparison) -> str:
+    """Such as "about 5 distillations of D3M (now 3) and 12 students of its own (now 8)"."""
+    c, needed = comparison, comparison.blocks_needed
+    if needed is None and min(c.blocks) > 1:
+        return f"more than {MOST_SEEDS} (now {c.blocks.method} {c.units[0]} against {c.blocks.reference} {c.units[1]})"
+    least = needed or Blocks(max(2, c.blocks.method), max(2, c.blocks.reference))
+    sides = zip(least, c.units, (f"of {c.method}", "of its own"), c.blocks, strict=True)
+    words = [f"{n} {unit} {whose} (now {now})" for n, unit, whose, now in sides if n > now]
+    return f"{'about' if needed else 'at least'} {' and '.join(words)}"
 
 
 def headline(comparisons: Sequence[Comparison]) -> str:
@@ -574,7 +699,7 @@ def _variance(blocks: np.ndarray, students: pd.DataFrame) -> float:
     never taken to be below that of the rounding.
     """
     rounding = _rounding(int(students["n_evaluated"].iloc[0])) * len(blocks) / len(students)
-    return max(float(np.var(blocks, ddof=1)), rounding) if len(blocks) > 1 else math.nan
+    return _floored(blocks, rounding) if len(blocks) > 1 else math.nan
 
 
 def _rounding(n_evaluated: int) -> float:

@@ -9,7 +9,9 @@ from scipy import stats
 from d3m_assets.errors import StageError
 from d3m_assets.evaluation.statistics import (
     MARGIN,
+    Blocks,
     Part,
+    _half_width,
     budgeted_baselines,
     check_equal_recipe,
     compare,
@@ -27,7 +29,7 @@ from d3m_assets.evaluation.statistics import (
 )
 from d3m_assets_tests.evaluation.conftest import student_rows
 
-OURS = [0.90, 0.91, 0.93]
+OURS = [0.905, 0.912, 0.922]
 RANDOM = "random real images"
 
 
@@ -67,26 +69,51 @@ def test_equal_accuracies_still_have_the_spread_of_rounding():
     ("random", "verdict"),
     [
         ([0.70, 0.72, 0.75], "better than random real images"),
-        ([0.90, 0.92, 0.94], "not distinguishable from random real images"),
+        ([0.905, 0.91, 0.92], "not distinguishable from random real images"),
         ([0.60, 0.80, 0.99], "too few seeds to compare with random real images"),
         ([0.72, 0.68, 0.60], "better than random real images"),
         ([0.80, 0.65, 0.52], "too few seeds to compare with random real images"),  # +25 points, and yet
         ([0.97, 0.98, 0.99], "worse than random real images"),
-        ([0.915, 0.925, 0.947], "worse than random real images"),  # overlapping, but below seed by seed
+        ([0.915, 0.925, 0.947], "too few seeds to compare with random real images"),  # below, but only seed by seed
     ],
 )
-def test_verdicts_follow_the_paired_t_test(random, verdict):
+def test_verdicts_follow_welchs_statistic_at_the_degrees_of_freedom_of_three(random, verdict):
+    """With three blocks on both sides the two quantiles that are weighed are one."""
     comparison = compare(_metrics(random), "ipc-1")
     assert comparison.verdict == verdict
-    reference = stats.ttest_rel(OURS, random)
-    interval = reference.confidence_interval(0.95)
-    assert comparison.p_value == comparison.p_corrected == pytest.approx(reference.pvalue)
-    assert (comparison.low, comparison.high) == pytest.approx((interval.low, interval.high))
-    assert (comparison.outcome in ("better", "worse")) == (reference.pvalue <= 0.05)
-    if reference.pvalue > 0.05:
-        within = -MARGIN <= interval.low <= 0 <= interval.high <= MARGIN
+    statistic = stats.ttest_ind(OURS, random, equal_var=False).statistic
+    p, error = 2 * stats.t.sf(abs(statistic), 2), (np.mean(OURS) - np.mean(random)) / statistic
+    interval = comparison.difference + np.array([-1, 1]) * stats.t.ppf(0.975, 2) * error
+    assert comparison.p_value == comparison.p_corrected == pytest.approx(p)
+    assert (comparison.low, comparison.high) == pytest.approx(tuple(interval))
+    assert (comparison.outcome in ("better", "worse")) == (p <= 0.05)
+    if p > 0.05:
+        within = -MARGIN <= interval[0] <= 0 <= interval[1] <= MARGIN
         assert comparison.outcome == ("not distinguishable" if within else "too few seeds")
-    assert comparison.n == 3
+    assert (comparison.blocks, comparison.units, comparison.paired) == ((3, 3), ("students", "students"), False)
+
+
+def test_quantiles_are_weighed_by_the_variances_of_the_means():
+    """Cochran and Cox's critical value, by hand, at the level that is told as p-value."""
+    ours, random = [[0.90], [0.93], [0.95]], [0.80, 0.95, 0.71, 0.9, 0.86, 0.78, 0.88, 0.7]
+    c = compare(pd.concat([_nested("D3M", ours), student_rows(RANDOM, "ipc-1", random)]), "ipc-1")
+    w, v = np.var(ours, ddof=1) / 3, np.var(random, ddof=1) / 8
+
+    def critical(level):
+        return (w * stats.t.isf(level / 2, 2) + v * stats.t.isf(level / 2, 7)) / np.sqrt(w + v)
+
+    assert (c.blocks, c.units) == ((3, 8), ("distillations", "students"))
+    assert c.difference == pytest.approx(np.mean(ours) - np.mean(random))
+    assert critical(c.p_value) == pytest.approx(c.difference)
+    assert (c.low, c.high) == pytest.approx((c.difference - critical(0.05), c.difference + critical(0.05)))
+
+
+def test_equal_means_and_no_spread_have_a_test():
+    metrics = pd.concat([student_rows("D3M", "ipc-1", [0.9] * 3), student_rows(RANDOM, "ipc-1", [0.9] * 8)])
+    equal = compare(metrics, "ipc-1")
+    assert (equal.p_value, equal.outcome) == (1.0, "not distinguishable")
+    apart = compare(metrics.assign(accuracy=[0.9] * 3 + [0.5] * 8), "ipc-1")
+    assert apart.outcome == "better" and 0 < apart.p_value < 1e-4
 
 
 def test_holm_by_hand():
@@ -104,7 +131,7 @@ def test_holm_by_hand():
 
 def _against_many(n):
     """A difference that one test at 95 % finds, and ``n`` methods that are as good as D3M."""
-    rows = [_metrics([0.885, 0.885, 0.915])]
+    rows = [_metrics([0.84, 0.85, 0.86])]
     rows += [
         student_rows(f"baseline {i}", "ipc-1", [0.9 + 0.001 * i, 0.92, 0.92], bytes_per_class=60) for i in range(n)
     ]
@@ -123,8 +150,8 @@ def test_a_verdict_is_that_of_all_comparisons_of_its_part():
     assert corrected.p_corrected == pytest.approx(6 * corrected.p_value)
     every = [c for i in range(5) for c in compare_all(among_many, reference=f"baseline {i}")] + [corrected]
     assert [c.p_corrected for c in every] == pytest.approx(holm([c.p_value for c in every]))
-    assert significance_words(every) == "paired t-test, 95 %, Holm-corrected for 6 comparisons"
-    assert significance_words([single]) == "paired t-test, 95 %"
+    assert significance_words(every) == "Welch's t-test, Cochran-Cox, 95 %, Holm-corrected for 6 comparisons"
+    assert significance_words([single]) == "Welch's t-test, Cochran-Cox, 95 %"
     # Another part of the table is another family.
     both = pd.concat([among_many, _soft("soft teacher")], ignore_index=True)
     assert [c.family_size for c in compare_all(both)] == [6, 1]
@@ -155,14 +182,22 @@ def test_equal_students_are_not_distinguishable():
     assert comparison.low < 0 < comparison.high
 
 
-def test_students_are_paired_by_seed_whatever_their_order():
-    ours, theirs = student_rows("D3M", "ipc-1", OURS), student_rows(RANDOM, "ipc-1", [0.7, 0.8, 0.75])
-    wanted = compare(pd.concat([ours, theirs]), "ipc-1")
-    assert compare(pd.concat([ours, theirs.iloc[::-1]]), "ipc-1") == wanted
-    part = compare(pd.concat([ours, theirs.iloc[1:]]), "ipc-1")
-    assert part.n == 2
-    assert part.difference == pytest.approx(np.mean([0.91 - 0.8, 0.93 - 0.75]))
-    assert compare(pd.concat([ours, theirs.assign(seed=[7, 8, 9])]), "ipc-1").outcome == "too few seeds"
+def test_only_a_variant_is_paired_with_the_distilled_row_that_it_varies():
+    ours, fresh = student_rows("D3M", "ipc-1", OURS), student_rows("D3M, fresh samples", "ipc-1", [0.91, 0.93, 0.93])
+    pair = {"method": "D3M, fresh samples", "reference": "D3M"}
+    wanted = compare(pd.concat([ours, fresh]), "ipc-1", **pair)
+    assert wanted.paired and wanted.p_value == pytest.approx(stats.ttest_rel([0.91, 0.93, 0.93], OURS).pvalue)
+    assert compare(pd.concat([ours.iloc[::-1], fresh]), "ipc-1", **pair).p_value == pytest.approx(wanted.p_value)
+    part = compare(pd.concat([ours, fresh.iloc[1:]]), "ipc-1", **pair)
+    assert part.blocks == (2, 2)
+    assert part.difference == pytest.approx(np.mean([0.93 - 0.912, 0.93 - 0.922]))
+    assert significance_words([wanted]) == "paired t-test, 95 %"
+    assert significance_words([wanted, compare(_metrics(OURS), "ipc-1")]).startswith("paired t-test or Welch's t-test")
+    # Images of another origin have nothing to do with those of the same seed.
+    theirs = student_rows(RANDOM, "ipc-1", [0.7, 0.8, 0.75])
+    alone = compare(pd.concat([ours, theirs]), "ipc-1")
+    other = compare(pd.concat([ours, theirs.assign(seed=[8, 7, 9])]), "ipc-1")
+    assert (other.p_value, other.low) == pytest.approx((alone.p_value, alone.low))
     with pytest.raises(StageError, match="one seed"):
         compare(pd.concat([ours, theirs, theirs]), "ipc-1")
 
@@ -261,7 +296,7 @@ def test_table_for_the_terminal():
     lines = format_table(summarize(_metrics([0.7, 0.8, 0.75]))).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[0].split() == ["method", "budget", "bytes/class", "training", "images", "accuracy", "%", "students"]
-    assert lines[2].split() == ["D3M", "ipc-1", "60", "10", "91.3", "±", "3.8", "3"]
+    assert lines[2].split() == ["D3M", "ipc-1", "60", "10", "91.3", "±", "2.1", "3"]
     assert percent(0.5) == "50.0"
     soft = format_table(summarize(pd.concat([_metrics(OURS), _soft("soft teacher")]))).splitlines()
     assert soft[0].startswith("labels")
@@ -315,56 +350,144 @@ def test_students_of_one_distillation_count_once():
     assert alone["half_width"] < 0.7 * row["half_width"]
 
 
-def test_a_comparison_takes_the_mean_difference_of_each_distillation():
-    random = np.array([0.80, 0.84, 0.82, 0.90, 0.78, 0.86, 0.84, 0.88])
-    metrics = pd.concat([_nested("D3M", NESTED), student_rows(RANDOM, "ipc-1", random)])
-    comparison = compare(metrics, "ipc-1")
-    ours = np.array(NESTED).T.ravel()
-    blocks = (ours - random).reshape(2, 4).mean(axis=0)  # seeds 0 and 4 are of distillation 0
-    reference = stats.ttest_1samp(blocks, 0)
+def test_a_variant_is_compared_by_the_mean_difference_of_each_distillation():
+    fresh = np.array(NESTED) + [[0.01, 0.03], [0.02, 0.02], [-0.01, 0.02], [0.03, 0.01]]
+    metrics = pd.concat([_nested("D3M", NESTED), _nested("D3M, fresh samples", fresh)])
+    comparison = compare(metrics, "ipc-1", method="D3M, fresh samples", reference="D3M")
+    reference = stats.ttest_1samp((fresh - NESTED).mean(axis=1), 0)
     interval = reference.confidence_interval(0.95)
-    assert comparison.n == 4
-    assert comparison.difference == pytest.approx(blocks.mean())
+    assert (comparison.blocks, comparison.units) == ((4, 4), ("distillations", "distillations"))
     assert comparison.p_value == pytest.approx(reference.pvalue)
     assert (comparison.low, comparison.high) == pytest.approx((interval.low, interval.high))
-    # The same for a reference that is nested as well, and the other way round.
-    both = pd.concat([_nested("D3M", NESTED), _nested(RANDOM, random.reshape(2, 4).T)])
-    assert compare(both, "ipc-1").p_value == pytest.approx(reference.pvalue)
-    turned = compare(metrics, "ipc-1", method=RANDOM, reference="D3M")
+    turned = compare(metrics, "ipc-1", method="D3M", reference="D3M, fresh samples")
     assert (turned.difference, turned.p_value) == pytest.approx((-comparison.difference, comparison.p_value))
 
 
-def test_false_alarms_stay_at_five_percent_where_distillations_vary():
-    """Distillations that differ by 3 points and students by 1: paired by student, half of all tests would be wrong."""
+def test_against_other_rows_the_means_of_distillations_are_the_sample():
+    random = np.array([0.80, 0.84, 0.82, 0.90, 0.78, 0.86, 0.84, 0.88])
+    metrics = pd.concat([_nested("D3M", NESTED), student_rows(RANDOM, "ipc-1", random)])
+    means = student_rows("D3M", "ipc-1", np.mean(NESTED, axis=1))
+    found, wanted = compare(metrics, "ipc-1"), compare(pd.concat([means, metrics.iloc[8:]]), "ipc-1")
+    assert found.blocks == (4, 8)
+    assert (found.p_value, found.low, found.high) == pytest.approx((wanted.p_value, wanted.low, wanted.high))
+    turned = compare(metrics, "ipc-1", method=RANDOM, reference="D3M")
+    assert (turned.difference, turned.p_value) == pytest.approx((-found.difference, found.p_value))
+    pools = compare(
+        pd.concat([_nested("D3M", NESTED), _nested("class-name prompts", NESTED, "")]),
+        "ipc-1",
+        reference="class-name prompts",
+    )
+    assert pools.units == ("distillations", "pools")
+
+
+README_SPREADS = ([0.9, 0.9], [[6, 1.2, 1, 0.9, 1.5, 4, 0.3], [2.5, 0.5, 0.3, 0.4, 1.5, 4, 0.3]])
+"""Points: of D3M at two budgets, and of the seven rows that it is compared with at each, in the README's order."""
+SPREADS = {
+    "of the README": README_SPREADS,
+    "equal": ([1, 1], np.ones((2, 7))),
+    "D3M varies more": ([3, 3], np.ones((2, 7))),
+    "D3M varies less": ([0.5, 0.5], np.ones((2, 7))),
+    "means vary alike": ([1, 1], np.full((2, 7), 1.8)),
+}
+
+
+def _found(draw, ours, spread, n, difference=0.0, times=4000, family=14):
+    """Which of many comparisons of three blocks with n tell a difference, and which by Satterthwaite's degrees of freedom."""
+    theirs = draw.normal(0, spread, (times, n))
+    variances = ours.var(axis=1, ddof=1), theirs.var(axis=1, ddof=1)
+    seen = np.abs(ours.mean(axis=1) + difference - theirs.mean(axis=1))
+    welch = stats.ttest_ind(ours + difference, theirs, axis=1, equal_var=False).pvalue
+    return seen > _half_width(variances, (3, n), 0.05 / family, False), welch < 0.05 / family
+
+
+def _families(draw, spreads, n):
+    """Whether each of many families of comparisons without a difference finds one: as told, and by Satterthwaite's degrees."""
+    told, welch = np.zeros(4000, bool), np.zeros(4000, bool)
+    for own, of_rivals in zip(*spreads, strict=True):
+        ours = draw.normal(0, own, (4000, 3))
+        for spread in of_rivals:
+            found = _found(draw, ours, spread, n)
+            told, welch = told | found[0], welch | found[1]
+    return told.mean(), welch.mean()
+
+
+@pytest.mark.parametrize("name", SPREADS)
+@pytest.mark.parametrize("n", [4, 10])
+def test_at_most_one_family_in_twenty_finds_a_difference_where_there_is_none(name, n):
+    """Of Holm's steps only the first matters: where there is no difference, the smallest p-value decides."""
+    told, _ = _families(np.random.default_rng(0), SPREADS[name], n)
+    assert told <= 0.05
+
+
+def test_satterthwaites_degrees_of_freedom_would_find_too_many():
+    assert _families(np.random.default_rng(0), README_SPREADS, 10)[1] > 0.055
+
+
+@pytest.mark.parametrize("spread", [6, 4])
+def test_fifteen_points_are_told_with_the_spreads_of_the_readme(spread):
+    """Against eight random or rendered sets; with three they are not."""
     draw = np.random.default_rng(0)
-    wrong, naive = 0, 0
-    for _ in range(80):
-        ours = 0.8 + np.repeat(draw.normal(0, 0.03, (4, 1)), 4, axis=1) + draw.normal(0, 0.01, (4, 4))
-        theirs = 0.8 + draw.normal(0, 0.01, 16)
-        metrics = pd.concat([_nested("D3M", ours), student_rows(RANDOM, "ipc-1", theirs)])
-        wrong += compare(metrics, "ipc-1").p_value < 0.05
-        naive += stats.ttest_rel(np.array(ours).T.ravel(), theirs).pvalue < 0.05
-    assert wrong <= 10 and naive > 16
+    ours = draw.normal(0, 0.9, (4000, 3))
+    assert _found(draw, ours, spread, 8, difference=15)[0].mean() > 0.85
+    assert _found(draw, ours, spread, 3, difference=15)[0].mean() < 0.5
 
 
-def test_how_many_seeds_would_do_follows_from_the_spread():
-    metrics = _metrics([0.80, 0.65, 0.52])
-    comparison = compare(metrics, "ipc-1")
-    differences = np.array(OURS) - [0.80, 0.65, 0.52]
-    n = comparison.seeds_needed
+def test_what_is_simulated_is_what_is_told():
+    draw, outcomes = np.random.default_rng(1), set()
+    for difference in (0.0, 0.06, 0.4):
+        ours, theirs = draw.normal(0.6 + difference, 0.009, 3), draw.normal(0.6, 0.06, 8)
+        rows = [_nested("D3M", ours[:, None]), student_rows(RANDOM, "ipc-1", theirs)]
+        (told,) = compare_all(pd.concat(rows))
+        variances = ours.var(ddof=1), theirs.var(ddof=1)
+        wide = abs(ours.mean() - theirs.mean()) > _half_width(variances, (3, 8), 0.05, False)
+        assert (told.outcome == "better") == wide
+        outcomes.add(told.outcome)
+    assert len(outcomes) > 1 and "better" in outcomes
+
+
+def _against_random(ours, random):
+    return pd.concat([_nested("D3M", [[a] for a in ours]), student_rows(RANDOM, "ipc-1", random)])
+
+
+def test_how_many_more_are_needed_is_said_of_the_side_that_varies():
+    wide, narrow = [0.95, 0.6, 0.8, 0.5], [0.80, 0.81, 0.80, 0.81]
+    of_students = compare(_against_random([0.90, 0.91, 0.905], wide), "ipc-1")
+    assert of_students.outcome == "too few seeds"
+    n = of_students.blocks_needed.reference
+    assert of_students.blocks_needed == Blocks(3, n) and n > 4
+    assert of_students.lacking == "students"
+    sentence = seeds_sentence([of_students])
+    assert f"random real images at ipc-1 about {n} students of its own (now 4)" in sentence
 
     def told(n):
-        return stats.t.ppf(0.975, n - 1) * differences.std(ddof=1) / np.sqrt(n) <= differences.mean()
+        half = _half_width(of_students.variances, (3, n), 0.05, False)
+        return half < of_students.difference
 
-    assert n > 3 and told(n) and not told(n - 1)
-    sentence = seeds_sentence([comparison])
-    assert f"random real images at ipc-1 about {n} (now 3)" in sentence
+    assert told(n) and not told(n - 1)
+    of_distillations = compare(_against_random([0.95, 0.80, 0.85], narrow), "ipc-1")
+    assert of_distillations.lacking == "distillations"
+    more = of_distillations.blocks_needed.method
+    assert more > 3
+    assert f"about {more} distillations of D3M (now 3)." in seeds_sentence([of_distillations])
+    assert of_distillations.blocks_needed.reference == 4
     # A correction for more comparisons asks for more.
-    among_many = pd.concat([metrics, *(student_rows(f"b{i}", "ipc-1", OURS, bytes_per_class=60) for i in range(9))])
-    assert compare_all(among_many)[0].seeds_needed > n
+    many = [student_rows(f"b{i}", "ipc-1", OURS, bytes_per_class=60) for i in range(9)]
+    among = compare_all(pd.concat([_against_random([0.90, 0.91, 0.905], wide), *many]))[0]
+    assert among.blocks_needed > of_students.blocks_needed
+
+
+def test_pools_of_class_names_come_with_distillations():
+    rows = [_nested("D3M", [[0.9], [0.95], [0.92]]), _nested("class-name prompts", [[0.7], [0.9], [0.8]], "")]
+    needed = compare(pd.concat(rows), "ipc-1", reference="class-name prompts").blocks_needed
+    assert needed.method == needed.reference > 3
+
+
+def test_no_sentence_where_there_are_enough_and_another_where_the_spread_is_not_known():
     assert seeds_sentence(compare_all(_metrics([0.70, 0.72, 0.75]))) == ""
     one = pd.concat([student_rows("D3M", "ipc-1", [0.9]), student_rows(RANDOM, "ipc-1", [0.5])])
-    assert "at ipc-1 at least 2 (now 1)" in seeds_sentence(compare_all(one))
+    (unknown,) = compare_all(one)
+    assert (unknown.blocks_needed, unknown.lacking) == (None, "seeds")
+    assert "at ipc-1 at least 2 students of D3M (now 1) and 2 students of its own (now 1)" in seeds_sentence([unknown])
 
 
 def test_the_verdict_begins_with_coded_real_images_and_ends_with_what_needs_no_bytes():

@@ -97,9 +97,8 @@ def _compared(
             cells = {c.budget: _cell(c) for c in comparisons if c.part == part}
             if cells:
                 shown.append({"name": name, "against": against, "cells": [cells.get(b) for b in budgets]})
-        seeds = sorted({c.n for c in every if c.part == part})
         test = significance_words([c for c in every if c.part == part])
-        tables.append({"title": names[part], "budgets": budgets, "rows": shown, "n": seeds, "test": test})
+        tables.append({"title": names[part], "budgets": budgets, "rows": shown, "test": test})
     return tables
 
 
