@@ -58,7 +58,7 @@ POOL_PER_CLASS = 50
 UNSEEN_EXAMPLES = 10
 _UNSEEN_NOISE = 20.0
 _CLASSES = [n for n in NAMES if n not in FOLDED] + list(UNSEEN_SYMBOLS)
-_RECOGNISER = StudentSettings(width=32, steps=1500, batch_size=64, image_size=32, seeds=(0,))
+_RECOGNISER = StudentSettings(width=32, steps=3000, batch_size=64, augmentation="none", image_size=32, seeds=(0,))
 _STUDENTS = StudentSettings(image_size=32, seeds=(0, 1, 2))
 _CONTROLLED = (
     "7",
@@ -148,8 +148,8 @@ def recognition(
     from d3m_assets.datasets.labelled_images import LabelledImages
     from d3m_assets.evaluation.students import evaluate, train_student
 
-    shown = fonts.draw(12_400, 0, characters=CHARACTERS)
-    unseen = fonts.draw(2_000, 1, characters=UNSEEN_SYMBOLS)
+    shown = fonts.draw(24_800, 0, characters=CHARACTERS)
+    unseen = fonts.draw(4_000, 1, characters=UNSEEN_SYMBOLS)
     data = [_labelled(shown), _labelled(unseen)]
     side = _RECOGNISER.image_size
     assert side is not None
