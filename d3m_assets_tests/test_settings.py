@@ -262,3 +262,12 @@ def test_the_embedded_model_is_not_guided_unless_asked_and_others_are():
         settings = load_settings(foundation=foundation, **{f"generation.{k}": v for k, v in given.items()})
         assert settings.generation.guidance_scale == expected
     assert Settings.model_fields["generation"].default.guidance_scale == 2, "the default is shared and stays as it is"
+
+
+def test_rivals_have_more_students_where_there_are_several_distillations():
+    default = load_settings()
+    assert default.baseline_seeds(drawn=True) == tuple(range(8))
+    assert default.baseline_seeds(drawn=False) == tuple(range(4))
+    assert load_settings(**{"evaluation.distillations": 1}).baseline_seeds(drawn=True) == (0, 1, 2)
+    given = load_settings(**{"students.seeds": (5, 1), "evaluation.baseline_students": 4})
+    assert (given.baseline_seeds(drawn=True), given.baseline_seeds(drawn=False)) == ((5, 1, 0, 2), (5, 1))

@@ -407,46 +407,38 @@ def _block_means(blocks: Sequence[int], values: Sequence[float]) -> np.ndarray:
 def _test(ours: _Students, theirs: _Students, budget: str, part: Part) -> Comparison:
     """Two-sided test of a difference with its 95 % interval, over blocks."""
     paired = _is_paired(ours.method, theirs.method)
-    samples = _differences(ours, theirs) if paired else (ours.by_block(), theirs.by_block())
-    blocks = Blocks(len(samples[0]), len(samples[-1]))
-    common = {"part": part, "blocks": blocks, "units": (ours.unit, theirs.unit), "paired": paired}
-    if min(blocks) < 2:
-        difference = float(np.mean(ours.by_block()) - np.mean(theirs.by_block()))
-        nan = math.nan
-        return Comparison(
-            ours.method,
-            theirs.method,
-            budget,
-            difference,
-            nan,
-            nan,
-            variances=(nan, nan),
-            p_value=nan,
-            p_corrected=nan,
-            **common,
-        )
     if paired:
-        difference, both = float(samples[0].mean()), (ours, theirs)
-        variances = (_floored(samples[0], sum(students.rounding(blocks.method) for students in both)), 0.0)
+        sample = _differences(ours, theirs)
+        blocks = Blocks(len(sample), len(sample))
+        # A difference is rounded twice.
+        spread = _variance_of(sample, ours.rounding(len(sample)) + theirs.rounding(len(sample)))
+        difference, variances = float(sample.mean()) if len(sample) else math.nan, (spread, 0.0)
     else:
+        samples = ours.by_block(), theirs.by_block()
+        blocks = Blocks(len(samples[0]), len(samples[1]))
         difference = float(samples[0].mean() - samples[1].mean())
         variances = (
-            _floored(samples[0], ours.rounding(blocks.method)),
-            _floored(samples[1], theirs.rounding(blocks.reference)),
+            _variance_of(samples[0], ours.rounding(blocks.method)),
+            _variance_of(samples[1], theirs.rounding(blocks.reference)),
         )
-    half = float(_half_width(variances, blocks, 1 - CONFIDENCE, paired))
-    p = _p_value(difference, variances, blocks, paired)
+    half = p = math.nan
+    if min(blocks) > 1:
+        half = float(_half_width(variances, blocks, 1 - CONFIDENCE, paired))
+        p = _p_value(difference, variances, blocks, paired)
     return Comparison(
-        ours.method,
-        theirs.method,
-        budget,
-        difference,
-        difference - half,
-        difference + half,
+        method=ours.method,
+        reference=theirs.method,
+        budget=budget,
+        difference=difference,
+        low=difference - half,
+        high=difference + half,
+        part=part,
+        blocks=blocks,
+        units=(ours.unit, theirs.unit),
         variances=variances,
+        paired=paired,
         p_value=p,
         p_corrected=p,
-        **common,
     )
 
 
@@ -455,11 +447,11 @@ def _is_paired(method: str, reference: str) -> bool:
     return D3M in (method, reference) and (VARIANTS.get(method) == reference or VARIANTS.get(reference) == method)
 
 
-def _differences(ours: _Students, theirs: _Students) -> tuple[np.ndarray]:
+def _differences(ours: _Students, theirs: _Students) -> np.ndarray:
     """Mean differences of the distillations that both have; of the students that both have where there is one distillation."""
     seeds = [seed for seed in ours.accuracies if seed in theirs.accuracies]
     by_seed = [ours.accuracies[seed] - theirs.accuracies[seed] for seed in seeds]
-    return (_block_means([ours.distillations[seed] for seed in seeds], by_seed) if ours.nested else np.array(by_seed),)
+    return _block_means([ours.distillations[seed] for seed in seeds], by_seed) if ours.nested else np.array(by_seed)
 
 
 def _half_width(variances: tuple[float, float], blocks: Any, level: float, paired: bool) -> Any:
@@ -489,9 +481,9 @@ def _p_value(difference: float, variances: tuple[float, float], blocks: Blocks, 
     return 1.0 if beyond(0.0) >= 0 else float(10 ** optimize.brentq(beyond, _LEAST_EXPONENT, 0.0, xtol=1e-12))
 
 
-def _floored(blocks: np.ndarray, rounding: float) -> float:
-    """Variance of blocks, never below that of counting whole images: equal accuracies do not mean no spread."""
-    return max(float(np.var(blocks, ddof=1)), rounding)
+def _variance_of(blocks: np.ndarray, rounding: float) -> float:
+    """Variance of blocks, never below that of counting whole images; NaN for fewer than two."""
+    return max(float(np.var(blocks, ddof=1)), rounding) if len(blocks) > 1 else math.nan
 
 
 def budgeted_baselines(metrics: pd.DataFrame, *, method: str = D3M) -> list[str]:
@@ -699,7 +691,7 @@ def _variance(blocks: np.ndarray, students: pd.DataFrame) -> float:
     never taken to be below that of the rounding.
     """
     rounding = _rounding(int(students["n_evaluated"].iloc[0])) * len(blocks) / len(students)
-    return _floored(blocks, rounding) if len(blocks) > 1 else math.nan
+    return _variance_of(blocks, rounding)
 
 
 def _rounding(n_evaluated: int) -> float:

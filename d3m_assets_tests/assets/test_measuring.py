@@ -201,3 +201,16 @@ def test_one_changed_training_image_trains_no_student_of_a_pool_that_stays(copy,
     pipeline.store.delete(key)
     (outcome,) = pipeline.materialize(key.asset, [key])
     assert (trainings, outcome.manifest.metrics["students trained"]) == ([], 0)
+
+
+def test_a_store_with_as_many_students_in_every_row_trains_only_those_that_rivals_lack(copy, trainings):
+    before = table(open_pipeline(copy, copy / "images"))
+    pipeline = open_pipeline(copy, copy / "images", **{"evaluation.baseline_students": 4})
+    assert "student_metrics" not in {entry.key.asset for entry in pipeline.plan().pending()}
+    run(pipeline)
+    # Each at two budgets, but renders, which have none.
+    drawn = {("random real images", "convnet-3", "hard", s) for s in (2, 3)}
+    assert set(trainings) == drawn | {("rendered characters", "convnet-3", "hard", s) for s in (2, 3)}
+    assert len(trainings) == 2 * 2 + 2
+    after = table(pipeline)
+    assert {index: after[index] for index in before} == before
