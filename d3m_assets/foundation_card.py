@@ -347,12 +347,13 @@ def _data_section(facts: dict[str, Any]) -> list[str]:
         else f"{len(FONTS)} fonts that matplotlib ships"
     )
     share = s.get("shape_share", 0.0)
-    shapes = f"and {100 * share:.0f} % random strokes that no alphabet has, " if share else ""
+    symbols = 100 * s.get("symbol_share", 0) * (1 - share) * bool(fonts)
+    shapes = f"and {100 * share:.0f} % random strokes, " if share else ""
     return [
         "## Data",
         "",
-        f"{s['images']:,} characters drawn by procedure. {100 * s.get('symbol_share', 0) * bool(fonts):.0f} % are symbols "
-        f"{shapes}that no caption names; of the others (0-9, A-Z, a-z, "
+        f"{s['images']:,} characters drawn by procedure. {symbols:.0f} % are symbols {shapes}"
+        f"which no caption names; of the others (0-9, A-Z, a-z, "
         + (f"{10 * s['digit_share']:.0f} in ten digits" if "digit_share" in s else "all 62 alike")
         + f") {100 * s.get('pen_share', 0.75):.0f} % are drawn by a pen that follows hand-written or single-line (Hershey) "
         f"skeletons, the rest in {drawn}. Captions name a random part of: {', '.join(ATTRIBUTES)}, and the shape's "

@@ -368,18 +368,28 @@ def _invert_here(
 
 
 def _groups(context: Context, items: Sequence[Item], tasks: Mapping[Item, InversionTask]) -> list[list[Item]]:
-    """The classes of a replicate as workers are given them, in even groups, so that none waits for another at the end.
+    """The classes of a replicate as workers are given them.
 
     Results are stored when a group is finished, so that on a processor it is one batch; or, where classes leave before
-    others (``patience``) and on a GPU, a few batches long: full, and a stop costs little.
+    others (``patience``) and on a GPU, a few batches long: full, and a stop costs little. On a processor, classes that take
+    more samples in a step do not share a group with those that take fewer, of which a batch has more.
     """
     settings, workers = context.settings.inversion, context.workers
-    if workers.on_cpu:
-        batch = processor_batch(context.model.files, [tasks[item] for item in items], settings)
-        most = batch if settings.patience is None else 4 * batch
-    else:
-        most = 4 * (settings.classes_per_batch or UNMEASURED_CLASSES)
-    count = min(len(items), workers.count * math.ceil(len(items) / (workers.count * most)))
+    if not workers.on_cpu:
+        return _even_groups(items, workers.count, 4 * (settings.classes_per_batch or UNMEASURED_CLASSES))
+    alike: dict[int, list[Item]] = {}
+    for item in items:
+        alike.setdefault(tasks[item].samples(settings.samples_per_step), []).append(item)
+    groups = []
+    for same in alike.values():
+        batch = processor_batch(context.model.files, [tasks[same[0]]], settings)
+        groups += _even_groups(same, workers.count, batch if settings.patience is None else 4 * batch)
+    return groups
+
+
+def _even_groups(items: Sequence[Item], workers: int, most: int) -> list[list[Item]]:
+    """Groups of at most so many items, as many for each worker, whose sizes differ by one at most."""
+    count = min(len(items), workers * math.ceil(len(items) / (workers * most)))
     bounds = [len(items) * k // count for k in range(count + 1)]
     return [list(items[begin:end]) for begin, end in pairwise(bounds)]
 

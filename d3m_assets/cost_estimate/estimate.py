@@ -15,6 +15,7 @@ from d3m_assets.assets.inverted_embeddings import (
     InvertedEmbeddings,
     class_selection_plan,
     embedding_plan,
+    processor_batch,
 )
 from d3m_assets.assets.payload_bytes import codes_beside_prompts
 from d3m_assets.assets.pool_audit import PoolAudit
@@ -189,8 +190,16 @@ def estimate(
     stages = pending_stages(context, plan, model)
     tasks = [inversion_task(context, item) for item in items]  # none where all classes are stored as image codes
     samples = max((task.samples(settings.inversion.samples_per_step) for task in tasks), default=0)
+    fused = max(
+        (
+            task.samples(settings.inversion.samples_per_step)
+            * min(len(tasks), processor_batch(context.model.files, [task], settings.inversion))
+            for task in tasks
+        ),
+        default=0,
+    )
     devices = job_devices(pipeline, model, own_device=own_device)
-    costs = [_cost(device, stages, model, pipeline, samples) for device in devices]
+    costs = [_cost(device, stages, model, pipeline, samples, fused) for device in devices]
     counts, host = _run_counts(pipeline, plan), _host_bytes(pipeline, plan)
     compared = next((cost.device for cost in costs if cost.fits), costs[0].device)
     return Estimate(
@@ -211,7 +220,19 @@ def estimate(
     )
 
 
-def _cost(device: Device, stages: Sequence[Stage], model: ModelWork, pipeline: Pipeline, samples: int) -> Cost:
+def _cost(
+    device: Device, stages: Sequence[Stage], model: ModelWork, pipeline: Pipeline, samples: int, fused: int
+) -> Cost:
+    """Hours, money and memory of a device.
+
+    Args:
+        device: Which.
+        stages: What is to be done.
+        model: Its work.
+        pipeline: The job.
+        samples: Of a class in a step of inversion, at most.
+        fused: Of all classes that a processor learns in one batch, at most.
+    """
     seconds = device.seconds(stages)
     step = samples * model.predict_gradient.peak_bytes
     settings = pipeline.settings.generation
@@ -221,7 +242,7 @@ def _cost(device: Device, stages: Sequence[Stage], model: ModelWork, pipeline: P
         guided = 1 if math.isclose(settings.guidance_scale, 1.0) else 2
         batch = settings.batch_size
         work = max(
-            step,
+            fused * model.predict_gradient.peak_bytes,
             encoding,
             batch * guided * model.predict.peak_bytes,
             (settings.decode_batch_size or batch) * model.decode_image.peak_bytes,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
@@ -26,6 +26,10 @@ _log = logging.getLogger(__name__)
 
 Outcome: TypeAlias = "tuple[int, InvertedClass | D3MError]"
 """Position of a class among the tasks, and what was learned, or why it could not be."""
+
+
+_COMPARED_BATCHES = 2
+"""Batches of a shape whose gradients are compared with those of their classes alone, where bits must be equal."""
 
 
 def _same_bits(one: tuple[float, torch.Tensor], other: tuple[float, torch.Tensor]) -> bool:
@@ -79,7 +83,7 @@ class ClassBatch:
         self._packing, self._probe = packing, probe
         self._progress, self._save_every, self._saved_at = progress, save_every, time.monotonic()
         self._exact = exact
-        self._compared: set[tuple[tuple[int, int, int], ...]] = set()
+        self._compared: Counter[tuple[tuple[int, int, int], ...]] = Counter()
 
     @property
     def unfinished(self) -> bool:
@@ -174,20 +178,20 @@ class ClassBatch:
 
         No operation of the model sums over samples of several classes, so only a kernel that adds in another order,
         because it was chosen by the size of the batch, can make a difference. Kernels are chosen by shapes and not by
-        values, and a gradient shows the rounding of everything before it: the first batch of each shape is compared with
-        its classes alone, bit by bit. Where they differ, what the classes got alone counts, and from then on they are
+        values, and a gradient shows the rounding of everything before it: the first two batches of each shape are compared
+        with their classes alone, bit by bit. Where they differ, what the classes got alone counts, and from then on they are
         learned one at a time.
         """
         compute, rows, states = self._objective.gradients, self._learned_rows, self.active
         together = compute(states, rows)
         shape = tuple((len(state.rows), state.prompt_count, self._samples(state.task)) for state in states)
-        if not self._exact or len(states) == 1 or shape in self._compared:
+        if not self._exact or len(states) == 1 or self._compared[shape] == _COMPARED_BATCHES:
             return together
         alone = [gradient for state in states for gradient in compute([state], rows)]
         if all(map(_same_bits, together, alone)):
-            self._compared.add(shape)
+            self._compared[shape] += 1
             return together
-        _log.info("sums round by what shares a batch on this device: classes are learned one at a time from here on")
+        _log.warning("sums round by what shares a batch on this device: classes are learned one at a time from here on")
         self._packing.classes = 1
         return alone
 

@@ -77,7 +77,7 @@ def invert(
         states: Folder where the state of unfinished classes is kept, so that a stopped run goes on where it was.
         save_every: Seconds between two such saves.
         exact: Whether the vectors of a class must be, bit by bit, those that it would get alone. Batches are compared
-            with that at their first step; on a device that rounds them differently, classes are learned one at a time.
+            with that at their first two steps; on a device that rounds them differently, classes are learned one at a time.
 
     Yields:
         Position of a class in ``tasks`` and what was learned, as each finishes; or why it could not be: its images cannot

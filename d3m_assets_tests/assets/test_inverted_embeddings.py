@@ -46,9 +46,8 @@ def test_a_class_that_fails_does_not_take_the_others_with_it(tmp_path, image_fol
     real = inverted_embeddings.invert
 
     def one_fails(foundation, tasks, *rest, **options):
-        if tasks[0].prompts.class_name == "1":
-            raise StageError("diverged")
-        return real(foundation, tasks, *rest, **options)
+        for position, learned in real(foundation, tasks, *rest, **options):
+            yield position, StageError("diverged") if tasks[position].prompts.class_name == "1" else learned
 
     monkeypatch.setattr(inverted_embeddings, "invert", one_fails)
     outcomes = list(pipeline.materialize("inverted_embeddings", pipeline.keys("inverted_embeddings")))
@@ -252,6 +251,19 @@ def test_workers_are_given_even_groups(foundation, classes, workers, patience, s
     groups = _groups(given, items, tasks)
     assert [len(group) for group in groups] == sizes
     assert [item for group in groups for item in group] == items
+
+
+def test_classes_of_another_budget_do_not_make_batches_smaller(foundation):
+    given = SimpleNamespace(
+        settings=SimpleNamespace(inversion=InversionSettings()),
+        workers=SimpleNamespace(on_cpu=True, count=2),
+        model=SimpleNamespace(files=foundation.files),
+    )
+    prompts = {item: 32 if item < 10 else 1 for item in range(20)}
+    tasks = {item: InversionTask(None, None, EmbeddingPlan(n, 1, "int8", 64)) for item, n in prompts.items()}
+    groups = _groups(given, list(tasks), tasks)
+    assert [len(group) for group in groups] == [1] * 10 + [5, 5]
+    assert sorted(item for group in groups for item in group) == list(tasks)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

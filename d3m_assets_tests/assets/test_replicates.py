@@ -6,7 +6,9 @@ from d3m_assets.assets.inverted_embeddings import read_vectors
 from d3m_assets.store import ArtefactKey
 from d3m_assets_tests.small_runs import open_pipeline, run
 
-TWO = {"evaluation.distillations": 2}
+TWO = {"evaluation.distillations": 2, "evaluation.baseline_students": 1}
+"""Rivals keep the students that they have with one distillation."""
+
 REPLICATED = {"inverted_embeddings", "synthetic_pool", "sample_selection"}
 
 

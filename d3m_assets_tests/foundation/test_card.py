@@ -59,7 +59,7 @@ def test_fonts_are_told_by_package(facts):
     text = model_card({**facts, "settings": settings, "fonts": fonts}, PARAMETERS, 2.8, FOUND).text
     assert "3 fonts of the Debian packages fonts-bwht, fonts-lato" in text
     assert "all 62 alike" in text
-    assert "12 % are symbols and 10 % random strokes" in text
+    assert "11 % are symbols and 10 % random strokes, which no caption names" in text
     assert "Muon" in text
 
 

@@ -43,6 +43,9 @@ def test_one_file_imports_private_names() -> None:
             "dagster._core.events.DagsterEventType",
             "dagster._core.instance.InstanceRef",
             "dagster._core.storage.event_log.ConsolidatedSqliteEventLogStorage",
+            "dagster._core.storage.event_log.SqliteEventLogStorage",
+            "dagster._core.storage.runs.SqliteRunStorage",
+            "dagster._core.storage.schedules.SqliteScheduleStorage",
             "dagster._core.workspace.context.WorkspaceProcessContext",
             "dagster._core.workspace.load_target.WorkspaceFileTarget",
         }

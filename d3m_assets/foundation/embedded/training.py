@@ -64,7 +64,7 @@ class TrainingSettings:
         images: Characters whose latents are trained on.
         steps: Steps of text encoder and U-Net.
         batch: Latents a step, over all processes.
-        symbol_share: Share of symbols without a name among the images.
+        symbol_share: Share of symbols without a name among the images that are no random shapes.
         shape_share: Share of random shapes, which nothing names either; the rest are the 62 characters alike.
         pen_share: Share of the characters that a pen writes (hand-written and single-line skeletons); the rest is printed.
         fonts: Folder of training fonts, a folder for each Debian package in it (``scripts/fonts``); empty: the fonts that
