@@ -26,7 +26,7 @@ from d3m_assets_tests.small_runs import SOFT, open_pipeline, run
 
 FULL = SOFT | {
     "evaluation.table": "full", "evaluation.baselines": "random", "evaluation.labels": "hard,soft teacher",
-    "generation.images_per_class": 6, "evaluation.distillations": 2, "evaluation.baseline_students": 1,
+    "generation.images_per_class": 6, "evaluation.distillations": 2, "evaluation.baseline_students": 2,
 }  # fmt: skip
 
 REPORT = ArtefactKey("distillation_report")
