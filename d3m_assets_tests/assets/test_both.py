@@ -21,8 +21,9 @@ from d3m_assets.assets.synthetic_pool import FILE as POOL
 from d3m_assets.assets.synthetic_pool import pool_images
 from d3m_assets.datasets.images import decode_png
 from d3m_assets.datasets.labelled_images import resize_to_square
+from d3m_assets.distillation import bundle_file
 from d3m_assets.distillation.budgets import EmbeddingPlan, plan_embeddings, plan_selection, split_bytes
-from d3m_assets.distillation.bundle import Bundle
+from d3m_assets.distillation.bundle import Bundle, Recipe
 from d3m_assets.errors import BudgetError, BundleError
 from d3m_assets.evaluation.codecs import decode_images, encode_images
 from d3m_assets.evaluation.codecs.reading import code_header
@@ -289,9 +290,32 @@ def test_a_flipped_bit_of_either_part_is_refused(both):
                 Bundle.from_bytes(bytes(damaged))
 
 
+def test_versions_that_know_no_bundle_of_both_ask_for_an_upgrade(both, monkeypatch):
+    bundle = bundle_of(both)
+    data = bundle.to_bytes()
+    assert b"d3m-bundle-6" in data and b"d3m-bundle-5" not in data
+    assert Bundle.from_bytes(data).to_bytes() == data
+    for made, wrong in ((bundle, "d3m-bundle-5"), (of_prompts(bundle), "d3m-bundle-6")):
+        assert wrong.encode() not in made.to_bytes()
+        Bundle.from_bytes(made.to_bytes())
+        with monkeypatch.context() as patch:
+            patch.setattr(Recipe, "file_format", wrong)
+            forged = made.to_bytes()
+        with pytest.raises(BundleError, match=f"damaged: its format is {wrong}"):
+            Bundle.from_bytes(forged)
+    monkeypatch.setattr(bundle_file, "_FORMATS", ("d3m-bundle-5",))
+    with pytest.raises(BundleError, match="d3m-bundle-6; this version reads d3m-bundle-5. Upgrade d3m-assets"):
+        Bundle.from_bytes(data)
+
+
+def of_prompts(bundle):
+    """The same without its image codes."""
+    recipe = replace(bundle.recipe, payload="", payload_choice="")
+    return Bundle(recipe, tuple(replace(c, codes=b"") for c in bundle.classes))
+
+
 def test_a_bundle_that_has_one_part_too_few_or_too_many_is_refused(both):
     bundle = bundle_of(both)
-    assert b"d3m-bundle-5" in bundle.to_bytes()
     first, *others = bundle.classes
     codec = code_header(first.codes, (8, 8, 1)).codec
     longer = encode_images(codec, np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1)).astype(np.uint8))
