@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from d3m_assets.datasets.labelled_images import resize_to_square
 from d3m_assets.distillation import bundle_file
 from d3m_assets.distillation.budgets import EmbeddingPlan, plan_embeddings, plan_selection, split_bytes
 from d3m_assets.distillation.bundle import Bundle, Recipe
-from d3m_assets.errors import BudgetError, BundleError
+from d3m_assets.errors import BudgetError, BundleError, StageError
 from d3m_assets.evaluation.codecs import decode_images, encode_images
 from d3m_assets.evaluation.codecs.reading import code_header
 from d3m_assets.evaluation.settings import TeacherSettings
@@ -358,6 +359,28 @@ def test_lineage_of_either_part(both, folder):
     assert [row["artefact"] for row in of_bundle["image codes"]["by class"]] == [
         f"image_codes [{k}, 96B]" for k in "017"
     ]
+
+
+def test_an_image_of_a_bundle_that_generates_is_regenerated_with_the_model_alone(both, folder, foundation):
+    bundle, store = bundle_of(both), opened(both).store
+    codes = next(bundle.code_numbers(c) for c in bundle.classes if c.prompts.class_key == "7")
+    path = folder / "7" / f"{codes[0]:05d}.png"
+    record = read_record(path)
+    other = SimpleNamespace(name="other", fingerprint="f" * 64)
+    for find_model, expected in (
+        (None, "not here: foundation model at hand: not looked for"),
+        (lambda: foundation.files, "yes"),
+        (lambda: other, "not here: foundation model at hand: no: the settings name"),
+    ):
+        for at_hand in (AtHand.of(store, find_model), AtHand(find_model=find_model, bundle=bundle, bundle_name="b")):
+            way = lineage_of_image(record, path, at_hand).sections["regenerate"]
+            assert way["possible"].startswith(expected)
+        way = lineage_of_pool_row(AtHand.of(store, find_model), "96B", "7", codes[0]).sections["regenerate"]
+        assert way["possible"].startswith(expected)
+        assert "no model is needed" not in way["with"]
+    told = rf"synthetic_pool .* no image 999, but {codes[0]}: 0 to {codes[0] - 1}; and image_codes .*: {codes[0]} to {codes[-1]}"
+    with pytest.raises(StageError, match=told):
+        lineage_of_pool_row(AtHand.of(store), "96B", "7", 999)
 
 
 def test_both_parts_are_shown(both, foundation, tmp_path):
