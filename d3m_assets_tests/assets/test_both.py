@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tarfile
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -185,6 +186,18 @@ def test_what_is_regenerated_is_the_pool_and_the_codes_byte_for_byte(both, folde
     assert (result.verdict, result.total("checked")) == ("equal", total)
     result = verify(bundle, foundation, PoolImages(bundle, opened(both).store))
     assert (result.verdict, result.total("checked"), result.total("missing")) == ("equal", total, 0)
+
+
+def test_images_of_tar_shards_say_their_origin_too(both, folder, foundation, tmp_path):
+    regenerate(bundle_of(both), foundation, tmp_path / "out", image_format="webdataset")
+    found = {}
+    for shard in sorted((tmp_path / "out").glob("*.tar")):
+        with tarfile.open(shard) as archive:
+            told = [json.load(archive.extractfile(name)) for name in archive.getnames() if name.endswith(".json")]
+        found |= {(facts["class_name"], facts["index"]): facts["origin"] for facts in told}
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    assert found == {(row["class_name"], row["index"]): row["origin"] for row in rows}
+    assert set(found.values()) == {GENERATED, CODED}
 
 
 def test_a_missing_and_a_foreign_image_are_found(both, folder, foundation, tmp_path):
