@@ -101,7 +101,14 @@ def folder(both, foundation, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("allowed", "share", "expected"), [(64, 0.5, (32, 32)), (65, 0.5, (33, 32)), (10, 0.29, (8, 2))]
+    ("allowed", "share", "expected"),
+    [
+        (64, 0.5, (32, 32)),
+        (65, 0.5, (33, 32)),
+        (10, 0.29, (8, 2)),
+        (100, 0.29, (71, 29)),
+        (10**6, 1e-05, (999_990, 10)),
+    ],
 )
 def test_the_bytes_of_a_class_are_split_without_rest(allowed, share, expected):
     assert split_bytes(allowed, share) == expected
