@@ -242,6 +242,25 @@ def test_the_end_of_the_class_with_most_codes_is_missed(both, foundation, tmp_pa
     assert (cut.verdict, cut.total("missing")) == ("not equal", 1)
 
 
+def test_fewer_images_than_are_generated_lack_no_codes(both, folder, foundation, tmp_path):
+    """As an export of three images a class leaves them, which was stopped within the last class."""
+    bundle = bundle_of(both)
+    for c, count in zip(bundle.classes, (3, 3, 1), strict=True):
+        name = c.prompts.class_name
+        (tmp_path / name).mkdir()
+        for number in bundle.samples(c, count):
+            assert number < bundle.code_numbers(c).start
+            shutil.copy(folder / name / f"{number:05d}.png", tmp_path / name)
+    cut = verify(bundle, foundation, FolderImages(tmp_path))
+    assert [c.missing for c in cut.classes] == [0, 0, 2]
+    last = bundle.classes[1]
+    shutil.copy(
+        folder / last.prompts.class_name / f"{bundle.code_numbers(last)[0]:05d}.png", tmp_path / last.prompts.class_name
+    )
+    whole = [bundle.training_images(c) - there for c, there in zip(bundle.classes, (3, 4, 1), strict=True)]
+    assert [c.missing for c in verify(bundle, foundation, FolderImages(tmp_path)).classes] == whole
+
+
 def test_an_export_that_was_stopped_ends_with_the_same_bytes(both, folder, foundation, tmp_path):
     bundle = bundle_of(both)
     first = bundle.classes[0]
