@@ -447,6 +447,9 @@ def test_that_codes_are_copies_is_no_fault_and_that_generated_images_are_not_is_
     generated = images[images["index"] < bundle_of(both).recipe.candidates]
     assert 0 < len(generated) < len(images) == summary["images"]
     assert summary["memorised"] == generated["memorised"].mean()
+    assert images["origin"].tolist() == [GENERATED if index in generated.index else CODED for index in images.index]
+    coded = images[images["origin"] == CODED]
+    assert len(coded) and not coded["memorised"].any()
 
 
 def test_new_codes_do_not_generate_images_again_and_new_vectors_do_not_encode_again(both):
