@@ -26,6 +26,7 @@ from d3m_assets.addresses import masked
 from d3m_assets.compute.settings import ComputeSettings, PlanSettings
 from d3m_assets.datasets.settings import ImageSettings
 from d3m_assets.distillation.settings import (
+    BOTH,
     PROMPTS,
     GenerationSettings,
     InversionSettings,
@@ -307,6 +308,16 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"with payload={self.payload} a class has as many images as its bytes code, so labels that are stored with images "
                 "would take another share of every budget; leave 'soft stored' out of evaluation.labels, or give payload=prompts"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_share(self) -> Settings:
+        """Nothing is shared out unless a class has both."""
+        if self.payload != BOTH and "codes_share" in self.model_fields_set:
+            raise ValueError(
+                f"codes_share says what image codes get beside prompts, but with payload={self.payload} a class does not have "
+                "both; leave it out, or give payload=both"
             )
         return self
 

@@ -23,6 +23,7 @@ from d3m_assets.assets.sample_selection import SampleSelection, read_code
 from d3m_assets.assets.synthetic_pool import generation_fingerprint
 from d3m_assets.distillation import bundle
 from d3m_assets.distillation.bundle import Bundle, DistilledClass, Recipe
+from d3m_assets.distillation.bundle_file import FORMAT_OF_BOTH
 from d3m_assets.distillation.settings import BOTH, CODES, PROMPTS
 from d3m_assets.ledger import Budget
 from d3m_assets.planning.asset import Asset, Made
@@ -54,6 +55,8 @@ class DistilledBundle(Asset):
         prompts = context.settings.prompts
         if context.settings.payload != PROMPTS:
             described["payload"] = context.settings.payload
+        if context.settings.payload == BOTH:
+            described["format"] = FORMAT_OF_BOTH
         if context.settings.payload == CODES:
             return described | {"templates": list(prompts.templates), "seed": context.settings.seed}
         described |= generation_fingerprint(context, context.settings.seed) | {"foundation": context.model.name}

@@ -21,7 +21,7 @@ from d3m_assets.assets.student_metrics import synthetic_images
 from d3m_assets.assets.synthetic_pool import SyntheticPool
 from d3m_assets.compute.devices import one_thread
 from d3m_assets.datasets.labelled_images import LabelledImages
-from d3m_assets.distillation.settings import PROMPTS
+from d3m_assets.distillation.settings import BOTH, PROMPTS
 from d3m_assets.errors import D3MError
 from d3m_assets.evaluation import audit
 from d3m_assets.evaluation.settings import StudentSettings
@@ -59,7 +59,9 @@ class PoolAudit(Asset):
     def settings(self, context: Context, item: Item) -> dict[str, Any]:
         """The network that sees features, and how neighbours are counted; not from where on they are reported."""
         students, settings = context.settings.students, context.settings.audit
-        return {
+        # The table of a budget that has both is another than the one of prompts or codes.
+        both = {"table": "with origin"} if context.settings.payload == BOTH else {}
+        return both | {
             "audit": settings.model_dump(mode="json", include={"steps", "quantile", "neighbours"}),
             "network": {
                 "image_size": students.image_size,
@@ -176,6 +178,8 @@ def _audited(context: Context, item: Item, real: _RealSide) -> Made:
     if PROMPTS not in parts:
         summary[COPIES] = True
     table = _with_names(found.images, rows["index"].to_numpy(), catalog, real.rows)
+    if len(parts) > 1:
+        table.insert(table.columns.get_loc("index") + 1, "origin", rows["origin"].to_numpy())
     files = {TABLE: to_parquet(table), SUMMARY: to_json(_without_nan(summary))}
     metrics = {name: summary[name] for name in ("images", "memorised", "near_duplicate", "off_class", *SCORES)}
     spreads = [c["spread"] for c in summary["classes"] if not math.isnan(c["spread"])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
@@ -67,9 +68,9 @@ def split_bytes(allowed: int, codes_share: float) -> tuple[int, int]:
         codes_share: Part of them that codes get, in (0, 1).
 
     Returns:
-        Bytes of either, ``allowed`` together.
+        Bytes of either, ``allowed`` together; those of the codes are rounded down.
     """
-    codes = int(allowed * codes_share)
+    codes = int(allowed * Fraction(str(codes_share)))  # as it is written: the float 0.29 is a little less
     return allowed - codes, codes
 
 

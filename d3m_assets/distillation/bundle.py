@@ -25,7 +25,7 @@ from pydantic import AfterValidator, ConfigDict, FailFast, Field, TypeAdapter, V
 
 from d3m_assets.datasets.names import LONGEST_NAME, SAFE_KEY, normalized
 from d3m_assets.distillation.budgets import NUMPY_TYPES, EmbeddingPlan, StorageType
-from d3m_assets.distillation.bundle_file import read_file, write_file
+from d3m_assets.distillation.bundle_file import FORMAT, FORMAT_OF_BOTH, read_file, write_file
 from d3m_assets.distillation.prompts import MOST_PROMPTS, ClassPrompts, placeholder_token
 from d3m_assets.distillation.selection import (
     MOST_CANDIDATES,
@@ -35,6 +35,7 @@ from d3m_assets.distillation.selection import (
     selection_bytes,
 )
 from d3m_assets.distillation.settings import (
+    BOTH,
     CODES,
     MOST_IMAGES,
     MOST_TEMPLATES,
@@ -170,6 +171,11 @@ class Recipe:
     def parts(self) -> frozenset[str]:
         """What classes are stored as: prompts, codes or both."""
         return PARTS[self.payload or PROMPTS]
+
+    @property
+    def file_format(self) -> str:
+        """Format of its bundle's file."""
+        return FORMAT_OF_BOTH if self.payload == BOTH else FORMAT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,6 +319,7 @@ class Bundle:
             tensors,
             json.dumps(_stored_recipe(self.recipe, first), ensure_ascii=False, sort_keys=True, separators=(",", ":")),
             json.dumps(entries, ensure_ascii=False, separators=(",", ":")),
+            self.recipe.file_format,
         )
 
     @classmethod
@@ -331,6 +338,8 @@ class Bundle:
         try:
             recipes, entries = _readers()
             recipe, plan = recipes.validate_json(file.recipe).split()
+            if file.format != recipe.file_format:
+                raise ValueError(f"its format is {file.format}, but its payload is one of {recipe.file_format}")
             _check_recipe(recipe, frozenset(file.tensors))
             read = cls(recipe, _read_classes(entries.validate_json(file.classes), recipe, plan, file.tensors))
         except ValidationError as error:

@@ -18,6 +18,10 @@ from d3m_assets.errors import BundleError
 from d3m_assets.terminal import printable
 
 FORMAT = "d3m-bundle-5"
+"""Of bundles of prompts or of codes."""
+FORMAT_OF_BOTH = "d3m-bundle-6"
+"""Of bundles of both, so that earlier versions ask for an upgrade and do not call them damaged."""
+_FORMATS = (FORMAT, FORMAT_OF_BOTH)
 _EARLIER = tuple(f"d3m-bundle-{n}" for n in range(1, 5))
 """Formats whose hashes covered the payload but not the recipe."""
 MOST_HEADER_BYTES = 1 << 24
@@ -34,24 +38,27 @@ class BundleFile:
         tensors: Bytes of each tensor.
         recipe: The recipe as JSON.
         classes: The entries of the classes as JSON.
+        format: Of the file.
     """
 
     tensors: Mapping[str, bytes]
     recipe: str
     classes: str
+    format: str
 
 
-def write_file(tensors: Mapping[str, np.ndarray], recipe: str, classes: str) -> bytes:
+def write_file(tensors: Mapping[str, np.ndarray], recipe: str, classes: str, file_format: str = FORMAT) -> bytes:
     """Contents of a file; equal arguments give equal bytes.
 
     Args:
         tensors: By name.
         recipe: JSON.
         classes: JSON.
+        file_format: One of those that are read.
     """
     from safetensors.numpy import save
 
-    metadata = {"format": FORMAT, "recipe": recipe, "classes": classes, "sha256": _NO_HASH}
+    metadata = {"format": file_format, "recipe": recipe, "classes": classes, "sha256": _NO_HASH}
     data = _ordered(save(dict(tensors), metadata=metadata))
     return data.replace(_hash_field(_NO_HASH), _hash_field(hashlib.sha256(data).hexdigest()), 1)
 
@@ -84,11 +91,11 @@ def read_file(data: bytes, name: str) -> BundleFile:
     if version in _EARLIER:
         raise BundleError(
             f"{name} has the format {version}, in which only the payload was protected against damage; this version reads "
-            f"{FORMAT}. Make it again where it was distilled: `d3m distill` puts it together anew from its store"
+            f"{' and '.join(_FORMATS)}. Make it again where it was distilled: `d3m distill` puts it together anew from its store"
         )
-    if version != FORMAT:
+    if version not in _FORMATS:
         raise BundleError(
-            f"{name} has the format {printable(version, 40)}; this version reads {FORMAT}. Upgrade d3m-assets"
+            f"{name} has the format {printable(version, 40)}; this version reads {' and '.join(_FORMATS)}. Upgrade d3m-assets"
         )
     if sorted(metadata) != sorted(_FIELDS):
         raise BundleError(f"{name} is damaged: its metadata are not {', '.join(_FIELDS)}; get it again")
@@ -97,7 +104,7 @@ def read_file(data: bytes, name: str) -> BundleFile:
     digest.update(memoryview(data)[end:])
     if digest.hexdigest() != metadata["sha256"]:
         raise BundleError(f"{name} is damaged: its hash is wrong; get it again")
-    return BundleFile(tensors, metadata["recipe"], metadata["classes"])
+    return BundleFile(tensors, metadata["recipe"], metadata["classes"], version)
 
 
 def _hash_field(digest: str) -> bytes:

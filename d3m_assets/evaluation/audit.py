@@ -120,7 +120,7 @@ def audit_pool(
         quantile: Share of real images that a threshold calls too close.
         neighbours: Real images that vote on a class, and that a copy is compared with.
         generated: Which images of the pool were generated, bool ``[N]``, where the others are coded real images: shares of
-            memorised images are of those that were generated. None: of all.
+            memorised images are of those that were generated, and no other is called memorised. None: of all.
 
     Raises:
         StageError: The pool is empty, there are fewer than two training images, or the spaces differ.
@@ -139,7 +139,8 @@ def audit_pool(
             f"{name}_other": space.to_other,
         }
     table |= {
-        "memorised": np.any([space.memorised for space in spaces.values()], axis=0),
+        "memorised": np.any([space.memorised for space in spaces.values()], axis=0)
+        & (True if generated is None else generated),
         "near_duplicate": np.any([space.near_duplicate for space in spaces.values()], axis=0),
         "judged_class": votes,
         "off_class": votes != pool.labels,

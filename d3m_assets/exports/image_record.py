@@ -70,9 +70,13 @@ class ImageRecord(BaseModel):
     selected: bool = True
     origin: Origin = GENERATED
 
-    def facts(self) -> dict[str, Any]:
-        """All fields; the origin only of images that were not generated."""
-        return self.model_dump(exclude={"origin"} if self.origin == GENERATED else None)
+    def facts(self, *, with_origin: bool = False) -> dict[str, Any]:
+        """All fields.
+
+        Args:
+            with_origin: Whether the origin stands there of generated images, too, as it does of others.
+        """
+        return self.model_dump(exclude=None if with_origin or self.origin != GENERATED else {"origin"})
 
     def to_text(self) -> str:
         """Compact JSON in ASCII."""
@@ -83,11 +87,10 @@ class ImageRecord(BaseModel):
 
         Args:
             file_name: Below the folder of the file.
-            with_origin: Whether the origin stands there of generated images, too, as it does of others.
+            with_origin: As of :meth:`facts`.
         """
-        facts = {name: value for name, value in self.facts().items() if name != "versions"}
+        facts = {name: value for name, value in self.facts(with_origin=with_origin).items() if name != "versions"}
         row = {"file_name": file_name, "label": self.class_name, **facts}
-        row |= {"origin": self.origin} if with_origin else {}
         return json.dumps(row, ensure_ascii=False) + "\n"
 
 

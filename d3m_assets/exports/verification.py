@@ -342,29 +342,38 @@ def verify(
     foundation, decoder = checked_models(bundle, foundation, autoencoder)
     names = [c.prompts.class_name for c in bundle.classes]
     lengths = [_length(bundle, c, images.indices(c.prompts.class_name)) for c in bundle.classes]
-    fresh = bundle.generates and any(
-        (there := images.indices(c.prompts.class_name)) and there[-1] >= bundle.code_numbers(c).stop
-        for c in bundle.classes
-    )
+    ends = [
+        (there[-1], bundle.code_numbers(c)) for c in bundle.classes if (there := images.indices(c.prompts.class_name))
+    ]
+    fresh = bundle.generates and any(last >= codes.stop for last, codes in ends)
+    coded = bundle.has_codes and any(last >= codes.start for last, codes in ends)
     results = []
     for done, c in enumerate(bundle.classes):
         name = c.prompts.class_name
         progress(ProgressEvent("verify", done, len(bundle.classes), f"class {printable(name)}"))
-        expected = bundle.samples(c, _expected_images(bundle, c, lengths, fresh=fresh))
+        expected = bundle.samples(c, _expected_images(bundle, c, lengths, fresh=fresh, coded=coded))
         results.append(_verify_class(bundle, c, foundation, images, expected, sample, decoder))
     progress(ProgressEvent("verify", len(bundle.classes), len(bundle.classes)))
     strangers = images.strangers(names)
     return Verification(tuple(results), tuple(strangers), images.precision, precision_of(foundation), exact)
 
 
-def _expected_images(bundle: Bundle, c: DistilledClass, lengths: Sequence[int], *, fresh: bool) -> int:
-    """How many images of a class there should be, by how many samples of each class include those that are there."""
+def _expected_images(bundle: Bundle, c: DistilledClass, lengths: Sequence[int], *, fresh: bool, coded: bool) -> int:
+    """How many images of a class there should be, by how many samples of each class include those that are there.
+
+    Args:
+        bundle: The distilled dataset.
+        c: The class.
+        lengths: Of each class, the number of samples.
+        fresh: Whether any class has fresh ones.
+        coded: Whether any class has come to its coded images, or past them.
+    """
     longest, training = max(1, *lengths), bundle.training_images(c)
     if fresh:  # as many of each class were asked for, so one that ends before the others was cut off
         return longest
     # Without fresh ones a class has no more than its training set, whose size may be its own: a selection may keep fewer, and
-    # other codes hold fewer. Only where all classes end alike may fewer have been asked for.
-    return training if bundle.has_codes and len(set(lengths)) > 1 else min(longest, training)
+    # other codes hold fewer. Where no class has come to its codes, or all end alike, fewer may have been asked for.
+    return training if coded and len(set(lengths)) > 1 else min(longest, training)
 
 
 def _length(bundle: Bundle, c: DistilledClass, present: Sequence[int]) -> int:

@@ -33,6 +33,7 @@ from d3m_assets.store import ArtefactKey, Store
 from d3m_assets.terminal import printable
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.tree import Tree
 
     from d3m_assets.foundation.files import FoundationFiles
@@ -164,8 +165,12 @@ def lineage_of_image(record: ImageRecord, path: Path, at_hand: AtHand) -> Lineag
         found.sections["settings"] = version.manifest.settings
     elif store is not None:
         found.notes.append(f"{at_hand.store_name} knows no bundle with this SHA-256: another store's, or pruned since")
+    of_image = _bundle_of_image(record.bundle, version, at_hand) if coded else None
     if not coded:
         _describe_model(found, record.foundation, version, at_hand)
+    elif of_image is not None and of_image.generates:
+        recipe = of_image.recipe
+        _describe_model_of_others(found, recipe.foundation_fingerprint, version, at_hand, recipe.foundation)
     recorded = version is not None and bool(version.manifest.settings.get("candidates"))
     by_hand = at_hand.bundle is not None and bool(at_hand.bundle.recipe.candidates)
     _describe_regeneration(found, bundle, record, selected=recorded or by_hand)
@@ -199,11 +204,11 @@ def lineage_of_pool_row(at_hand: AtHand, budget: str, class_name: str, index: in
     version = _pool(store, budget, class_name, replicate)
     parts = _parts(store, version)
     if PROMPTS not in parts:
-        return _lineage_of_code(store, version, index)
+        return _lineage_of_code(store, version, index, at_hand)
     table = from_parquet(version.read(synthetic_pool.FILE))
     rows = table[table["index"] == index]
     if rows.empty and CODES in parts:  # coded images are behind all that are generated
-        return _lineage_of_code(store, version, index)
+        return _lineage_of_code(store, version, index, at_hand, table)
     if rows.empty:
         raise StageError(
             f"{version.key} has no image {index}, but {len(table)}: {table['index'].min()} to {table['index'].max()}"
@@ -339,21 +344,31 @@ def _parts(store: Store, pool: Version) -> frozenset[str]:
     return PARTS[PROMPTS if payload == AUTO else payload]
 
 
-def _lineage_of_code(store: Store, pool: Version, index: int) -> Lineage:
-    """Where a coded image comes from, by the pool of its class."""
+def _lineage_of_code(
+    store: Store, pool: Version, index: int, at_hand: AtHand, generated: pd.DataFrame | None = None
+) -> Lineage:
+    """Where a coded image comes from, by the pool of its class, and by the images that are generated beside it."""
     key = replace(pool.key, asset=ImageCodes.name)
     codes = stored_version(store, key)
     if codes is None:
         raise StageError(f"{store.url} does not have {key}; `d3m distill` makes it again")
     first, count = codes.manifest.settings.get("first", 0), codes.manifest.metrics["images"]
     if not first <= index < first + count:
-        raise StageError(f"{key} has no image {index}, but {count}: {first} to {first + count - 1}")
+        coded = f"{count}: {first} to {first + count - 1}"
+        if generated is None:
+            raise StageError(f"{key} has no image {index}, but {coded}")
+        numbers = generated["index"]
+        raise StageError(
+            f"{pool.key} has no image {index}, but {len(numbers)}: {numbers.min()} to {numbers.max()}; and {key} has {coded}"
+        )
     found = Lineage(f"image {index} of {key}")
     found.sections["image"] = {"origin": CODED, "class": str(key.class_key), "index": index}
     _describe_codes(found, codes, index)
     found.sections["settings"] = codes.manifest.settings
-    with_ = f"d3m regenerate of the bundle of {key.budget}{'' if first else '; no model is needed'}"
-    found.sections["regenerate"] = {"possible": "yes", "with": with_}
+    with_ = f"d3m regenerate of the bundle of {key.budget}{'; no model is needed' if generated is None else ''}"
+    if generated is not None:
+        _describe_model_of_others(found, str(generated["foundation_fingerprint"].iloc[0]), pool, at_hand)
+    found.sections["regenerate"] = {"possible": _model_is_at_hand(found), "with": with_}
     return found
 
 
@@ -455,8 +470,16 @@ def _describe_model(found: Lineage, fingerprint: str, version: Version | None, a
     found.sections["foundation model"] = facts
 
 
+def _describe_model_of_others(
+    found: Lineage, fingerprint: str, version: Version | None, at_hand: AtHand, name: str = ""
+) -> None:
+    """The model beside a coded image: its bundle has generated images too, and is not regenerated without it."""
+    _describe_model(found, fingerprint, version, at_hand, name)
+    found.sections["foundation model"]["generates"] = "other images of the bundle, which is not regenerated without it"
+
+
 def _model_is_at_hand(found: Lineage) -> str:
-    if "foundation model" not in found.sections:  # coded images need none
+    if "foundation model" not in found.sections:  # a bundle of coded images alone needs none
         return "yes"
     state = str(found.sections["foundation model"].get("at hand", "not looked for"))
     return "yes" if state == "yes" else f"not here: foundation model at hand: {state}"
@@ -472,6 +495,15 @@ def _bundle_at_hand(found: Lineage, sha256: str, version: Version | None, at_han
             f"the image names {sha256[:12]}…"
         )
     return version.store.uri(version.key, distilled_bundle.FILE) if version is not None and version.current else ""
+
+
+def _bundle_of_image(sha256: str, version: Version | None, at_hand: AtHand) -> Bundle | None:
+    """The bundle that an image names, if it is at hand."""
+    if at_hand.bundle is not None and at_hand.bundle.sha256 == sha256:
+        return at_hand.bundle
+    if version is None or not version.current:
+        return None
+    return Bundle.from_bytes(version.read(distilled_bundle.FILE), str(version.key))
 
 
 def _describe_regeneration(found: Lineage, bundle: str, record: ImageRecord, *, selected: bool) -> None:

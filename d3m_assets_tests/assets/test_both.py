@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import tarfile
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,9 +23,10 @@ from d3m_assets.assets.synthetic_pool import FILE as POOL
 from d3m_assets.assets.synthetic_pool import pool_images
 from d3m_assets.datasets.images import decode_png
 from d3m_assets.datasets.labelled_images import resize_to_square
+from d3m_assets.distillation import bundle_file
 from d3m_assets.distillation.budgets import EmbeddingPlan, plan_embeddings, plan_selection, split_bytes
-from d3m_assets.distillation.bundle import Bundle
-from d3m_assets.errors import BudgetError, BundleError
+from d3m_assets.distillation.bundle import Bundle, Recipe
+from d3m_assets.errors import BudgetError, BundleError, StageError
 from d3m_assets.evaluation.codecs import decode_images, encode_images
 from d3m_assets.evaluation.codecs.reading import code_header
 from d3m_assets.evaluation.settings import TeacherSettings
@@ -98,7 +101,14 @@ def folder(both, foundation, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("allowed", "share", "expected"), [(64, 0.5, (32, 32)), (65, 0.5, (33, 32)), (10, 0.29, (8, 2))]
+    ("allowed", "share", "expected"),
+    [
+        (64, 0.5, (32, 32)),
+        (65, 0.5, (33, 32)),
+        (10, 0.29, (8, 2)),
+        (100, 0.29, (71, 29)),
+        (10**6, 1e-05, (999_990, 10)),
+    ],
 )
 def test_the_bytes_of_a_class_are_split_without_rest(allowed, share, expected):
     assert split_bytes(allowed, share) == expected
@@ -185,6 +195,18 @@ def test_what_is_regenerated_is_the_pool_and_the_codes_byte_for_byte(both, folde
     assert (result.verdict, result.total("checked"), result.total("missing")) == ("equal", total, 0)
 
 
+def test_images_of_tar_shards_say_their_origin_too(both, folder, foundation, tmp_path):
+    regenerate(bundle_of(both), foundation, tmp_path / "out", image_format="webdataset")
+    found = {}
+    for shard in sorted((tmp_path / "out").glob("*.tar")):
+        with tarfile.open(shard) as archive:
+            told = [json.load(archive.extractfile(name)) for name in archive.getnames() if name.endswith(".json")]
+        found |= {(facts["class_name"], facts["index"]): facts["origin"] for facts in told}
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    assert found == {(row["class_name"], row["index"]): row["origin"] for row in rows}
+    assert set(found.values()) == {GENERATED, CODED}
+
+
 def test_a_missing_and_a_foreign_image_are_found(both, folder, foundation, tmp_path):
     bundle = bundle_of(both)
     c = bundle.classes[0]
@@ -218,6 +240,25 @@ def test_the_end_of_the_class_with_most_codes_is_missed(both, foundation, tmp_pa
     (tmp_path / "out" / first.prompts.class_name / f"{unequal.code_numbers(first)[-1]:05d}.png").unlink()
     cut = verify(unequal, foundation, FolderImages(tmp_path / "out"))
     assert (cut.verdict, cut.total("missing")) == ("not equal", 1)
+
+
+def test_fewer_images_than_are_generated_lack_no_codes(both, folder, foundation, tmp_path):
+    """As an export of three images a class leaves them, which was stopped within the last class."""
+    bundle = bundle_of(both)
+    for c, count in zip(bundle.classes, (3, 3, 1), strict=True):
+        name = c.prompts.class_name
+        (tmp_path / name).mkdir()
+        for number in bundle.samples(c, count):
+            assert number < bundle.code_numbers(c).start
+            shutil.copy(folder / name / f"{number:05d}.png", tmp_path / name)
+    cut = verify(bundle, foundation, FolderImages(tmp_path))
+    assert [c.missing for c in cut.classes] == [0, 0, 2]
+    last = bundle.classes[1]
+    shutil.copy(
+        folder / last.prompts.class_name / f"{bundle.code_numbers(last)[0]:05d}.png", tmp_path / last.prompts.class_name
+    )
+    whole = [bundle.training_images(c) - there for c, there in zip(bundle.classes, (3, 4, 1), strict=True)]
+    assert [c.missing for c in verify(bundle, foundation, FolderImages(tmp_path)).classes] == whole
 
 
 def test_an_export_that_was_stopped_ends_with_the_same_bytes(both, folder, foundation, tmp_path):
@@ -289,9 +330,32 @@ def test_a_flipped_bit_of_either_part_is_refused(both):
                 Bundle.from_bytes(bytes(damaged))
 
 
+def test_versions_that_know_no_bundle_of_both_ask_for_an_upgrade(both, monkeypatch):
+    bundle = bundle_of(both)
+    data = bundle.to_bytes()
+    assert b"d3m-bundle-6" in data and b"d3m-bundle-5" not in data
+    assert Bundle.from_bytes(data).to_bytes() == data
+    for made, wrong in ((bundle, "d3m-bundle-5"), (of_prompts(bundle), "d3m-bundle-6")):
+        assert wrong.encode() not in made.to_bytes()
+        Bundle.from_bytes(made.to_bytes())
+        with monkeypatch.context() as patch:
+            patch.setattr(Recipe, "file_format", wrong)
+            forged = made.to_bytes()
+        with pytest.raises(BundleError, match=f"damaged: its format is {wrong}"):
+            Bundle.from_bytes(forged)
+    monkeypatch.setattr(bundle_file, "_FORMATS", ("d3m-bundle-5",))
+    with pytest.raises(BundleError, match="d3m-bundle-6; this version reads d3m-bundle-5. Upgrade d3m-assets"):
+        Bundle.from_bytes(data)
+
+
+def of_prompts(bundle):
+    """The same without its image codes."""
+    recipe = replace(bundle.recipe, payload="", payload_choice="")
+    return Bundle(recipe, tuple(replace(c, codes=b"") for c in bundle.classes))
+
+
 def test_a_bundle_that_has_one_part_too_few_or_too_many_is_refused(both):
     bundle = bundle_of(both)
-    assert b"d3m-bundle-5" in bundle.to_bytes()
     first, *others = bundle.classes
     codec = code_header(first.codes, (8, 8, 1)).codec
     longer = encode_images(codec, np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1)).astype(np.uint8))
@@ -336,6 +400,28 @@ def test_lineage_of_either_part(both, folder):
     ]
 
 
+def test_an_image_of_a_bundle_that_generates_is_regenerated_with_the_model_alone(both, folder, foundation):
+    bundle, store = bundle_of(both), opened(both).store
+    codes = next(bundle.code_numbers(c) for c in bundle.classes if c.prompts.class_key == "7")
+    path = folder / "7" / f"{codes[0]:05d}.png"
+    record = read_record(path)
+    other = SimpleNamespace(name="other", fingerprint="f" * 64)
+    for find_model, expected in (
+        (None, "not here: foundation model at hand: not looked for"),
+        (lambda: foundation.files, "yes"),
+        (lambda: other, "not here: foundation model at hand: no: the settings name"),
+    ):
+        for at_hand in (AtHand.of(store, find_model), AtHand(find_model=find_model, bundle=bundle, bundle_name="b")):
+            way = lineage_of_image(record, path, at_hand).sections["regenerate"]
+            assert way["possible"].startswith(expected)
+        way = lineage_of_pool_row(AtHand.of(store, find_model), "96B", "7", codes[0]).sections["regenerate"]
+        assert way["possible"].startswith(expected)
+        assert "no model is needed" not in way["with"]
+    told = rf"synthetic_pool .* no image 999, but {codes[0]}: 0 to {codes[0] - 1}; and image_codes .*: {codes[0]} to {codes[-1]}"
+    with pytest.raises(StageError, match=told):
+        lineage_of_pool_row(AtHand.of(store), "96B", "7", 999)
+
+
 def test_both_parts_are_shown(both, foundation, tmp_path):
     pipeline, bundle = opened(both), bundle_of(both)
     assert run(pipeline) == []
@@ -361,6 +447,9 @@ def test_that_codes_are_copies_is_no_fault_and_that_generated_images_are_not_is_
     generated = images[images["index"] < bundle_of(both).recipe.candidates]
     assert 0 < len(generated) < len(images) == summary["images"]
     assert summary["memorised"] == generated["memorised"].mean()
+    assert images["origin"].tolist() == [GENERATED if index in generated.index else CODED for index in images.index]
+    coded = images[images["origin"] == CODED]
+    assert len(coded) and not coded["memorised"].any()
 
 
 def test_new_codes_do_not_generate_images_again_and_new_vectors_do_not_encode_again(both):

@@ -417,6 +417,8 @@ def test_makers_declare_what_they_read_and_the_test_split_decides_nothing(finish
         ({"imported_embeddings": "somewhere"}, "leave one of the two out"),
         ({"payload": "neither"}, "'prompts', 'codes', 'both' or 'auto'"),
         ({"payload": "both", "codes_share": 1.0}, "codes_share"),
+        ({"codes_share": 0.25}, "with payload=codes a class does not have both; leave it out, or give payload=both"),
+        ({"payload": "prompts", "codes_share": 0.5}, "with payload=prompts a class does not have both"),
         ({"payload": "both", "validation_fraction": 0.0}, "payload=both is decided on the validation part"),
     ],
 )

@@ -163,9 +163,9 @@ def test_coded_images_are_left_out_of_the_share_of_copies(digits_parts):
     generated = np.arange(len(mixed)) < len(sound)
 
     def share(**options):
-        return audit_pool(
-            ImageSet.of(mixed), ImageSet.of(train), ImageSet.of(held_out), n_classes=10, **options
-        ).summary
+        found = audit_pool(ImageSet.of(mixed), ImageSet.of(train), ImageSet.of(held_out), n_classes=10, **options)
+        assert found.images["memorised"][~generated].any() == (not options)
+        return found.summary
 
     alone = audit_pool(ImageSet.of(sound), ImageSet.of(train), ImageSet.of(held_out), n_classes=10).summary
     told, untold = share(generated=generated), share()

@@ -74,7 +74,7 @@ class HuggingFaceWriter(FormatWriter):
                 "prompt": record.prompt,
                 "seed": record.seed,
                 "selected": record.selected,
-                **({"origin": record.origin} if self.plan.bundle.has_codes else {}),
+                **({"origin": record.origin} if self.plan.with_origin else {}),
             }
         )
         self._written += 1
@@ -147,7 +147,7 @@ class HuggingFaceWriter(FormatWriter):
             "prompt": {"dtype": "string", "_type": "Value"},
             "seed": {"dtype": "string", "_type": "Value"},
             "selected": {"dtype": "bool", "_type": "Value"},
-            **({"origin": {"dtype": "string", "_type": "Value"}} if self.plan.bundle.has_codes else {}),
+            **({"origin": {"dtype": "string", "_type": "Value"}} if self.plan.with_origin else {}),
         }
         return pa.schema(
             [
@@ -157,7 +157,7 @@ class HuggingFaceWriter(FormatWriter):
                 ("prompt", pa.string()),
                 ("seed", pa.string()),
                 ("selected", pa.bool_()),
-                *([("origin", pa.string())] if self.plan.bundle.has_codes else []),
+                *([("origin", pa.string())] if self.plan.with_origin else []),
             ],
             metadata={"huggingface": json.dumps({"info": {"features": features}}, ensure_ascii=False)},
         )

@@ -124,7 +124,7 @@ class ImageFolderWriter(FormatWriter):
         path = self.folder / folder / name
         path.parent.mkdir(exist_ok=True)
         write_whole(path, image.png())
-        self._lines.write(record.to_row(f"{folder}/{name}", with_origin=self.plan.bundle.has_codes).encode())
+        self._lines.write(record.to_row(f"{folder}/{name}", with_origin=self.plan.with_origin).encode())
         self._lines.flush()
 
     def finish(self) -> None:
@@ -139,7 +139,7 @@ class ImageFolderWriter(FormatWriter):
         features = [{"name": "image", "dtype": "image"}]
         features += [
             {"name": name, "dtype": dtype or {"class_label": {"names": names}}}  # type: ignore[dict-item]
-            for name, dtype in (*_FEATURES, *([("origin", "string")] if self.plan.bundle.has_codes else []))
+            for name, dtype in (*_FEATURES, *([("origin", "string")] if self.plan.with_origin else []))
         ]
         files = [{"split": "train", "path": "**"}]
         return {"configs": [{"config_name": "default", "data_files": files, "features": features}]}

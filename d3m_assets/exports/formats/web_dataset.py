@@ -74,8 +74,9 @@ class WebDatasetWriter(FormatWriter):
         record = image.record
         # No dot, which would end the key; unique over classes, whatever they are called.
         key = f"{image.class_position:05d}_{record.index:08d}"
-        facts = json.dumps({"label": image.class_position, **record.facts()}, ensure_ascii=False)
-        for suffix, data in (("png", image.png()), ("cls", b"%d" % image.class_position), ("json", facts.encode())):
+        facts = {"label": image.class_position, **record.facts(with_origin=self.plan.with_origin)}
+        text = json.dumps(facts, ensure_ascii=False).encode()
+        for suffix, data in (("png", image.png()), ("cls", b"%d" % image.class_position), ("json", text)):
             member = tarfile.TarInfo(f"{key}.{suffix}")  # without time and owner, so that equal images give equal bytes
             member.size = len(data)
             self._archive.addfile(member, io.BytesIO(data))

@@ -62,6 +62,11 @@ class ExportPlan:
         return " and ".join(word for word, holds in words.items() if holds)
 
     @property
+    def with_origin(self) -> bool:
+        """Whether every image says beside its label if it was generated or coded."""
+        return self.bundle.has_codes
+
+    @property
     def raw_bytes(self) -> int:
         """Bytes of the pixels of all images, which PNG files of them hardly exceed."""
         return self.total * self.image_size[0] * self.image_size[1] * self.bundle.recipe.channels
