@@ -543,9 +543,12 @@ def differences(results: Results, name: str, first: str, title: str | None = Non
 def as_markdown(results: Results, rows: Sequence[str]) -> str:
     """All results: differences to the first row at a glance, and a table for each dataset and budget."""
     titles = list(dict.fromkeys(cell.title for _, cell in results))
-    lines = ["| row | " + " | ".join([*titles, "all"]) + " |", "|---|" + "---|" * (len(titles) + 1)]
+    lines = ["| row | " + " | ".join([*titles, "mean of all"]) + " |", "|---|" + "---|" * (len(titles) + 1)]
     for name in rows:
-        cells = [_difference(differences(results, name, rows[0], title)) for title in [*titles, None]]
+        cells = [_difference(differences(results, name, rows[0], title)) for title in titles]
+        # Without an interval: cells of one seed or dataset are not independent.
+        every = differences(results, name, rows[0])
+        cells.append(f"{100 * np.mean(every):+.1f}" if every else "–")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     parts = ["\n".join(lines)]
     for title in titles:

@@ -13,7 +13,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from d3m_assets.assets.class_catalog import stored_catalog
 from d3m_assets.assets.files import to_parquet
-from d3m_assets.errors import DamagedError, StoreError, StoreNotWritableError, StoreUnavailableError
+from d3m_assets.errors import DamagedError, StageError, StoreError, StoreNotWritableError, StoreUnavailableError
+from d3m_assets.planning.planner import Outcome
 from d3m_assets.store import ArtefactKey, Spec, Store
 from d3m_assets.store_access import StoreFiles
 from d3m_assets.store_errors import is_transient
@@ -300,6 +301,32 @@ def test_a_flipped_byte_found_in_a_run_is_made_again_by_it_and_then_what_needs_i
     assert store.read(KEY, "word.json") == good
     assert again.plan().pending() == []
     assert list(Path(store.uri(KEY)).glob("*.damaged")) == []
+
+
+def test_two_damaged_inputs_are_made_again_and_what_failed_for_another_reason_is_not(tmp_path):
+    words_of = WORDS | {"c": "cedar"}
+    store = Store.open(tmp_path / "store")
+    planner = ToyPlanner(ToyContext(dict(words_of)), store)
+    planner.work_through(planner.plan())
+    images = [ArtefactKey("toy_image", name, "small") for name in words_of]
+    words = [ArtefactKey("toy_word", name) for name in list(words_of)[:2]]
+    assert len(images) > 2
+    for key in words:
+        flip(store, key, "word.json")
+    for key in images:
+        store.delete(key)
+    again = ToyPlanner(ToyContext(dict(words_of)), store)
+    make, asked = again.materialize, []
+
+    def one_fails(asset, keys):
+        asked.extend(keys)
+        for outcome in make(asset, keys):
+            yield Outcome(outcome.key, None, error=StageError("no luck")) if outcome.key == images[2] else outcome
+
+    tally = again.work_through(again.plan(), materialize=one_fails)
+    assert [outcome.key for outcome in tally.failed] == [images[2]]
+    assert asked.count(images[2]) == 1
+    assert {*words, *images[:2]} <= set(tally.made)
 
 
 def test_a_disk_that_damages_what_is_written_is_told_after_one_repair(tmp_path, monkeypatch):

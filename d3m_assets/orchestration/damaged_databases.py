@@ -73,6 +73,8 @@ def _keep_as(database: Path, other: Path) -> None:
     """Give a file a second name, so that the first is there all the time; a copy where the disk has no such names."""
     try:
         other.hardlink_to(database)
+    except FileExistsError:  # of a process that was killed within the same second
+        return
     except OSError:
         shutil.copyfile(database, other)
 

@@ -104,7 +104,9 @@ def _written(file: Path, text: str) -> Iterator[Path]:
     try:
         yield file
     finally:
-        file.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if file.read_text() == text:  # and not that of another process, which took the port first
+                file.unlink()
 
 
 @contextlib.contextmanager

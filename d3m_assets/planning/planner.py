@@ -155,10 +155,11 @@ class Tally:
     def replace(self, keys: Collection[ArtefactKey], later: Tally) -> None:
         """Count instead of what became of some artefacts at first what became of them, and of others, later."""
         self.failed = [outcome for outcome in self.failed if outcome.key not in keys] + later.failed
-        self.blocked = [key for key in self.blocked if key not in keys] + later.blocked
+        # What another failure blocks is deferred by work that leaves this failure out.
+        self.blocked = [key for key in self.blocked if key not in keys or key in later.deferred] + later.blocked
         self.made += later.made
         self.unchanged += later.unchanged
-        self.deferred += [key for key in later.deferred if key not in self.deferred]
+        self.deferred += [key for key in later.deferred if key not in {*self.deferred, *self.blocked}]
 
     @property
     def assets(self) -> frozenset[str]:
@@ -538,13 +539,16 @@ class Planner:
         chosen = {entry.key for entry in first_of_each_asset(wanted, limit)}
         make = materialize or self.materialize
         tally = self._work_through(pending, chosen, make, before)
-        if any(_is_of_damage(outcome.error) for outcome in tally.failed):
-            known = {entry.key for entry in pending}
+        known, repaired = {entry.key for entry in pending}, set[ArtefactKey]()
+        while failed := {outcome.key for outcome in tally.failed if _is_of_damage(outcome.error)}:
             pending = self.plan().pending()
-            # Once: a disk that damages what was just written needs a person.
-            if damaged := {entry.key for entry in pending} - known:
-                unmade = {outcome.key for outcome in tally.failed} | set(tally.blocked)
-                tally.replace(unmade, self._work_through(pending, damaged | unmade, make, before))
+            inputs = {name for key in failed for name in self.inputs(key)}
+            damaged = {entry.key for entry in pending if entry.key in inputs} - known - repaired
+            if not damaged:  # a disk that damages what was just written needs a person
+                break
+            repaired |= damaged
+            again = failed | set(tally.blocked)
+            tally.replace(again, self._work_through(pending, damaged | again, make, before))
         return tally
 
     def _work_through(
