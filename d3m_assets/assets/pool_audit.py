@@ -179,7 +179,7 @@ def _audited(context: Context, item: Item, real: _RealSide) -> Made:
         summary[COPIES] = True
     table = _with_names(found.images, rows["index"].to_numpy(), catalog, real.rows)
     if len(parts) > 1:
-        table.insert(table.columns.get_loc("index") + 1, "origin", rows["origin"].to_numpy())
+        table.insert(list(table.columns).index("index") + 1, "origin", rows["origin"].to_numpy())
     files = {TABLE: to_parquet(table), SUMMARY: to_json(_without_nan(summary))}
     metrics = {name: summary[name] for name in ("images", "memorised", "near_duplicate", "off_class", *SCORES)}
     spreads = [c["spread"] for c in summary["classes"] if not math.isnan(c["spread"])]

@@ -411,7 +411,7 @@ def test_an_image_of_a_bundle_that_generates_is_regenerated_with_the_model_alone
         (lambda: foundation.files, "yes"),
         (lambda: other, "not here: foundation model at hand: no: the settings name"),
     ):
-        for at_hand in (AtHand.of(store, find_model), AtHand(find_model=find_model, bundle=bundle, bundle_name="b")):
+        for at_hand in (AtHand.of(store, find_model), AtHand(None, "", find_model, bundle, "b")):
             way = lineage_of_image(record, path, at_hand).sections["regenerate"]
             assert way["possible"].startswith(expected)
         way = lineage_of_pool_row(AtHand.of(store, find_model), "96B", "7", codes[0]).sections["regenerate"]
