@@ -26,7 +26,7 @@ def test_the_table_has_every_row_and_says_how_verdicts_were_reached(readme, fini
     rows = [line.split("|")[1].strip() for line in lines[2:7]]
     assert rows == ["D3M", "random real images", "class-name prompts", "rendered characters", "whole train split"]
     # One family: D3M against four other rows at two budgets.
-    assert "(paired t-test, 95 %, Holm-corrected for 8 comparisons)" in text
+    assert "(Welch's t-test, Cochran-Cox, 95 %, Holm-corrected for 8 comparisons)" in text
     assert "on 18 real test images" in text
     assert "mean of 2 students" in text
 
