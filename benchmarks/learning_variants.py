@@ -7,6 +7,7 @@ the vectors, an optimizer that keeps them in a subspace.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -85,7 +86,7 @@ def learn(
     return results  # type: ignore[return-value]  # the errors are raised
 
 
-class ObjectiveWithTerm(DenoisingObjective):
+class ObjectiveWithTerm(DenoisingObjective, ABC):
     """The denoising error of a class and another term of its prompts, min-SNR weights left out.
 
     The term is multiplied by ``weight`` and by the class's own denoising error, without its gradient, so that a weight means
@@ -105,6 +106,7 @@ class ObjectiveWithTerm(DenoisingObjective):
         super().__init__(foundation, settings, seed, optimizer)
         self.weight = weight
 
+    @abstractmethod
     def errors_and_terms(
         self,
         states: Sequence[ClassState],
@@ -122,7 +124,6 @@ class ObjectiveWithTerm(DenoisingObjective):
             samples: Samples of each prompt in them.
             stream: Name of the random stream of what else is drawn.
         """
-        raise NotImplementedError
 
     def _losses(
         self,

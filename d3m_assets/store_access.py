@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from d3m_assets.addresses import masked
+from d3m_assets.replacing import replacing
 from d3m_assets.store_errors import is_transient, is_unreachable
 from d3m_assets.store_listing import ListedFile, list_local, list_remote
 
@@ -85,15 +85,9 @@ class StoreFiles:
             self.put(path, content)
             return
         # The folder is synced before the commit, for its data files, and after it, for the manifest.
-        temporary = f"{path}.{secrets.token_hex(4)}.tmp"
-        try:
-            self.put(temporary, content)
+        with replacing(Path(path)) as temporary:
+            self.put(str(temporary), content)
             _sync_folder(Path(path).parent)
-            Path(temporary).replace(path)
-        except Exception:
-            with contextlib.suppress(OSError):
-                Path(temporary).unlink()
-            raise
         _sync_folder(Path(path).parent)
 
     def remove(self, path: str) -> None:

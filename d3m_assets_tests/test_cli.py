@@ -91,7 +91,7 @@ def test_distill_status_metrics_inspect_regenerate(tmp_path, image_folder):
     out = tmp_path / "regenerated"
     d3m(tmp_path / "else", "regenerate", bundle, "--per-class", "3", "--output", out)
     loaded = Bundle.load(bundle)
-    numbers = {c.prompts.class_name: loaded.selected(c)[:3] for c in loaded.classes}
+    numbers = {c.prompts.class_name: loaded.training_numbers(c)[:3] for c in loaded.classes}
     assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*.png")) == [
         f"{name}/{k:05d}.png" for name, first in numbers.items() for k in first
     ]

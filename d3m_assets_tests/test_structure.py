@@ -40,6 +40,7 @@ ROOMS = (
         "terminal",
         "setting_types",
         "addresses",
+        "replacing",
     ),
 )
 """Rooms from the top to the ground; a file may import its own room and those below."""

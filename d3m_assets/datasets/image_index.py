@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from d3m_assets.replacing import replacing
 
 _COLUMNS = ["relative_path", "listed_bytes", "stamp", "sha256", "pixels", "bytes", "width", "height", "mode"]
 """An index that lacks one of them is of an earlier version, and not used."""
@@ -65,14 +66,10 @@ class ImageIndex:
         import pandas as pd
 
         rows = [(*place, f.sha256, f.pixels, f.bytes, f.width, f.height, f.mode) for place, f in images]
-        temporary = self.path.with_suffix(f".{secrets.token_hex(4)}.tmp")
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
+            with replacing(self.path) as temporary:
                 pd.DataFrame(rows, columns=_COLUMNS).to_parquet(temporary, index=False)
-                temporary.replace(self.path)
-            finally:
-                temporary.unlink(missing_ok=True)
 
     def forget(self) -> None:
         """Remove the index, so that the next scan reads everything."""

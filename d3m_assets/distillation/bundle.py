@@ -372,7 +372,7 @@ class Bundle:
         """Placeholder token of one learned prompt."""
         return placeholder_token(self.classes[class_index].prompts.class_id, prompt)
 
-    def selected(self, distilled: DistilledClass) -> np.ndarray | None:
+    def training_numbers(self, distilled: DistilledClass) -> np.ndarray | None:
         """Rising numbers of the samples that are a class's training set, int ``[K]``; None: samples are taken as they come.
 
         Those that its selection keeps of the candidates, and its coded images behind them.
@@ -392,7 +392,7 @@ class Bundle:
     def code_numbers(self, distilled: DistilledClass) -> range:
         """Numbers of a class's coded images: behind all that its training set is generated or selected from.
 
-        What lies behind them are fresh samples. Empty, at that place, where no image is coded.
+        Empty, at that place, where no image is coded.
         """
         if not self.generates:
             first = 0
@@ -402,6 +402,10 @@ class Bundle:
             first = self.recipe.kept or self.generation_settings().images_per_class
         return range(first, first + self._coded_count(distilled))
 
+    def first_fresh(self, distilled: DistilledClass) -> int:
+        """The first sample of a class behind its training set, its candidates and its coded images."""
+        return self.code_numbers(distilled).stop
+
     def samples(self, distilled: DistilledClass, count: int) -> np.ndarray:
         """Numbers of the first ``count`` samples of a class: its training set, then fresh ones behind all candidates.
 
@@ -410,12 +414,12 @@ class Bundle:
         """
         if not self.generates:
             self._check_coded(distilled, count)
-        return samples_in_order(self.selected(distilled), self.code_numbers(distilled).stop, count)
+        return samples_in_order(self.training_numbers(distilled), self.first_fresh(distilled), count)
 
     def training_images(self, distilled: DistilledClass) -> int:
         """Images of a class that the training set has."""
-        selected = self.selected(distilled)
-        return self.code_numbers(distilled).stop if selected is None else len(selected)
+        selected = self.training_numbers(distilled)
+        return self.first_fresh(distilled) if selected is None else len(selected)
 
     def coded_images(self, distilled: DistilledClass) -> np.ndarray:
         """The decoded images of a class, uint8 ``[N, H, W, C]`` at the stored size.

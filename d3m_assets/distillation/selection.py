@@ -124,18 +124,18 @@ def _subsets(candidates: int, kept: int) -> int:
     return total
 
 
-def samples_in_order(selected: np.ndarray | None, candidates: int, count: int) -> np.ndarray:
-    """Numbers of the first ``count`` samples of a class: those selected, then fresh ones that nobody chose from.
+def samples_in_order(training: np.ndarray | None, first_fresh: int, count: int) -> np.ndarray:
+    """Numbers of the first ``count`` samples of a class: its training set, then fresh ones that nobody chose from.
 
     Args:
-        selected: Rising numbers, int ``[K]``; None: nothing was selected, and samples are taken as they come.
-        candidates: That they were selected from.
+        training: Rising numbers, int ``[K]``; None: nothing was selected, and samples are taken as they come.
+        first_fresh: Behind all candidates and coded images.
         count: How many.
     """
-    if selected is None:
+    if training is None:
         return np.arange(count)
-    fresh = np.arange(candidates, candidates + max(0, count - len(selected)))
-    return np.concatenate([selected[:count], fresh])
+    fresh = np.arange(first_fresh, first_fresh + max(0, count - len(training)))
+    return np.concatenate([training[:count], fresh])
 
 
 @dataclass(frozen=True)

@@ -230,10 +230,10 @@ def _without_model(bundle: Bundle) -> BundleError:
 
 def sample_numbers(bundle: Bundle, distilled: DistilledClass, begin: int, end: int) -> Iterator[int]:
     """Rising numbers of the samples ``begin`` to ``end - 1`` of a class, in the order of ``bundle.samples``."""
-    selected = bundle.selected(distilled)
+    selected = bundle.training_numbers(distilled)
     if selected is None:
         return iter(range(begin, end))
-    first_fresh = bundle.code_numbers(distilled).stop
+    first_fresh = bundle.first_fresh(distilled)
     fresh = [first_fresh + max(0, k - len(selected)) for k in (begin, end)]
     return itertools.chain(selected[begin:end].tolist(), range(*fresh))
 

@@ -378,10 +378,10 @@ def _expected_images(bundle: Bundle, c: DistilledClass, lengths: Sequence[int], 
 
 def _length(bundle: Bundle, c: DistilledClass, present: Sequence[int]) -> int:
     """How many samples of a class, in their order, include all that are there."""
-    selected = bundle.selected(c)
+    selected = bundle.training_numbers(c)
     if selected is None or not present:
         return present[-1] + 1 if present else 0
-    if present[-1] >= (first_fresh := bundle.code_numbers(c).stop):
+    if present[-1] >= (first_fresh := bundle.first_fresh(c)):
         return len(selected) + present[-1] - first_fresh + 1
     return int(np.searchsorted(selected, present[-1], side="right"))
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import secrets
 import time
 from collections.abc import Iterable
 from pathlib import Path
+
+from d3m_assets.replacing import replacing
 
 _SETTLED_NS = 2_000_000_000
 """Age from which a file's time of change is trusted: file systems count in steps of up to two seconds (FAT), and a second
@@ -60,11 +61,7 @@ def _load(cache: Path) -> dict[str, _Entry]:
 def _save(cache: Path, entries: dict[str, _Entry]) -> None:
     """Write the cache whole or not at all; digests of files that are gone are left out."""
     present = {path: entry for path, entry in sorted(entries.items()) if Path(path).is_file()}
-    temporary = cache.with_suffix(f".{secrets.token_hex(4)}.tmp")
     with contextlib.suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with replacing(cache) as temporary:
             temporary.write_text(json.dumps(present, indent=1), encoding="utf-8")
-            temporary.replace(cache)
-        finally:
-            temporary.unlink(missing_ok=True)

@@ -87,7 +87,7 @@ class PoolImages:
         self._selected = {
             c.prompts.class_name: frozenset(numbers.tolist())
             for c in bundle.classes
-            if (numbers := bundle.selected(c)) is not None
+            if (numbers := bundle.training_numbers(c)) is not None
         }
         self._bundle = bundle
         self._numbers = {c.prompts.class_name: bundle.code_numbers(c) for c in bundle.classes}

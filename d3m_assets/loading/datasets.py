@@ -54,8 +54,8 @@ class _Images:
         chunk_size = self.bundle.generation_settings().batch_size
         samples = [
             ClassSamples.of(
-                self.bundle.selected(c),
-                self.bundle.code_numbers(c).stop,
+                self.bundle.training_numbers(c),
+                self.bundle.first_fresh(c),
                 images_per_class or self.bundle.training_images(c),
                 chunk_size,
                 self.bundle.training_images(c),

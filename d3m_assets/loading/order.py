@@ -35,8 +35,8 @@ class ClassSamples:
     """The samples of one class.
 
     Attributes:
-        selected: Rising numbers of the samples that the bundle selects, int64 ``[K]``; None: there is no selection.
-        candidates: Samples that they were selected from, coded images included; 0 without a selection.
+        selected: Rising numbers of the bundle's training set, int64 ``[K]``; None: samples are taken as they come.
+        candidates: Samples that it was selected from, and coded images behind them; 0 without a selection.
         pool: Rising numbers of the fixed pool, int64 ``[N]``.
         first_fresh: The first fresh sample; a multiple of the chunk size.
         limit: Samples that there are in all, of a class whose images are coded; None: any number.

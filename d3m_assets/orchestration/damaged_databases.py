@@ -56,11 +56,12 @@ def put_aside(home: Path, make: Callable[[str, Path], object], most_bytes: float
             suffix = datetime.now(UTC).strftime(".damaged-%Y-%m-%dT%H-%M-%SZ")
             with tempfile.TemporaryDirectory(prefix=NEW, dir=home) as folder:
                 make(name, Path(folder))
-                # Its write-ahead log goes along: applied to the new database, it would damage that one too.
+                _keep_as(database, Path(f"{database}{suffix}"))
+                # Its write-ahead log goes along: applied to the new database, it would damage that one too. In the last moment,
+                # since whoever still writes to the damaged one begins another log.
                 for part in ("-wal", "-shm", "-journal"):
                     with contextlib.suppress(FileNotFoundError):
                         Path(f"{database}{part}").replace(f"{database}{suffix}{part}")
-                _keep_as(database, Path(f"{database}{suffix}"))
                 (Path(folder) / name).replace(database)
             told.append(
                 f"Dagster's database {database} was damaged ({damage}) and is kept as {database.name}{suffix}; a new one is "

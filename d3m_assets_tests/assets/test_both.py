@@ -221,7 +221,7 @@ def test_a_missing_and_a_foreign_image_are_found(both, folder, foundation, tmp_p
         if count == "missing":
             (out / c.prompts.class_name / name).unlink()
         elif count == "unselected":
-            rejected = next(k for k in range(bundle.recipe.candidates) if k not in bundle.selected(c))
+            rejected = next(k for k in range(bundle.recipe.candidates) if k not in bundle.training_numbers(c))
             shutil.copy(files[0], files[0].with_name(f"{rejected:05d}.png"))
         else:
             shutil.copy(sorted((out / bundle.classes[1].prompts.class_name).glob("*.png"))[-1], files[-1])
@@ -292,7 +292,7 @@ def test_more_images_than_the_training_set_has_are_fresh_ones_behind_the_codes(b
     for c in bundle.classes:
         files = sorted((tmp_path / "out" / c.prompts.class_name).glob("*.png"))
         fresh = [path for path in files if not read_record(path).selected]
-        beyond = bundle.code_numbers(c).stop
+        beyond = bundle.first_fresh(c)
         assert [int(path.stem) for path in fresh] == list(range(beyond, beyond + count - bundle.training_images(c)))
         assert len(files) == count
     assert verify(bundle, foundation, FolderImages(tmp_path / "out")).verdict == "equal"
@@ -388,7 +388,7 @@ def test_lineage_of_either_part(both, folder):
     ):
         assert found.sections["image"]["origin"] == CODED
         assert found.sections["real images"]["images"] == expected
-    first = int(bundle.selected(c)[0])
+    first = int(bundle.training_numbers(c)[0])
     path = folder / "7" / f"{first:05d}.png"
     for found in (lineage_of_image(read_record(path), path, at_hand), lineage_of_pool_row(at_hand, "96B", "7", first)):
         assert "origin" not in found.sections["image"]

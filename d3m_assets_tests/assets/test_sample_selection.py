@@ -111,7 +111,7 @@ def test_regenerated_images_are_the_selected_ones_and_then_fresh_ones(selected, 
     assert regenerate(bundle, foundation, tmp_path / "more", per_class=KEPT + 2) == 3 * (KEPT + 2)
     for c in bundle.classes:
         pool = from_parquet(read(pipeline, "synthetic_pool", POOL, c.prompts.class_key)).set_index("index")
-        numbers = bundle.selected(c).tolist()
+        numbers = bundle.training_numbers(c).tolist()
         for folder, fresh in (("exact", []), ("more", [3 * KEPT, 3 * KEPT + 1])):
             files = sorted((tmp_path / folder / c.prompts.class_name).glob("*.png"))
             assert [int(path.stem) for path in files] == numbers + fresh
@@ -121,7 +121,7 @@ def test_regenerated_images_are_the_selected_ones_and_then_fresh_ones(selected, 
     lines = [json.loads(line) for line in (tmp_path / "more" / "metadata.jsonl").read_text().splitlines()]
     rows = pd.DataFrame(lines)
     assert rows["index"].tolist() == [
-        n for c in bundle.classes for n in [*bundle.selected(c).tolist(), 3 * KEPT, 3 * KEPT + 1]
+        n for c in bundle.classes for n in [*bundle.training_numbers(c).tolist(), 3 * KEPT, 3 * KEPT + 1]
     ]
     assert (rows["selected"] == (rows["index"] < 3 * KEPT)).all()
     for folder in ("exact", "more"):
@@ -138,7 +138,7 @@ def test_a_rejected_sample_is_no_image_of_the_bundle(selected, foundation, tmp_p
     bundle = bundle_of(open_pipeline(selected, selected / "images", **SELECTED))
     regenerate(bundle, foundation, tmp_path / "out")
     folder = tmp_path / "out" / bundle.classes[0].prompts.class_name
-    rejected = sorted(set(range(3 * KEPT)) - set(bundle.selected(bundle.classes[0]).tolist()))[0]
+    rejected = sorted(set(range(3 * KEPT)) - set(bundle.training_numbers(bundle.classes[0]).tolist()))[0]
     shutil.copy(sorted(folder.glob("*.png"))[0], folder / f"{rejected:05d}.png")
     result = verify(bundle, foundation, FolderImages(tmp_path / "out"))
     assert (result.verdict, result.total("unselected")) == ("not equal", 1)
@@ -212,7 +212,7 @@ def test_a_budget_without_room_keeps_all_samples_and_says_so(finished, tmp_path)
     pipeline = open_pipeline(tmp_path, tmp_path / "images", **changes)
     run(pipeline)
     bundle = bundle_of(pipeline, "32B")
-    assert all(bundle.selected(c) is None and bundle.training_images(c) == KEPT for c in bundle.classes)
+    assert all(bundle.training_numbers(c) is None and bundle.training_images(c) == KEPT for c in bundle.classes)
     assert "selection of samples (none: the budget has no room)" in set(bundle.ledger()["item"])
     assert len(from_parquet(read(pipeline, "synthetic_pool", POOL, budget="32B"))) == KEPT
     assert "selection_model" not in pipeline.store.assets()
@@ -230,7 +230,7 @@ def test_recognised_may_keep_fewer_of_one_class(selected, tmp_path, foundation):
     for c in bundle.classes:
         samples = from_parquet(read(pipeline, "sample_selection", TABLE, c.prompts.class_key))
         recognised = samples.index[samples["predicted_class"] == c.prompts.class_name].tolist()[:KEPT]
-        assert bundle.selected(c).tolist() == recognised or len(bundle.selected(c)) == 1
+        assert bundle.training_numbers(c).tolist() == recognised or len(bundle.training_numbers(c)) == 1
     count = regenerate(bundle, foundation, tmp_path / "out")
     assert count == sum(bundle.training_images(c) for c in bundle.classes)
     assert verify(bundle, foundation, FolderImages(tmp_path / "out")).verdict == "equal"

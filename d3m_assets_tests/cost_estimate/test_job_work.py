@@ -117,6 +117,17 @@ def test_a_described_dataset_costs_what_the_same_dataset_costs(tmp_path, image_f
     assert described == scanned
 
 
+def test_classes_that_share_a_batch_on_a_processor_take_memory_together(tmp_path):
+    def memory(**changes):
+        steps = {"inversion.samples_per_step": 64, "generation.batch_size": 1, "generation.decode_batch_size": 1}
+        settings = load_settings(home=tmp_path, device="cpu", **QUICK | steps | changes)
+        return estimate(pipeline_to_plan(settings, described="10,1300,500,8x8x1")).costs[0].least_memory
+
+    alone = memory(**{"inversion.classes_per_batch": 1})
+    assert memory(**{"inversion.classes_per_batch": 8}) > 1.1 * alone
+    assert memory() == alone  # 96 samples are no two classes of 64
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "10", "1,10,10,8x8x1", "10,5,10,8x8x1", "10,100,0,8x8x1", "10,100,10,8x8x4", "10,100,10,0x8x1", "a,b,c,d"],

@@ -264,9 +264,9 @@ def test_selections_and_int4_go_with_the_bundle(words):
     assert back.recipe == made.recipe
     assert back.to_bytes() == data
     assert [c.selection for c in back.classes] == [c.selection for c in made.classes]
-    assert back.selected(back.classes[0]).tolist() == [0, 7, 11]
+    assert back.training_numbers(back.classes[0]).tolist() == [0, 7, 11]
     assert back.samples(back.classes[0], 5).tolist() == [0, 7, 11, 12, 13]
-    assert back.selected(back.classes[1]) is None
+    assert back.training_numbers(back.classes[1]) is None
     assert back.samples(back.classes[1], 3).tolist() == [0, 1, 2]
     assert [back.training_images(c) for c in back.classes] == [3, 4]
     assert back.payload == 2 * 32 + len(made.classes[0].selection)
@@ -279,7 +279,7 @@ def test_a_bundle_without_selection_says_nothing_of_one(words):
     plain = bundle(words)
     assert b"criterion" not in plain.to_bytes()
     assert not any(item.startswith("selection") for item in plain.ledger()["item"])
-    assert plain.selected(plain.classes[0]) is None
+    assert plain.training_numbers(plain.classes[0]) is None
     assert plain.training_images(plain.classes[0]) == GenerationSettings().images_per_class
 
 

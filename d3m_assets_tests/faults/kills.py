@@ -104,6 +104,7 @@ def run(count: int, seed: int, front: str) -> dict[str, int]:
         expected, timeline = _undisturbed(folder)
         with FRONTS[front](folder, timeline) as opened:
             while counts["kills"] < count:
+                before = counts["kills"]
                 opened.begin()
                 for moment in moments(timeline, min(KILLS_OF_A_CHAIN, count - counts["kills"]), choose):
                     if not opened.reach(moment):
@@ -114,6 +115,8 @@ def run(count: int, seed: int, front: str) -> dict[str, int]:
                 opened.count_left(counts)
                 counts["jobs"] += 1
                 print(dict(counts), flush=True)
+                if counts["kills"] == before:
+                    raise TimeoutError("a job came to its end before any of its moments was reached")
     return dict(counts)
 
 
@@ -420,12 +423,17 @@ class Shell(Front):
 
     def finish(self, counts: Counter[str]) -> None:
         # The attempt whose process was killed last may fail, the one after it has no reason to.
+        status: int | None = None
         for _ in range(2):
             if not self.keep_working():
+                status = 0
                 break
             assert self.command is not None
-            self.command.wait(SECONDS_OF_A_RUN)
-        if self.keep_working():
+            try:
+                status = self.command.wait(SECONDS_OF_A_RUN)
+            except subprocess.TimeoutExpired:
+                break
+        if status != 0:
             counts["runs that failed"] += 1
             print(self.log(), flush=True)
         self._count_processes(counts, 30)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -87,6 +88,51 @@ def test_a_damaged_database_is_put_aside_with_its_log(tmp_path: Path, database: 
     assert "alembic_version" in tables_of(database)
     assert not Path(f"{database}-wal").exists()
     assert put_aside(tmp_path, make_database) == []
+
+
+@pytest.mark.parametrize("names", [True, False], ids=["a disk with hard links", "one without"])
+def test_a_log_that_is_begun_while_the_damaged_one_is_kept_goes_along(
+    tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch, names: bool
+) -> None:
+    database.write_bytes(database.read_bytes()[:5000])
+    link = Path.hardlink_to
+
+    def while_somebody_writes(self: Path, target: Path) -> None:
+        Path(f"{database}-wal").write_bytes(b"of the damaged one")
+        if not names:
+            raise OSError("no hard links")
+        link(self, target)
+
+    monkeypatch.setattr(Path, "hardlink_to", while_somebody_writes)
+    assert len(put_aside(tmp_path, make_database)) == 1
+    (log,) = database.parent.glob("runs.db.damaged-*-wal")
+    assert log.read_bytes() == b"of the damaged one"
+    assert not Path(f"{database}-wal").exists()
+
+
+def test_putting_aside_goes_on_where_a_process_was_killed_within_the_same_second(
+    tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database.write_bytes(database.read_bytes()[:5000])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(damaged_databases, "datetime", Clock)
+        patch.setattr(Path, "replace", interrupted)
+        put_aside(tmp_path, make_database)
+    monkeypatch.setattr(damaged_databases, "datetime", Clock)
+    assert len(put_aside(tmp_path, make_database)) == 1
+    assert "alembic_version" in tables_of(database)
+
+
+class Clock:
+    """A clock that stands still."""
+
+    @staticmethod
+    def now(zone: object) -> datetime:
+        return datetime(2026, 11, 28, tzinfo=UTC)
+
+
+def interrupted(self: Path, target: Path) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_whole_database_stays_also_one_whose_log_is_lost_or_not_written_back(tmp_path: Path, database: Path) -> None:

@@ -535,7 +535,11 @@ def export(settings: TrainingSettings, folder: Path, output: Path) -> None:
     # transformers 5 would otherwise load the text encoder as fp16 beside an fp32 U-Net, and the pipeline would fail.
     config = part / "text_encoder" / "config.json"
     config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
-    facts = {"settings": asdict(settings), "seconds": round(trainer.seconds), "losses": trainer.losses}
+    # Of paths the last part: where they were on this machine is nobody's business.
+    named = {
+        name: Path(value).name for name, value in asdict(settings).items() if name in ("fonts", "autoencoder", "start")
+    }
+    facts = {"settings": asdict(settings) | named, "seconds": round(trainer.seconds), "losses": trainer.losses}
     if settings.fonts:
         facts["fonts"] = load_outlines(folder / "outlines").sources
     if settings.start and (before := Path(settings.start) / "training.json").is_file():
