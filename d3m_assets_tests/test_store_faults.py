@@ -313,7 +313,8 @@ def test_two_damaged_inputs_are_made_again_and_what_failed_for_another_reason_is
     assert len(images) > 2
     for key in words:
         flip(store, key, "word.json")
-    for key in images:
+    score = ArtefactKey("toy_score", None, "small")
+    for key in [*images, score]:
         store.delete(key)
     again = ToyPlanner(ToyContext(dict(words_of)), store)
     make, asked = again.materialize, []
@@ -326,6 +327,7 @@ def test_two_damaged_inputs_are_made_again_and_what_failed_for_another_reason_is
     tally = again.work_through(again.plan(), materialize=one_fails)
     assert [outcome.key for outcome in tally.failed] == [images[2]]
     assert asked.count(images[2]) == 1
+    assert score in tally.blocked and score not in tally.deferred
     assert {*words, *images[:2]} <= set(tally.made)
 
 

@@ -1,4 +1,5 @@
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 
 from d3m_assets.errors import SettingsError
 from d3m_assets.foundation.embedded import training
-from d3m_assets.foundation.embedded.training import Muon, TrainingSettings, train
+from d3m_assets.foundation.embedded.training import IMAGE_ENCODER, Muon, TrainingSettings, train
 from d3m_assets.foundation.embedded.training import _build as build
 from d3m_assets_tests.processes import alive
 
@@ -118,6 +119,10 @@ def test_training_can_go_on_from_a_pipeline(copy):
         for a, b in zip(weights(copy / "model", "vae").values(), weights(copy / "further", "vae").values(), strict=True)
     )
     assert not (copy / "work2" / "autoencoder.safetensors").exists()
+    before, after = (load_file(copy / name / IMAGE_ENCODER) for name in ("model", "further"))
+    assert all(torch.allclose(before[n].float(), after[n].float(), atol=2e-3) for n in before), "image encoder"
+    recorded = json.loads((copy / "further" / "training.json").read_text())["settings"]
+    assert recorded["start"] == "model"  # and not where it was on this machine
 
     file = copy / "model" / "unet" / "diffusion_pytorch_model.safetensors"
     from safetensors.torch import save_file
