@@ -234,7 +234,7 @@ class Comparison:
         if math.isnan(self.low):
             return None
         strict = (1 - CONFIDENCE) / max(1, self.family_size)
-        if self.paired or self.units[0] == self.units[1] != "students" or self.units[1] == "pools":
+        if self.paired or self.units[1] == "pools" or self.units == ("distillations", "distillations"):
             # Both have a block more for each distillation more.
             together = np.arange(max(self.blocks), MOST_SEEDS + 1)
             enough = self._tells(together, together, strict)
