@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 
@@ -17,9 +18,12 @@ from d3m_assets.datasets.image_folder import SPLIT_FOLDERS, refuse_irregular, st
 from d3m_assets.datasets.image_table import LABEL_NAMES, first_of
 from d3m_assets.datasets.images import read_bytes, too_large
 from d3m_assets.datasets.listed_source import ListedImage, ListedSource, ListedSplit, Listing
+from d3m_assets.datasets.table_files import check_size
 from d3m_assets.errors import DatasetError
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".jsonl")
+MOST_BYTES = 2**30
+"""Of a table that is text, which is read as a whole."""
 _PATH_NAMES = ("file_name", "path", "file", "filename", "filepath", "image_path", "image", "img")
 _SPLIT_NAMES = ("split", "part", "subset")
 
@@ -154,13 +158,16 @@ def read_manifest(url: str, options: dict[str, Any]) -> tuple[list[str], list[di
         refuse_irregular(fs, path)
         with fs.open(path, "rb") as file:
             if kind.endswith(".parquet"):
+                check_size(pq.ParquetFile(file).metadata)
                 rows = pq.read_table(file).to_pylist()
             elif kind.endswith(".jsonl"):
-                rows = [json.loads(line) for line in file.read().decode("utf-8-sig").splitlines() if line.strip()]
+                text = _whole(file).decode("utf-8-sig")
+                rows = [json.loads(line) for line in text.splitlines() if line.strip()]
             else:
                 # A class may be called NA or null.
-                text = {"dtype": str, "keep_default_na": False, "na_filter": False, "encoding": "utf-8-sig"}
-                table = pd.read_csv(file, sep="\t" if kind.endswith(".tsv") else ",", **text)  # type: ignore[call-overload]
+                as_text = {"dtype": str, "keep_default_na": False, "na_filter": False, "encoding": "utf-8-sig"}
+                separator = "\t" if kind.endswith(".tsv") else ","
+                table = pd.read_csv(io.BytesIO(_whole(file)), sep=separator, **as_text)  # type: ignore[call-overload]
                 return list(map(str, table.columns)), [
                     {str(name): str(cell).strip() for name, cell in row.items()} for row in table.to_dict("records")
                 ]
@@ -170,6 +177,14 @@ def read_manifest(url: str, options: dict[str, Any]) -> tuple[list[str], list[di
         raise
     except Exception as error:  # pandas, pyarrow and each service raise their own
         raise DatasetError(f"the table {url} cannot be read: {error}. Check `dataset`.") from error
+
+
+def _whole(file: IO[bytes]) -> bytes:
+    """The content of a file; a server's answer may have no end."""
+    content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"it has more than {MOST_BYTES:,} bytes; write it as parquet")
+    return content
 
 
 def _text(cell: Any) -> str:

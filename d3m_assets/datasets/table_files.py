@@ -10,9 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 _MOST_BYTES = 512 * 2**20
 """Of rows that a process keeps in memory, beside the group that is being read."""
+
+MOST_ROWS = 2**26
+"""Of a parquet file: repeated values take no bytes in it, but memory once they are read."""
+MOST_GROUP_BYTES = 4 * 2**30
+"""Of a column in one group of rows, which is read as a whole."""
 
 _Key = tuple[int, str, str]  # process, dataset, file
 _groups: OrderedDict[tuple[_Key, str, int], pa.ChunkedArray] = OrderedDict()
@@ -27,6 +33,30 @@ def forget(dataset: str) -> None:
             del _groups[kept]
         for key in [key for key in _starts if key[1] == dataset]:
             del _starts[key]
+
+
+def check_size(metadata: pq.FileMetaData, column: str | None = None, group: int | None = None) -> None:
+    """Compare what a parquet file unpacks to, by its own account, with what is read of one.
+
+    Args:
+        metadata: Of the file.
+        column: That is to be read; None: all.
+        group: Of rows, that is to be read; None: all.
+
+    Raises:
+        ValueError: It is too large; the message says what to do.
+    """
+    if metadata.num_rows > MOST_ROWS:
+        raise ValueError(f"has {metadata.num_rows:,} rows; write it as several files of at most {MOST_ROWS:,}")
+    for index in range(metadata.num_row_groups) if group is None else (group,):
+        rows = metadata.row_group(index)
+        chunks = [rows.column(k) for k in range(rows.num_columns)]
+        size = sum(c.total_uncompressed_size for c in chunks if column in (None, c.path_in_schema.split(".")[0]))
+        if size > MOST_GROUP_BYTES:
+            raise ValueError(
+                f"has {size:,} bytes in a group of rows, of which at most {MOST_GROUP_BYTES:,} are read; write it with "
+                "smaller groups of rows"
+            )
 
 
 class TableFile:
@@ -58,6 +88,7 @@ class TableFile:
         if not self._is_parquet:
             return self._arrow_column(name).to_pylist()
         with self._open_file(self._path) as file:
+            check_size(pq.ParquetFile(file).metadata, name)
             return pq.read_table(file, columns=[name]).column(0).to_pylist()
 
     def value(self, column: str, row: int) -> Any:
@@ -77,7 +108,9 @@ class TableFile:
         import pyarrow.parquet as pq
 
         with self._open_file(self._path) as file:
-            return pq.ParquetFile(file).read_row_group(group, columns=[column]).column(0)
+            table = pq.ParquetFile(file)
+            check_size(table.metadata, column, group)
+            return table.read_row_group(group, columns=[column]).column(0)
 
     def _arrow_column(self, column: str) -> pa.ChunkedArray:
         import pyarrow as pa

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from d3m_assets.datasets import image_manifest, table_files
 from d3m_assets.datasets.data_files import expand_braces, split_of
 from d3m_assets.datasets.image_cache import ImageCache
 from d3m_assets.datasets.image_folder import ImageFolder, ZippedImageFolder
@@ -34,6 +35,7 @@ from d3m_assets.datasets.image_table import ImageTable
 from d3m_assets.datasets.opening import open_dataset
 from d3m_assets.datasets.settings import ImageSettings
 from d3m_assets.datasets.source import Scan
+from d3m_assets.datasets.table_files import MOST_ROWS
 from d3m_assets.datasets.web_dataset import WebDataset
 from d3m_assets.errors import DatasetError
 from d3m_assets_tests.datasets.conftest import png
@@ -359,6 +361,39 @@ def test_damaged_containers_are_refused_by_name(make_folder, tmp_path):
         _add(shard, "a.png", png(1))
     with pytest.raises(DatasetError, match="must not be compressed"):
         open_dataset(str(tmp_path / "y.tar.gz"), home=tmp_path / "home", validation_fraction=0).scan()
+
+
+def test_a_table_that_unpacks_to_more_than_memory_is_refused_before_it_is_unpacked(tmp_path):
+    same = pa.DictionaryArray.from_arrays(pa.array(np.zeros(MOST_ROWS + 1, np.int8)), pa.array(["a"]))
+    names = tmp_path / "names.parquet"
+    pq.write_table(pa.table({"file_name": same, "label": same}), names)
+    assert names.stat().st_size < 1_000_000
+    with pytest.raises(DatasetError, match=r"names.parquet cannot be read: has 67,108,865 rows; write it as several"):
+        ImageManifest(str(names)).scan()
+
+
+def test_a_table_of_images_that_is_too_large_is_told(make_folder, tmp_path, monkeypatch):
+    hub = as_hub_repository(make_folder(*NAMES), tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(table_files, "MOST_GROUP_BYTES", 300)
+        with pytest.raises(
+            DatasetError, match=r"parquet/\d+ has [\d,]+ bytes in a group of rows, of which at most 300"
+        ):
+            ImageTable(hub).scan()
+    monkeypatch.setattr(table_files, "MOST_ROWS", 3)
+    with pytest.raises(DatasetError, match=r"parquet cannot be read: has \d+ rows; write it as several"):
+        ImageTable(hub).scan()
+
+
+def test_a_table_of_text_without_end_is_refused(make_folder, monkeypatch):
+    root = make_folder("a")
+    monkeypatch.setattr(image_manifest, "MOST_BYTES", 200)
+    for form in (as_csv, as_json_lines):
+        table = form(root, root)
+        with Path(table).open("a") as file:
+            file.write("\n" * 200)
+        with pytest.raises(DatasetError, match="has more than 200 bytes; write it as parquet"):
+            ImageManifest(table).scan()
 
 
 def test_a_manifest_says_which_row_is_wrong(make_folder, tmp_path):
