@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,13 @@ import dagster as dg
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 from dagster._core.events import DagsterEventType
+from dagster._core.execution.compute_logs import redirect_to_file
 from dagster._core.instance import InstanceRef
+from dagster._core.storage.compute_log_manager import CapturedLogContext, ComputeIOType
 from dagster._core.storage.event_log import ConsolidatedSqliteEventLogStorage
+from dagster._core.storage.local_compute_log_manager import IO_TYPE_EXTENSION, LocalComputeLogManager
 from dagster._core.storage.tags import GRPC_INFO_TAG
+from dagster._serdes import ConfigurableClassData
 
 EVENTS_ALREADY_LOGGED = SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 """Metadata of an output that makes no materialisation of its own, because the step has logged all of them."""
@@ -28,6 +33,36 @@ def instance_without_captured_output(home: Path) -> dg.DagsterInstance:
     """The instance in a folder, with the output of runs left on the terminal: capturing would take it from the progress."""
     nothing = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
     return dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home), overrides={"compute_logs": nothing}))
+
+
+class OutputInFiles(LocalComputeLogManager):
+    """Output of runs in files, where the web page reads it.
+
+    Dagster's own copies it to the terminal as well, by a ``tail`` and a watcher for each stream of a step; the ``tail`` of a
+    killed run whose watcher is killed, too, never ends.
+    """
+
+    @classmethod
+    def config_type(cls) -> dict[str, Any]:
+        """The folder of the instance; files are where Dagster's own manager has them by default."""
+        return {"home": dg.StringSource}
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> OutputInFiles:
+        """The manager of ``dagster.yaml``."""
+        return cls(str(Path(config_value["home"]) / "storage"), inst_data=inst_data)
+
+    @contextlib.contextmanager
+    def capture_logs(self, log_key: Sequence[str]) -> Generator[CapturedLogContext, None, None]:
+        """Have standard output and error of this process in files, in the body."""
+        out, err = (
+            Path(self.get_captured_local_path(log_key, IO_TYPE_EXTENSION[kind]))
+            for kind in (ComputeIOType.STDOUT, ComputeIOType.STDERR)
+        )
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with redirect_to_file(sys.stdout, str(out)), redirect_to_file(sys.stderr, str(err)):
+            yield CapturedLogContext(log_key)
+        Path(self.complete_artifact_path(log_key)).touch()
 
 
 def make_database(name: str, home: Path) -> None:

@@ -2,6 +2,8 @@
 
 import ast
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 
 import dagster as dg
@@ -41,7 +43,13 @@ def test_one_file_imports_private_names() -> None:
             "dagster._core.storage.tags.GRPC_INFO_TAG",
             "dagster._core.definitions.source_asset.SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION",
             "dagster._core.events.DagsterEventType",
+            "dagster._core.execution.compute_logs.redirect_to_file",
             "dagster._core.instance.InstanceRef",
+            "dagster._core.storage.compute_log_manager.CapturedLogContext",
+            "dagster._core.storage.compute_log_manager.ComputeIOType",
+            "dagster._core.storage.local_compute_log_manager.IO_TYPE_EXTENSION",
+            "dagster._core.storage.local_compute_log_manager.LocalComputeLogManager",
+            "dagster._serdes.ConfigurableClassData",
             "dagster._core.storage.event_log.ConsolidatedSqliteEventLogStorage",
             "dagster._core.storage.event_log.SqliteEventLogStorage",
             "dagster._core.storage.runs.SqliteRunStorage",
@@ -84,6 +92,33 @@ def test_output_of_runs_stays_on_the_terminal(settings: Settings, capfd: pytest.
         assert speaking.execute_in_process(instance=instance).success
         assert instance.root_directory == str(home)
     assert "a line of progress" in capfd.readouterr().out
+
+
+def test_output_of_runs_under_the_daemon_is_in_files_and_no_process_copies_it(
+    settings: Settings, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dg.op
+    def speak() -> None:
+        print("a line of output", flush=True)
+        print("a line of an error", file=sys.stderr, flush=True)
+
+    @dg.job
+    def speaking() -> None:
+        speak()
+
+    def refuse(*command: object, **options: object) -> None:
+        raise AssertionError(f"{command} was started")
+
+    with dg.DagsterInstance.from_config(str(ensure_instance_home(settings))) as instance:
+        monkeypatch.setattr(subprocess, "Popen", refuse)
+        finished = speaking.execute_in_process(instance=instance)
+        (event,) = [event for event in finished.all_events if event.event_type == dg.DagsterEventType.LOGS_CAPTURED]
+        key = [finished.run_id, "compute_logs", event.logs_captured_data.file_key]
+        found = instance.compute_log_manager.get_log_data(key)
+        assert instance.compute_log_manager.is_capture_complete(key)
+    assert found.stdout == b"a line of output\n"
+    assert b"a line of an error" in (found.stderr or b"")
+    assert "a line of" not in "".join(capfd.readouterr())
 
 
 def test_the_class_that_the_shipped_configuration_names_is_there() -> None:
