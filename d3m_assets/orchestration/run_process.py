@@ -7,6 +7,7 @@ one dies together with the run, nothing would ever end the run, and whatever wai
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 import socket
 from pathlib import Path
@@ -26,15 +27,23 @@ def launcher_prefix(settings: Settings) -> str:
 
 
 def name_process(context: dg.OpExecutionContext | dg.AssetExecutionContext, settings: Settings) -> None:
-    """Tag the run with this process, which runs all of its steps; a run whose steps have processes of their own is not.
+    """Tag the run with the process that its end depends on: the one that runs its steps or starts a process for each.
 
-    Does nothing where there is no ``/proc``.
+    Does nothing where steps run on other machines, or where there is no ``/proc``.
     """
-    started = _started(os.getpid())
-    if context.job_def.executor_def is dg.in_process_executor and started is not None:
+    pid = _process_of_run(context.job_def.executor_def)
+    if pid is not None and (started := _started(pid)) is not None:
         context.instance.add_run_tags(
-            context.run.run_id, {PROCESS_TAG: f"{_of_run(context.run, settings)}{os.getpid()}-{started}"}
+            context.run.run_id, {PROCESS_TAG: f"{_of_run(context.run, settings)}{pid}-{started}"}
         )
+
+
+def _process_of_run(executor: dg.ExecutorDefinition) -> int | None:
+    if executor is dg.in_process_executor:
+        return os.getpid()
+    if executor is dg.multiprocess_executor and (parent := multiprocessing.parent_process()) is not None:
+        return parent.pid
+    return None
 
 
 def process_is_gone(run: dg.DagsterRun, settings: Settings) -> bool:

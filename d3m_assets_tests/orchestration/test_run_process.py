@@ -6,11 +6,10 @@ import sys
 from pathlib import Path
 
 import dagster as dg
-import pytest
 
 from d3m_assets.orchestration.launch import fail_abandoned_runs
 from d3m_assets.orchestration.run_process import PROCESS_TAG, launcher_prefix, name_process, process_is_gone
-from d3m_assets.settings import Settings
+from d3m_assets.settings import Settings, load_settings
 from d3m_assets_tests.processes import needs_proc
 
 pytestmark = needs_proc
@@ -73,17 +72,33 @@ def test_runs_of_other_hosts_and_tags_of_the_run_before_say_nothing(
     assert fail_abandoned_runs(instance, settings) == []
 
 
-@pytest.mark.parametrize("executor", [dg.in_process_executor, dg.multiprocess_executor])
+def steps_in_processes() -> dg.JobDefinition:
+    """A job whose step runs in a process of its own."""
+    resources = {"settings": dg.ResourceDefinition.hardcoded_resource(load_settings())}
+    graph = dg.GraphDefinition(name="distill", node_defs=[naming])
+    return graph.to_job(resource_defs=resources, executor_def=dg.multiprocess_executor)
+
+
+def test_a_run_is_named_by_the_process_that_starts_those_of_its_steps(instance: dg.DagsterInstance) -> None:
+    settings = load_settings()
+    with dg.execute_job(dg.reconstructable(steps_in_processes), instance) as finished:
+        assert finished.success
+        run = instance.get_run_by_id(finished.run_id)
+    assert run is not None
+    assert tag(settings, run, os.getpid(), started(os.getpid())).items() <= run.tags.items()
+    assert not process_is_gone(run, settings)
+
+
 def test_a_run_is_named_by_its_process_where_all_steps_run_in_it(
-    settings: Settings, instance: dg.DagsterInstance, executor: dg.ExecutorDefinition
+    settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     class Context:
-        job_def = job_of(executor)
+        job_def = job_of(dg.in_process_executor)
 
     context = Context()
     context.instance, context.run = instance, run_of(instance)  # type: ignore[attr-defined]
     name_process(context, settings)  # type: ignore[arg-type]
     named = instance.get_run_by_id(context.run.run_id)  # type: ignore[attr-defined]
     assert named is not None
-    assert (PROCESS_TAG in named.tags) == (executor is dg.in_process_executor)
+    assert tag(settings, named, os.getpid(), started(os.getpid())).items() <= named.tags.items()
     assert not process_is_gone(named, settings)
