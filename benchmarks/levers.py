@@ -57,7 +57,7 @@ from d3m_assets.distillation.generation import generate
 from d3m_assets.distillation.inversion_state import InversionTask, InvertedClass
 from d3m_assets.distillation.latents import ImageFiles
 from d3m_assets.distillation.selection import CRITERIA, Candidates
-from d3m_assets.distillation.settings import CODES
+from d3m_assets.distillation.settings import BOTH, CODES
 from d3m_assets.errors import BudgetError, StageError
 from d3m_assets.evaluation.metrics import test_split_reads
 from d3m_assets.evaluation.teacher import Teacher
@@ -77,6 +77,12 @@ JUDGED = "4096B"
 BASES = (16, 8, 4)
 """Sizes of a shared basis; the largest whose bytes are at most half of what is left beside the selection."""
 FEW = {"generation.images_per_class": "10"}
+LOOKED_AT = 48
+"""Samples of a class by which "restarts" judges its vectors."""
+TRIES = 3
+"""How often a class is learned at most."""
+AWAY = 1_000
+"""What the seeds of these lie apart, so that none is that of another distillation."""
 NO_SELECTION = {"selection.criterion": "none"}
 
 
@@ -87,8 +93,10 @@ class Row:
     Attributes:
         settings: Of the product, where they differ from its defaults.
         learning: "denoising" as the product does; "discriminative", "sampler", "starts" or "basis" as
-            ``learning_variants`` has them.
-        weight: Of the term that the way of learning adds to the denoising error.
+            ``learning_variants`` has them; "restarts": a class of whose samples the selecting network recognises few is
+            learned again from other noise, and the vectors whose samples it recognises most are kept.
+        weight: Of the term that the way of learning adds to the denoising error; of restarts the share below which a class
+            is learned again.
         cluster_weights: Whether prompts are used in proportion to the sizes of their clusters, for a byte a prompt.
     """
 
@@ -119,11 +127,20 @@ ROWS = {
     "discriminative 0.3, no selection": Row(NO_SELECTION, learning="discriminative", weight=0.3),
     "cluster starts": Row(learning="starts"),
     "through the sampler": Row(learning="sampler", weight=0.1),
+    "start from words, 150 steps": Row({"inversion.initialization": "words", "inversion.steps": "150"}),
+    "25 steps": Row({"inversion.steps": "25"}),
+    "50 steps": Row({"inversion.steps": "50"}),
+    "100 steps": Row({"inversion.steps": "100"}),
+    "150 steps": Row({"inversion.steps": "150"}),
     "noisy timesteps": Row({"inversion.timestep_power": "0.5"}),
     "twice the steps": Row({"inversion.steps": "300"}),
     "200 images": Row({"generation.images_per_class": "200"}),
     "100 candidates": Row({"selection.candidates": "100"}),
+    "learned again below 50 %": Row(learning="restarts", weight=0.5),
+    "learned again below 70 %": Row(learning="restarts", weight=0.7),
+    "learned again below 90 %": Row(learning="restarts", weight=0.9),
     "codes": Row({"payload": CODES}),
+    "both": Row({"payload": BOTH}),
 }
 
 
@@ -185,19 +202,21 @@ class Distilled:
 
 
 def open_pipeline(options: Options, cell: Cell, changes: Mapping[str, str]) -> Pipeline:
-    """The pipeline of a cell; its store is shared by all rows and budgets of a dataset and a seed."""
+    """The pipeline of a cell; its store is shared by all rows and budgets of a dataset, a seed and a payload."""
     first, students, folder = cell.seed * options.students, options.students, options.folder
     if cell.dataset == "letters" and not (folder / "letters").exists():
         drawn = write_unseen_fonts(folder / f"letters.{os.getpid()}.part", LETTERS, train=300, test=1, side=32)
         drawn.rename(folder / "letters")
     source = {"digits": "digits", "letters": str(folder / "letters")}.get(cell.dataset, cell.dataset)
+    # What another payload makes again of the same artefacts stays away from those that other rows read.
+    own = f"-{changes['payload']}" if "payload" in changes else ""
     return Pipeline(
         load_settings(
             **(
                 {
                     "dataset": source,
                     "home": folder,
-                    "storage": str(folder / f"store-{_digest([source])[:8]}-{cell.seed}"),
+                    "storage": str(folder / f"store-{_digest([source])[:8]}-{cell.seed}{own}"),
                     "budgets": (cell.budget,),
                     "seed": cell.seed,
                     "device": "cpu",
@@ -233,8 +252,8 @@ def measured(options: Options, cell: Cell, name: str) -> dict[str, Any]:
         if file.exists():
             return json.loads(file.read_text())
         try:
-            coded = row.settings.get("payload") == CODES
-            result = _of_codes(cell, pipeline) if coded else _of_prompts(options, cell, row, pipeline)
+            stored = "payload" in row.settings
+            result = _of_product(cell, pipeline) if stored else _of_prompts(options, cell, row, pipeline)
         except BudgetError as error:
             result = {"unfit": str(error)}
         _write(file, json.dumps(result).encode())
@@ -250,19 +269,19 @@ def _row_facts(options: Options, cell: Cell, row: Row, pipeline: Pipeline) -> di
         "cell": asdict(cell),
         "settings": dict(options.settings),
         "students": options.students,
-        "model": pipeline.context.model.files.fingerprint,
+        "model": [pipeline.context.model.files.fingerprint, pipeline.context.model.files.image_encoder_digest],
         "code": [CODE_VERSION, inversion.CODE_VERSION, generation.CODE_VERSION, selection.CODE_VERSION],
     }
 
 
-def _of_codes(cell: Cell, pipeline: Pipeline) -> dict[str, Any]:
-    """Accuracy of students of coded real images, made by the product."""
+def _of_product(cell: Cell, pipeline: Pipeline) -> dict[str, Any]:
+    """Accuracy of students of what the product makes from start to end, coded real images among it."""
     begun = time.process_time()
     make(pipeline, MADE)
     context = pipeline.reading(ArtefactKey("student_metrics", None, cell.budget))
     data = synthetic_images(context, cell.budget)
     return {
-        "accuracy": measure(context, "codes", lambda seed: data, cell.budget),
+        "accuracy": measure(context, "levers", lambda seed: data, cell.budget),
         "kept": len(data) / len(context.dataset.classes),
         "seconds": time.process_time() - begun,
     }
@@ -347,9 +366,13 @@ def _distilled(options: Options, cell: Cell, row: Row, pipeline: Pipeline, judge
         return loaded_teacher(read_selection_model(reading), context.device)
 
     def learned(foundation: Foundation) -> list[InvertedClass]:
+        if row.learning == "restarts":
+            return _learned_again(foundation, options, cell, tasks, row, pipeline, judge)
         return _learned(foundation, tasks, row, pipeline, network)
 
     facts = {"learning": row.learning, "weight": row.weight}
+    if row.learning == "restarts":
+        facts["judge"] = [LOOKED_AT, TRIES, pipeline.settings.generation.fingerprint()]
     found, sizes, seconds = _kept_vectors(options, tasks, pipeline, facts, learned)
     layout = f"{plan.prompts} x {plan.vectors}, {plan.storage_type}"
     return Distilled(found, plan, sizes if row.cluster_weights else None, plan.payload + shares, layout, seconds)
@@ -369,6 +392,32 @@ def _learned(
     start = nearest_of_starts if row.learning == "starts" else None
     together = row.learning == "discriminative"
     return learn(foundation, tasks, objective, cache, start=start, together=together)
+
+
+def _learned_again(
+    foundation: Foundation,
+    options: Options,
+    cell: Cell,
+    tasks: Sequence[InversionTask],
+    row: Row,
+    pipeline: Pipeline,
+    judge: Pipeline,
+) -> list[InvertedClass]:
+    """The vectors of each class that are recognised best of those learned, at most :data:`TRIES` times."""
+    settings, seed, cache = pipeline.settings.inversion, pipeline.settings.seed, latent_cache(pipeline.context)
+    classes, plan = pipeline.context.dataset.classes, tasks[0].plan
+    best: dict[int, tuple[float, InvertedClass]] = {}
+    for attempt in range(TRIES):
+        poor = [k for k in range(len(tasks)) if k not in best or best[k][0] < row.weight]
+        objective = learning_variants.plain(foundation, settings, seed + attempt * AWAY)
+        results = learn(foundation, [tasks[k] for k in poor], objective, cache) if poor else []
+        for k, result in zip(poor, results, strict=True):
+            tried = Distilled([result.vectors] * len(tasks), plan, None, plan.payload, "", 0.0)
+            pool, _ = _pool(options, pipeline, tried, k, LOOKED_AT)
+            seen = see(judge.reading(ArtefactKey(SampleSelection.name, classes[k].key, JUDGED)), pool)
+            share = float((seen.predicted == k).mean())
+            best[k] = max(best.get(k, (-1.0, result)), (share, result), key=lambda pair: pair[0])
+    return [best[k][1] for k in range(len(tasks))]
 
 
 def _in_basis(
@@ -416,6 +465,7 @@ def _kept_vectors(
         "prompts": [task.prompts.to_json() for task in tasks],
         "plan": tasks[0].plan.facts(),
         "inversion": pipeline.settings.inversion.fingerprint(),
+        "start": [pipeline.settings.inversion.initialization, pipeline.context.model.files.image_encoder_digest],
         "seed": pipeline.settings.seed,
         "model": pipeline.context.model.files.fingerprint,
         "code": [CODE_VERSION, inversion.CODE_VERSION],
@@ -589,7 +639,7 @@ def _cells(results: Sequence[dict[str, Any]]) -> list[str]:
     every = ", ".join(f"{100 * accuracy:.1f}" for result in fitting for accuracy in result["accuracy"])
     accuracy = words(*spread([float(np.mean(result["accuracy"])) for result in fitting])) + f" ({every})"
     if "candidates" not in first:
-        return ["codes", "≤ budget", f"{mean('kept'):.1f}", "–", accuracy, f"{mean('seconds'):.0f}"]
+        return ["as stored", "≤ budget", f"{mean('kept'):.1f}", "–", accuracy, f"{mean('seconds'):.0f}"]
     return [
         first["layout"],
         str(first["bytes"]),

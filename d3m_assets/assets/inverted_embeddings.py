@@ -29,7 +29,7 @@ from d3m_assets.distillation.budgets import (
     plan_selection,
     plan_storage_type,
 )
-from d3m_assets.distillation.inversion import invert
+from d3m_assets.distillation.inversion import invert, start_facts
 from d3m_assets.distillation.inversion_state import InversionTask, InvertedClass, remove_old_states
 from d3m_assets.distillation.latents import ImageFiles, LatentCache
 from d3m_assets.distillation.packing import MOST_CLASSES, UNMEASURED_CLASSES, CudaMemory, classes_on_a_processor
@@ -85,8 +85,7 @@ class InvertedEmbeddings(Asset):
             "device": context.device_kind,
             "plan": planned,
         }
-        starts = prompts_of(context, item).starts(plan.vectors)
-        return learned | ({"starts": starts} if len(set(starts)) > 1 else {})
+        return learned | start_facts(context.model.files, prompts_of(context, item), settings, plan.vectors)
 
     def make(self, context: Context, items: Sequence[Item]) -> Iterator[Made]:
         """Learn the vectors of classes; each is yielded as it finishes."""

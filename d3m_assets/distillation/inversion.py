@@ -19,7 +19,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,12 +33,14 @@ from d3m_assets.distillation.packing import MemoryProbe, Packing
 from d3m_assets.distillation.prompts import ClassPrompts
 from d3m_assets.distillation.random_streams import random_stream
 from d3m_assets.errors import StageError
+from d3m_assets.foundation.image_encoder import embed
 from d3m_assets.progress import Progress, silent
 
 if TYPE_CHECKING:
     import torch
 
     from d3m_assets.distillation.settings import InversionSettings
+    from d3m_assets.foundation.files import FoundationFiles
     from d3m_assets.foundation.loading import Foundation
 
 CODE_VERSION = "3"
@@ -154,14 +156,18 @@ def prepare_class(
     latents = _class_latents(foundation, task, cache)
     labels = cluster(latents.astype(np.float32), plan.prompts, seed)
     clusters = [np.flatnonzero(labels == prompt) for prompt in range(plan.prompts)]
-    directions = _initial_directions(foundation, prompts, plan.prompts, plan.vectors, seed)
+    # With fewer distinct images than prompts some clusters are empty; their prompts learn the whole class.
+    clusters = [images if len(images) else np.arange(len(latents)) for images in clusters]
+    if starts_from_images(foundation.files, prompts, settings):
+        directions = _directions_of_images(foundation, prompts, latents, clusters, plan.vectors, seed)
+    else:
+        directions = _directions_of_words(foundation, prompts, plan.prompts, plan.vectors, seed)
     rows = optimizer.initial_rows(directions.to(foundation.device))
     state = ClassState(
         position=position,
         task=task,
         latents=torch.from_numpy(latents),
-        # With fewer distinct images than prompts some clusters are empty; their prompts learn the whole class.
-        clusters=[images if len(images) else np.arange(len(latents)) for images in clusters],
+        clusters=clusters,
         token_ids=[
             learned_ids(foundation, prompts, plan.prompts, plan.vectors, template)
             for template in range(len(prompts.templates))
@@ -174,6 +180,46 @@ def prepare_class(
     )
     state.restore()
     return state
+
+
+def start_facts(
+    files: FoundationFiles, prompts: ClassPrompts, settings: InversionSettings, vectors: int
+) -> dict[str, Any]:
+    """What the start of a class's vectors depends on beside the model's fingerprint and the prompts, as JSON values.
+
+    Args:
+        files: Of the model.
+        prompts: Of the class.
+        settings: Of the inversion.
+        vectors: Of a prompt.
+
+    Raises:
+        StageError: They are to start from images, but the model has no image encoder.
+    """
+    if starts_from_images(files, prompts, settings):
+        return {"image_encoder": files.image_encoder_digest}
+    starts = prompts.starts(vectors)
+    return {"starts": starts} if len(set(starts)) > 1 else {}
+
+
+def starts_from_images(files: FoundationFiles, prompts: ClassPrompts, settings: InversionSettings) -> bool:
+    """Whether the vectors of a class start from its images.
+
+    Args:
+        files: Of the model.
+        prompts: Of the class.
+        settings: Of the inversion.
+
+    Raises:
+        StageError: They are to, but the model has no image encoder.
+    """
+    if settings.initialization == "auto":
+        return files.image_encoder is not None and not prompts.has_initializer
+    if settings.initialization == "images" and files.image_encoder is None:
+        raise StageError(
+            f"inversion.initialization is images, but {files.name} has no image encoder; set it to words or auto"
+        )
+    return settings.initialization == "images"
 
 
 def _class_latents(foundation: Foundation, task: InversionTask, cache: LatentCache | None) -> np.ndarray:
@@ -203,9 +249,7 @@ def _state_name(
         hashlib.sha256(latents.tobytes()).hexdigest(),
         CODE_VERSION,
     ]
-    starts = task.prompts.starts(task.plan.vectors)
-    if len(set(starts)) > 1:
-        inputs.append(starts)
+    inputs += start_facts(foundation.files, task.prompts, settings, task.plan.vectors).values()
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     return f"{digest[:32]}.safetensors"
 
@@ -239,7 +283,27 @@ def cluster(latents: np.ndarray, clusters: int, seed: int) -> np.ndarray:
     return np.argsort(order)[labels]
 
 
-def _initial_directions(
+def _directions_of_images(
+    foundation: Foundation,
+    prompts: ClassPrompts,
+    latents: np.ndarray,
+    clusters: Sequence[np.ndarray],
+    vectors: int,
+    seed: int,
+) -> torch.Tensor:
+    """Unit rows ``[len(clusters) * vectors, D]``: the mean direction of each cluster's images, further vectors with noise."""
+    import torch
+
+    assert foundation.image_encoder is not None
+    seen = embed(foundation.image_encoder, torch.from_numpy(latents).to(foundation.device)).cpu()
+    layout = foundation.layout
+    means = torch.stack([layout.unit(seen[torch.from_numpy(images)].mean(0, keepdim=True)) for images in clusters])
+    noise = torch.randn(len(clusters), vectors, layout.width, generator=random_stream(seed, prompts.class_key, "start"))
+    noise[:, 0] = 0
+    return layout.unit(means + _START_NOISE * layout.unit(noise)).flatten(0, 1)
+
+
+def _directions_of_words(
     foundation: Foundation, prompts: ClassPrompts, count: int, vectors: int, seed: int
 ) -> torch.Tensor:
     """Unit rows ``[count * vectors, D]``: each vector is the sum of the tokens of its words, plus noise that parts the prompts."""

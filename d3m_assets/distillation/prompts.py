@@ -67,6 +67,11 @@ class ClassPrompts:
         display = " ".join(class_name.replace("_", " ").split()) or class_name
         return cls(class_id, class_key, class_name, display, initializer or display, templates, keep_class_name)
 
+    @property
+    def has_initializer(self) -> bool:
+        """Whether the initializer is another text than the class's own name."""
+        return self.initializer != self.display_name
+
     def starts(self, vectors: int) -> list[str]:
         """The text that each of a prompt's vectors starts from.
 
@@ -74,7 +79,7 @@ class ClassPrompts:
         fewer a vector gets several. The class's own name is not split: every vector starts from all of it.
         """
         words = self.initializer.split()
-        if self.initializer == self.display_name or len(words) < 2:
+        if not self.has_initializer or len(words) < 2:
             return [self.initializer] * vectors
         return [" ".join(words[v::vectors]) if v < len(words) else words[v % len(words)] for v in range(vectors)]
 

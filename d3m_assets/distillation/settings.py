@@ -87,6 +87,11 @@ class InversionSettings(Section):
         description="Highest rate of the cosine schedule: the angle, in radians, that one step turns a vector by. Without "
         "directional: the change of each number in one step, unless given 2e-3.",
     )
+    initialization: Literal["auto", "words", "images"] = Field(
+        default="auto",
+        description="What vectors start from: words, the class's name or prompts.initializer; or the images of their cluster, seen "
+        "by the model's image encoder, which the embedded model has; auto: images where that is so and no initializer is given.",
+    )
     vectors_per_prompt: Positive | None = Field(
         default=None, description="Embedding vectors of one prompt; none: chosen by the budget planner."
     )
@@ -121,8 +126,11 @@ class InversionSettings(Section):
         return self
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides about vectors, as JSON values; how many classes share a batch does not."""
-        left_out = {"classes_per_batch"} | ({"directional"} if self.directional else set())
+        """What decides about vectors, as JSON values; how many classes share a batch does not.
+
+        What they start from is left out, since it depends on the model and the class as well.
+        """
+        left_out = {"classes_per_batch", "initialization"} | ({"directional"} if self.directional else set())
         return self.model_dump(mode="json", exclude=left_out)
 
 

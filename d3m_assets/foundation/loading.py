@@ -13,6 +13,7 @@ from d3m_assets.compute.devices import choose_device
 from d3m_assets.errors import FoundationError
 from d3m_assets.foundation import single_file
 from d3m_assets.foundation.files import EMBEDDED, TEXT_ENCODERS, FoundationFiles, embedded_path
+from d3m_assets.foundation.image_encoder import load_image_encoder
 from d3m_assets.foundation.vector_layout import VectorLayout
 
 if TYPE_CHECKING:
@@ -199,6 +200,7 @@ class Foundation:
         scheduler_config: Configuration of its noise schedule.
         device: Where the parts are.
         zero_empty_prompt: Whether no prompt means zeros (SDXL) and not the encoded empty text.
+        image_encoder: Sees images among the token embeddings; None: the model has none.
     """
 
     files: FoundationFiles
@@ -208,6 +210,7 @@ class Foundation:
     scheduler_config: dict[str, Any]
     device: torch.device
     zero_empty_prompt: bool = False
+    image_encoder: torch.nn.Module | None = None
 
     @cached_property
     def layout(self) -> VectorLayout:
@@ -303,7 +306,11 @@ def load_foundation(files: FoundationFiles, device: str = "auto", *, compile_une
     if len({e.tokenizer.model_max_length for e in encoders}) > 1:
         raise FoundationError(f"the tokenizers of {files.path} take prompts of different lengths")
     zeros = bool(getattr(pipeline.config, "force_zeros_for_empty_prompt", False))
-    return Foundation(files, encoders, pipeline.unet, pipeline.vae, dict(pipeline.scheduler.config), where, zeros)
+    image_encoder = None
+    if files.image_encoder is not None:
+        image_encoder = load_image_encoder(files.image_encoder, files.text_width).to(where)
+    schedule = dict(pipeline.scheduler.config)
+    return Foundation(files, encoders, pipeline.unet, pipeline.vae, schedule, where, zeros, image_encoder)
 
 
 def _quieten_libraries() -> None:

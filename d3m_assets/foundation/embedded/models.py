@@ -124,22 +124,6 @@ def build_unet() -> UNet2DConditionModel:
     )
 
 
-def build_image_encoder() -> torch.nn.Module:
-    """Latents ``[N, 4, 8, 8]`` to image embeddings ``[N, 64]``; used in training only."""
-    from torch import nn
-
-    return nn.Sequential(
-        nn.Conv2d(4, 32, 3, padding=1),
-        nn.SiLU(),
-        nn.Conv2d(32, 64, 3, stride=2, padding=1),
-        nn.SiLU(),
-        nn.Conv2d(64, 64, 3, padding=1),
-        nn.SiLU(),
-        nn.Flatten(),
-        nn.Linear(64 * 16, TEXT_WIDTH),
-    )
-
-
 NOISE = {"num_train_timesteps": 1000, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
 """Cosine schedule (Nichol and Dhariwal 2021): it ends in pure noise, so the prompt decides polarity, not the noise."""
 

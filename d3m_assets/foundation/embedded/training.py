@@ -7,8 +7,8 @@ them, and a text encoder and U-Net trained together on these latents with captio
 Captions prepare the text encoder for what textual inversion will do, one learned vector that says at once which
 character and in which style. Some put several words into one vector, the normalised sum of their embeddings. Others hold
 the embedding of the image itself, or the mean of it and images like it, computed by a small encoder that learns along
-(as the semantic encoder of Diffusion Autoencoders does, Preechakul et al. 2022, arXiv 2111.15640) and is kept only for
-further training: a vector there describes one drawing, or what a set of drawings has in common.
+(as the semantic encoder of Diffusion Autoencoders does, Preechakul et al. 2022, arXiv 2111.15640) and is kept for
+further training, and because inversion can start from what it sees: a vector there describes one drawing, or what a set of drawings has in common.
 """
 
 from __future__ import annotations
@@ -31,22 +31,19 @@ from d3m_assets.foundation.embedded.models import (
     NOISE,
     TEXT_WIDTH,
     build_autoencoder,
-    build_image_encoder,
     build_text_encoder,
     build_tokenizer,
     build_unet,
     pixels_to_model,
 )
 from d3m_assets.foundation.embedded.outlines import build_outlines, load_outlines
+from d3m_assets.foundation.image_encoder import IMAGE_ENCODER, build_image_encoder
 from d3m_assets.foundation.tokens import TokenTable
 from d3m_assets.progress import Progress, ProgressEvent, silent
 
 if TYPE_CHECKING:
     import torch
     from diffusers import AutoencoderKL
-
-IMAGE_ENCODER = "image_encoder.safetensors"
-"""File beside a trained pipeline, of no use but to train it further."""
 
 _IMAGE_NOISE = 0.35
 """Length of the noise on an image embedding of length 1, so that neighbouring vectors draw neighbouring drawings."""
@@ -415,7 +412,7 @@ def _build(settings: TrainingSettings) -> tuple[Any, Any, torch.nn.Module, Token
             # What the older model lacks begins as nothing, or its first steps would unlearn the rest.
             with torch.no_grad():
                 unet.add_embedding.norm2.weight.zero_()
-    encoder = build_image_encoder()
+    encoder = build_image_encoder(TEXT_WIDTH)
     if settings.start and (stored := Path(settings.start) / IMAGE_ENCODER).is_file():
         encoder.load_state_dict(load_file(stored))
     table = TokenTable(text.get_input_embeddings().weight, norm=1.0, trainable=True)
