@@ -51,6 +51,7 @@ from d3m_assets.assets.sample_selection import SampleSelection, real_features
 from d3m_assets.assets.selection_model import SelectionModel, read_selection_model, see
 from d3m_assets.assets.student_metrics import synthetic_images
 from d3m_assets.assets.teacher_model import loaded_teacher
+from d3m_assets.compute.workers import end_with_parent
 from d3m_assets.distillation import generation, inversion, selection
 from d3m_assets.distillation.budgets import EmbeddingPlan, plan_embeddings
 from d3m_assets.distillation.generation import generate
@@ -77,12 +78,6 @@ JUDGED = "4096B"
 BASES = (16, 8, 4)
 """Sizes of a shared basis; the largest whose bytes are at most half of what is left beside the selection."""
 FEW = {"generation.images_per_class": "10"}
-LOOKED_AT = 48
-"""Samples of a class by which "restarts" judges its vectors."""
-TRIES = 3
-"""How often a class is learned at most."""
-AWAY = 1_000
-"""What the seeds of these lie apart, so that none is that of another distillation."""
 NO_SELECTION = {"selection.criterion": "none"}
 
 
@@ -93,10 +88,8 @@ class Row:
     Attributes:
         settings: Of the product, where they differ from its defaults.
         learning: "denoising" as the product does; "discriminative", "sampler", "starts" or "basis" as
-            ``learning_variants`` has them; "restarts": a class of whose samples the selecting network recognises few is
-            learned again from other noise, and the vectors whose samples it recognises most are kept.
-        weight: Of the term that the way of learning adds to the denoising error; of restarts the share below which a class
-            is learned again.
+            ``learning_variants`` has them.
+        weight: Of the term that the way of learning adds to the denoising error.
         cluster_weights: Whether prompts are used in proportion to the sizes of their clusters, for a byte a prompt.
     """
 
@@ -136,9 +129,6 @@ ROWS = {
     "twice the steps": Row({"inversion.steps": "300"}),
     "200 images": Row({"generation.images_per_class": "200"}),
     "100 candidates": Row({"selection.candidates": "100"}),
-    "learned again below 50 %": Row(learning="restarts", weight=0.5),
-    "learned again below 70 %": Row(learning="restarts", weight=0.7),
-    "learned again below 90 %": Row(learning="restarts", weight=0.9),
     "codes": Row({"payload": CODES}),
     "both": Row({"payload": BOTH}),
 }
@@ -366,13 +356,9 @@ def _distilled(options: Options, cell: Cell, row: Row, pipeline: Pipeline, judge
         return loaded_teacher(read_selection_model(reading), context.device)
 
     def learned(foundation: Foundation) -> list[InvertedClass]:
-        if row.learning == "restarts":
-            return _learned_again(foundation, options, cell, tasks, row, pipeline, judge)
         return _learned(foundation, tasks, row, pipeline, network)
 
     facts = {"learning": row.learning, "weight": row.weight}
-    if row.learning == "restarts":
-        facts["judge"] = [LOOKED_AT, TRIES, pipeline.settings.generation.fingerprint()]
     found, sizes, seconds = _kept_vectors(options, tasks, pipeline, facts, learned)
     layout = f"{plan.prompts} x {plan.vectors}, {plan.storage_type}"
     return Distilled(found, plan, sizes if row.cluster_weights else None, plan.payload + shares, layout, seconds)
@@ -392,32 +378,6 @@ def _learned(
     start = nearest_of_starts if row.learning == "starts" else None
     together = row.learning == "discriminative"
     return learn(foundation, tasks, objective, cache, start=start, together=together)
-
-
-def _learned_again(
-    foundation: Foundation,
-    options: Options,
-    cell: Cell,
-    tasks: Sequence[InversionTask],
-    row: Row,
-    pipeline: Pipeline,
-    judge: Pipeline,
-) -> list[InvertedClass]:
-    """The vectors of each class that are recognised best of those learned, at most :data:`TRIES` times."""
-    settings, seed, cache = pipeline.settings.inversion, pipeline.settings.seed, latent_cache(pipeline.context)
-    classes, plan = pipeline.context.dataset.classes, tasks[0].plan
-    best: dict[int, tuple[float, InvertedClass]] = {}
-    for attempt in range(TRIES):
-        poor = [k for k in range(len(tasks)) if k not in best or best[k][0] < row.weight]
-        objective = learning_variants.plain(foundation, settings, seed + attempt * AWAY)
-        results = learn(foundation, [tasks[k] for k in poor], objective, cache) if poor else []
-        for k, result in zip(poor, results, strict=True):
-            tried = Distilled([result.vectors] * len(tasks), plan, None, plan.payload, "", 0.0)
-            pool, _ = _pool(options, pipeline, tried, k, LOOKED_AT)
-            seen = see(judge.reading(ArtefactKey(SampleSelection.name, classes[k].key, JUDGED)), pool)
-            share = float((seen.predicted == k).mean())
-            best[k] = max(best.get(k, (-1.0, result)), (share, result), key=lambda pair: pair[0])
-    return [best[k][1] for k in range(len(tasks))]
 
 
 def _in_basis(
@@ -716,7 +676,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     results: Results = {}
     ordered = [(name, cell) for name in given.rows for cell in cells]
-    with ProcessPoolExecutor(given.workers, get_context("spawn"), _one_thread) as pool:
+    with ProcessPoolExecutor(given.workers, get_context("spawn"), _begin_worker) as pool:
         try:
             by_dataset = [[c for c in cells if c.dataset == d] for d in dict.fromkeys(c.dataset for c in cells)]
             list(pool.map(_prepare, [options] * len(by_dataset), by_dataset))
@@ -734,9 +694,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
 
 
-def _one_thread() -> None:
+def _begin_worker() -> None:
     import torch
 
+    end_with_parent()
     torch.set_num_threads(1)
 
 

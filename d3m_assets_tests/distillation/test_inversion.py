@@ -1,14 +1,19 @@
+import hashlib
+
 import numpy as np
 import pytest
 import torch
 
 from d3m_assets.datasets.loose_files import LooseFiles, records_of
 from d3m_assets.distillation.budgets import EmbeddingPlan, plan_embeddings
-from d3m_assets.distillation.inversion import cluster, invert
+from d3m_assets.distillation.inversion import cluster, invert, start_facts
 from d3m_assets.distillation.inversion_state import InversionTask, InvertedClass
-from d3m_assets.distillation.latents import ImageFiles, LatentCache
+from d3m_assets.distillation.latents import ImageFiles, LatentCache, encode
 from d3m_assets.distillation.settings import InversionSettings
 from d3m_assets.distillation.vectors import from_stored
+from d3m_assets.errors import StageError
+from d3m_assets.foundation.files import FoundationFiles
+from d3m_assets.foundation.image_encoder import embed
 from d3m_assets_tests.distillation.inversions import QUICK, learned, task
 
 
@@ -27,7 +32,7 @@ def test_a_class_alone_is_the_same_to_the_last_bit(foundation, words, characters
     first, again = (learned(foundation, [task(words, characters, "4", plan)])[0] for _ in range(2))
     assert first.vectors.tobytes() == again.vectors.tobytes()
     (other,) = learned(foundation, [task(words, characters, "4", plan)], seed=1)
-    assert first.vectors.tobytes() != other.vectors.tobytes()
+    assert first.losses != other.losses
 
 
 def test_learning_lowers_the_loss_on_fixed_inputs(foundation, words, characters):
@@ -111,6 +116,44 @@ def test_every_word_of_the_initializer_starts_its_vectors(foundation, words, cha
     start = torch.nn.functional.normalize(table, dim=0).numpy()
     row = from_stored(one.vectors, foundation.layout)[0, 0]
     assert start @ row / np.linalg.norm(row) > 0.9
+
+
+def test_vectors_start_from_what_the_image_encoder_sees_of_their_cluster(foundation, words, characters):
+    still = InversionSettings(steps=1, samples_per_step=4, learning_rate=1e-9)
+    work = task(words, characters, "7", EmbeddingPlan(3, 2, "fp16", 64))
+    (found,) = learned(foundation, [work], still)
+    rows = torch.from_numpy(from_stored(found.vectors, foundation.layout))
+    seen = embed(foundation.image_encoder, torch.from_numpy(encode(foundation, work.images)))
+    assert found.cluster_sizes != [12, 12, 12]
+    for of_prompt, members in zip(rows, found.members, strict=True):
+        mean = torch.nn.functional.normalize(seen[members].mean(0), dim=0)
+        first, second = of_prompt
+        torch.testing.assert_close(first, mean, atol=2e-3, rtol=0)
+        assert 0.9 < float(second @ mean) < 0.99, "parted from the first, but near it"
+
+    # Closer to the class than its name is.
+    plan = plan_embeddings("x", 64, width=64)
+    by_images, by_words = (
+        learned(foundation, [task(words, characters, "7", plan)], still.model_copy(update={"initialization": kind}))[
+            0
+        ].losses[0][1]
+        for kind in ("images", "words")
+    )
+    assert by_images < by_words
+
+
+def test_words_are_the_start_where_they_are_given_or_the_model_sees_no_images(foundation, words, monkeypatch):
+    files, auto = foundation.files, InversionSettings()
+    images = {"image_encoder": hashlib.sha256(files.image_encoder.read_bytes()).hexdigest()}
+    assert start_facts(files, words("7"), auto, 1) == images
+    assert start_facts(files, words("7", initializer="one"), auto, 1) == {}
+    as_words, as_images = (InversionSettings(initialization=kind) for kind in ("words", "images"))
+    assert start_facts(files, words("7"), as_words, 1) == {}
+    assert start_facts(files, words("7", initializer="one"), as_images, 1) == images
+    monkeypatch.setattr(FoundationFiles, "image_encoder", None)
+    assert start_facts(files, words("7"), auto, 1) == {}
+    with pytest.raises(StageError, match=r"embedded has no image encoder; set it to words or auto"):
+        start_facts(files, words("7"), as_images, 1)
 
 
 def test_a_damaged_cache_of_latents_changes_nothing_that_is_learned(foundation, words, characters, tmp_path, caplog):

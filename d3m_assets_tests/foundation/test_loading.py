@@ -7,6 +7,7 @@ from d3m_assets.compute.devices import choose_device
 from d3m_assets.errors import FoundationError
 from d3m_assets.foundation import loading
 from d3m_assets.foundation.files import embedded_path
+from d3m_assets.foundation.image_encoder import IMAGE_ENCODER
 from d3m_assets.foundation.loading import find_foundation, load_foundation
 from d3m_assets_tests.foundation.small_pipelines import write_pipeline
 
@@ -37,6 +38,16 @@ def test_facts_come_from_the_files(copy):
     foundation = load_foundation(files, "cpu")
     assert foundation.layout.widths == (64,)
     assert not any(p.requires_grad for p in foundation.unet.parameters())
+
+
+def test_a_model_has_its_image_encoder_or_does_without(copy):
+    (copy / IMAGE_ENCODER).write_bytes(b"no tensors")
+    with pytest.raises(FoundationError, match=r"image_encoder.safetensors is no image encoder of this model"):
+        load_foundation(find(copy), "cpu")
+    (copy / IMAGE_ENCODER).unlink()
+    assert load_foundation(find(copy), "cpu").image_encoder is None
+    encoder = load_foundation(find(embedded_path()), "cpu").image_encoder
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
 
 
 def test_a_path_that_is_no_pipeline_says_so(tmp_path, copy):

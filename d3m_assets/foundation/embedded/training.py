@@ -7,8 +7,8 @@ them, and a text encoder and U-Net trained together on these latents with captio
 Captions prepare the text encoder for what textual inversion will do, one learned vector that says at once which
 character and in which style. Some put several words into one vector, the normalised sum of their embeddings. Others hold
 the embedding of the image itself, or the mean of it and images like it, computed by a small encoder that learns along
-(as the semantic encoder of Diffusion Autoencoders does, Preechakul et al. 2022, arXiv 2111.15640) and is kept for
-further training, and because inversion can start from what it sees: a vector there describes one drawing, or what a set of drawings has in common.
+(as the semantic encoder of Diffusion Autoencoders does, Preechakul et al. 2022, arXiv 2111.15640) and is kept, since
+inversion can start from what it sees: a vector there describes one drawing, or what a set of drawings has in common.
 """
 
 from __future__ import annotations
