@@ -197,7 +197,7 @@ def inverted(
     drawn = fonts.draw(UNSEEN_EXAMPLES, ord(symbol), characters=symbol, held_out=True).images[..., None]
     noisy = np.clip(drawn + rng.normal(0, _UNSEEN_NOISE, drawn.shape), 0, 255).astype(np.uint8)
     prompts = ClassPrompts.of(
-        0, "class", "symbol", templates=("a photo of a {}",), initializer="character", keep_class_name=False
+        0, "class", "symbol", templates=("a photo of a {}",), initializer=None, keep_class_name=False
     )
     plan = EmbeddingPlan(prompts=1, vectors=1, storage_type="int8", width=foundation.layout.width)
     ((_, learned),) = invert(
@@ -376,7 +376,8 @@ def _training_section(facts: dict[str, Any], parts: dict[str, float], weights: f
         "",
         f"{100 * s.get('image_share', 0):.0f} % of the captions (one in ten is empty and not counted) hold, in place of "
         "words or beside them, an embedding of the image itself or of a few like it, computed by a small encoder that learns "
-        "along and is used for nothing else; of the others more than half have words merged into one vector. Both "
+        "along and sees a class's images where inversion starts; of the others more than half have words merged into one "
+        "vector. Both "
         "teach the text encoder what textual inversion does later: one vector that says which character and how it is drawn.",
         "",
         *_history(facts),

@@ -29,7 +29,7 @@ from d3m_assets.distillation.budgets import (
     plan_selection,
     plan_storage_type,
 )
-from d3m_assets.distillation.inversion import invert, start_facts
+from d3m_assets.distillation.inversion import invert, start_facts, starts_from_images
 from d3m_assets.distillation.inversion_state import InversionTask, InvertedClass, remove_old_states
 from d3m_assets.distillation.latents import ImageFiles, LatentCache
 from d3m_assets.distillation.packing import MOST_CLASSES, UNMEASURED_CLASSES, CudaMemory, classes_on_a_processor
@@ -108,7 +108,7 @@ class InvertedEmbeddings(Asset):
             if isinstance(result, D3MError):
                 yield Made(item.key, error=result)
             else:
-                yield _made(item, tasks[item], paths[item], result)
+                yield _made(context, item, tasks[item], paths[item], result)
 
     def preview(self, context: Context, item: Item) -> dict[str, Any]:
         """The prompt, and how the loss fell."""
@@ -406,13 +406,14 @@ def inversion_task(context: Context, item: Item) -> tuple[InversionTask, Sequenc
     return task, tuple(rows["relative_path"])
 
 
-def _made(item: Item, task: InversionTask, paths: Sequence[str], learned: InvertedClass) -> Made:
+def _made(context: Context, item: Item, task: InversionTask, paths: Sequence[str], learned: InvertedClass) -> Made:
     from safetensors.numpy import save
 
-    plan = task.plan
+    plan, by_images = task.plan, starts_from_images(context.model.files, task.prompts, context.settings.inversion)
     tensors = {placeholder_token(task.prompts.class_id, p): v for p, v in enumerate(learned.vectors)}
     record = {
         "plan": plan.facts(),
+        "start": "images" if by_images else task.prompts.initializer,
         "steps": learned.losses[-1][0],
         "best_step": learned.best_step,
         "stop_reason": learned.stop_reason,
@@ -505,7 +506,9 @@ def training_facts(version: Version, prompt: int | None = None) -> dict[str, Any
         if "imported_from" in record:
             return {"imported from": record["imported_from"], "sha256": list(record["sha256"])}
         losses = record["losses"]
-        facts = {
+        # Versions before there was a choice do not say.
+        facts = {"started from": record["start"]} if "start" in record else {}
+        facts |= {
             "steps": record["steps"],
             "best step": record["best_step"],
             "stop reason": record["stop_reason"],

@@ -7,7 +7,7 @@ from d3m_assets.distillation.inversion_state import InversionTask, InvertedClass
 from d3m_assets.distillation.settings import InversionSettings
 
 QUICK = InversionSettings(steps=6, samples_per_step=4)
-WHOLE = InversionSettings(steps=6, samples_per_step=4, directional=False, learning_rate=0.05)
+WHOLE = InversionSettings(steps=6, samples_per_step=4, directional=False, learning_rate=0.05, initialization="words")
 
 
 def task(words, characters, name, plan, **changes):
