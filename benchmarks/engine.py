@@ -23,6 +23,10 @@ DEFAULT_CLASSES = {"embedded": 10, "sd15": 8, "sd21": 4, "sdxl": 2}
 H200 (by FLOPs counted; not measured)."""
 
 
+WORD_STEPS = 150
+"""Of the engine where it starts from words, as the script does."""
+
+
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -113,6 +117,13 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
                     variants.append(inversion.Variant("engine, one by one", half))
                     together = min(given.classes, processor_batch(full.files, [], settings.inversion))
                     variants.append(inversion.Variant("engine", half, classes_per_batch=together, exact=together > 1))
+                    if full.image_encoder is not None:
+                        words = {"initialization": "words", "steps": WORD_STEPS}
+                        variants.append(
+                            inversion.Variant(
+                                "engine, start from words", half, None, together, exact=together > 1, changes=words
+                            )
+                        )
                 variants.append(inversion.Variant("engine, fused", half, classes_per_batch=fused))
                 if compiled is not None:
                     variants.append(inversion.Variant("engine, fused, compiled", compiled, classes_per_batch=fused))

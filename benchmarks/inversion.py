@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ class Variant:
         script: Options of the script; None for the engine.
         classes_per_batch: Of the engine.
         exact: Whether the engine's batches give each class the bits that it gets alone, as on a processor.
+        changes: To the engine's settings.
     """
 
     name: str
@@ -48,6 +49,11 @@ class Variant:
     script: ScriptOptions | None = None
     classes_per_batch: int = 1
     exact: bool = False
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    def settings(self, given: InversionSettings) -> InversionSettings:
+        """Settings of the engine as this way has them."""
+        return given.model_copy(update=self.changes)
 
 
 @dataclass(frozen=True)
@@ -158,6 +164,7 @@ def engine_curves(
         stamps.append(time.perf_counter())
         say(f"{variant.name}: step {event.done} of {event.total}, {event.detail}")
 
+    settings = variant.settings(settings)
     results = _learn(variant, classes, settings, seed, listen)
     if len(stamps) != settings.steps + 1:
         why = "do not get the same bits together as alone" if variant.exact else "do not fit into one batch"
@@ -166,7 +173,8 @@ def engine_curves(
     for result in results:
         curve = Curve()
         for step, loss in result.losses:
-            curve.add(stamps[step] - stamps[0], step, loss)
+            # The look before the first step is not told of; it was over when that step was.
+            curve.add(stamps[max(1, step)] - stamps[0], step, loss)
         curves.append(curve)
     return curves
 
@@ -209,12 +217,13 @@ def engine_speed(
             stamps.append((time.perf_counter(), event.done))
             say(f"{variant.name}: timing, step {event.done} of {event.total}")
 
-        _learn(variant, used, settings.model_copy(update={"steps": steps}), seed, listen, cache)
+        _learn(variant, used, own.model_copy(update={"steps": steps}), seed, listen, cache)
         return stamps
 
     def speed(stamps: list[tuple[float, int]]) -> float:
         return (stamps[-1][1] - stamps[0][1]) * settings.samples_per_step / (stamps[-1][0] - stamps[0][0])
 
+    own = variant.settings(settings)
     used = list(classes[: variant.classes_per_batch])
     period = max(2, settings.check_every)
     warm_up = run(period + 1)

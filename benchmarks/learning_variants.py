@@ -346,6 +346,29 @@ def nearest_of_starts(
     state.rows = state.best_rows = best
 
 
+def words_and_images(objective: DenoisingObjective, state: ClassState, learned_rows: LearnedRows) -> None:
+    """Start every vector between the class's words and what the image encoder sees of its cluster.
+
+    Args:
+        objective: Has the model and the seed.
+        state: The class, whose rows are that of one of both.
+        learned_rows: Not needed.
+    """
+    settings = objective.settings
+    both = [
+        prepare_class(
+            objective.foundation,
+            state.position,
+            state.task,
+            settings.model_copy(update={"initialization": kind}),
+            objective.seed,
+            objective.optimizer,
+        ).rows
+        for kind in ("words", "images")
+    ]
+    state.rows = state.best_rows = state.layout.unit(both[0] + both[1])
+
+
 class SubspaceAdam(SphericalAdam):
     """Adam on directions within a subspace of the token embeddings.
 

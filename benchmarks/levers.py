@@ -42,6 +42,7 @@ from benchmarks.learning_variants import (
     learn_in_basis,
     nearest_of_starts,
     shared_basis,
+    words_and_images,
 )
 from benchmarks.record import surroundings
 from d3m_assets.assets.class_prompts import read_prompts
@@ -87,8 +88,8 @@ class Row:
 
     Attributes:
         settings: Of the product, where they differ from its defaults.
-        learning: "denoising" as the product does; "discriminative", "sampler", "starts" or "basis" as
-            ``learning_variants`` has them.
+        learning: "denoising" as the product does; "discriminative", "sampler", "starts", "words and images" or
+            "basis" as ``learning_variants`` has them.
         weight: Of the term that the way of learning adds to the denoising error.
         cluster_weights: Whether prompts are used in proportion to the sizes of their clusters, for a byte a prompt.
     """
@@ -125,6 +126,8 @@ ROWS = {
     "50 steps": Row({"inversion.steps": "50"}),
     "100 steps": Row({"inversion.steps": "100"}),
     "150 steps": Row({"inversion.steps": "150"}),
+    "start from words and images, 50 steps": Row({"inversion.steps": "50"}, learning="words and images"),
+    "start from words and images, 100 steps": Row({"inversion.steps": "100"}, learning="words and images"),
     "noisy timesteps": Row({"inversion.timestep_power": "0.5"}),
     "twice the steps": Row({"inversion.steps": "300"}),
     "200 images": Row({"generation.images_per_class": "200"}),
@@ -375,7 +378,7 @@ def _learned(
         objective = DiscriminativeObjective(foundation, settings, seed, optimizer, row.weight)
     elif row.learning == "sampler":
         objective = SamplerObjective(foundation, settings, seed, optimizer, row.weight, network())
-    start = nearest_of_starts if row.learning == "starts" else None
+    start = {"starts": nearest_of_starts, "words and images": words_and_images}.get(row.learning)
     together = row.learning == "discriminative"
     return learn(foundation, tasks, objective, cache, start=start, together=together)
 

@@ -55,6 +55,8 @@ FRONTIER_BUDGETS = ("ipc-1", "ipc-2", "ipc-5", "ipc-10", "ipc-20")
 EMBEDDED_GUIDANCE = 1.0
 """Guidance of the embedded model unless given. It knows characters well enough to be asked without guidance, and its samples
 then vary more; what is not recognised is not selected (``benchmarks/results/selection-2026-11-28.md``)."""
+EMBEDDED_STEPS = 50
+"""Steps of an inversion that starts from images, unless given (``benchmarks/results/start-2026-11-29.md``)."""
 SECRETS = frozenset({"automation.failure_webhook"})
 """Settings whose value no message shows."""
 
@@ -333,6 +335,14 @@ class Settings(BaseSettings):
         """The embedded model is guided less than others, unless it is said how much."""
         if self.foundation == EMBEDDED and "guidance_scale" not in self.generation.model_fields_set:
             self.__dict__["generation"] = self.generation.model_copy(update={"guidance_scale": EMBEDDED_GUIDANCE})
+        return self
+
+    @model_validator(mode="after")
+    def _steps_of_the_model(self) -> Settings:
+        """From images there is a shorter way to go than from words, unless it is said how far."""
+        by_images = self.inversion.initialization != "words" and self.prompts.initializer is None
+        if self.foundation == EMBEDDED and by_images and "steps" not in self.inversion.model_fields_set:
+            self.__dict__["inversion"] = self.inversion.model_copy(update={"steps": EMBEDDED_STEPS})
         return self
 
     @property

@@ -72,7 +72,10 @@ class PromptSettings(Section):
 class InversionSettings(Section):
     """How the embeddings of a class are fitted to its images."""
 
-    steps: Positive = Field(default=150, description="Optimizer steps.")
+    steps: Positive = Field(
+        default=150,
+        description="Optimizer steps. Unless given 50 for the embedded model where vectors start from images.",
+    )
     samples_per_step: Positive = Field(
         default=16, description="Noised training images of each class in one step, at least 2 for each prompt."
     )

@@ -145,7 +145,9 @@ def test_a_run_writes_what_is_promised(tmp_path, monkeypatch, capsys):
     assert result["hardware"]["device"] and result["versions"]["torch"] == torch.__version__
     assert result["command"].startswith("python -m benchmarks.engine --classes 2")
     rows = result["inversion"]["variants"]
-    assert list(rows) == ["script", "script, tuned", "engine, one by one", "engine", "engine, fused"]
+    assert list(rows) == [
+        "script", "script, tuned", "engine, one by one", "engine", "engine, start from words", "engine, fused"
+    ]  # fmt: skip
     for name, row in rows.items():
         assert row["samples_per_second"] > 0 and row["flops_per_sample"] > 1e7 and row["peak_memory"] > 1e7, name
         assert len(row["curves"]) == 2 and row["curves"][0]["steps"][0] == 0, name

@@ -117,7 +117,8 @@ def test_the_discriminative_term_separates_the_prompts_of_classes(foundation, ta
     ):
         assert loss == pytest.approx(expected, rel=1e-4)
         torch.testing.assert_close(slope, base, rtol=1e-3, atol=1e-6)
-    alone = DiscriminativeObjective(foundation, SETTINGS, 0, plain.optimizer, 1e4)
+    from_words = SETTINGS.model_copy(update={"initialization": "words"})  # images would leave little to separate
+    alone = DiscriminativeObjective(foundation, from_words, 0, plain.optimizer, 1e4)
     states = states_of(foundation, tasks, alone)
     before = margin(foundation, plain, states)
     assert mean_term(foundation, alone, states) > 0
