@@ -117,7 +117,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
                     variants.append(inversion.Variant("engine, one by one", half))
                     together = min(given.classes, processor_batch(full.files, [], settings.inversion))
                     variants.append(inversion.Variant("engine", half, classes_per_batch=together, exact=together > 1))
-                    if full.image_encoder is not None:
+                    if full.files.image_encoder is not None:
                         words = {"initialization": "words", "steps": WORD_STEPS}
                         variants.append(
                             inversion.Variant(

@@ -129,7 +129,7 @@ ROWS = {
     "start from words and images, 50 steps": Row({"inversion.steps": "50"}, learning="words and images"),
     "start from words and images, 100 steps": Row({"inversion.steps": "100"}, learning="words and images"),
     "noisy timesteps": Row({"inversion.timestep_power": "0.5"}),
-    "twice the steps": Row({"inversion.steps": "300"}),
+    "300 steps": Row({"inversion.steps": "300"}),
     "200 images": Row({"generation.images_per_class": "200"}),
     "100 candidates": Row({"selection.candidates": "100"}),
     "codes": Row({"payload": CODES}),

@@ -150,7 +150,7 @@ def converted(foundation: Foundation, dtype: str, *, compile_unet: bool = False)
         unet.compile()
     encoders = tuple(TextEncoder(e.tokenizer, part(e.model)) for e in foundation.text_encoders)
     return Foundation(foundation.files, encoders, unet, part(foundation.vae, last), foundation.scheduler_config,
-                      foundation.device, foundation.zero_empty_prompt, foundation.image_encoder)  # fmt: skip
+                      foundation.device, foundation.zero_empty_prompt)  # fmt: skip
 
 
 def parameters(modules: Sequence[torch.nn.Module]) -> int:

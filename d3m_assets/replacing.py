@@ -27,7 +27,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     for left in path.parent.glob(f"{glob.escape(path.name)}.*.tmp"):
         if _is_of_killed(left.name):
-            left.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another user's
+                left.unlink()
     temporary = path.with_name(f"{path.name}.{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
@@ -39,11 +40,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @cache
 def _machine() -> str:
-    """What process ids are unique in: the host, and of a container its own."""
-    namespace = ""
+    """What process ids are unique in: a host, and of a container its own."""
+    known = [socket.gethostname()]
     with contextlib.suppress(OSError):
-        namespace = str(Path("/proc/self/ns/pid").readlink())
-    return hashlib.sha256(f"{socket.gethostname()} {namespace}".encode()).hexdigest()[:12]
+        known += [str(Path("/proc/self/ns/pid").readlink()), Path("/etc/machine-id").read_text()]
+    return hashlib.sha256(" ".join(known).encode()).hexdigest()[:12]
 
 
 def _is_of_killed(name: str) -> bool:

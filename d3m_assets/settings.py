@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic_settings
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, ValidationError, model_validator
@@ -128,6 +128,16 @@ Budgets = Annotated[
     Field(min_length=1),
     AfterValidator(distinct),
 ]
+
+
+SectionType = TypeVar("SectionType", bound=Section)
+
+
+def _with_default(section: SectionType, name: str, value: object) -> SectionType:
+    """A section with another default of a setting, which counts as not given."""
+    changed = section.model_copy()
+    changed.__dict__[name] = value
+    return changed
 
 
 class AutomationSettings(Section):
@@ -334,15 +344,17 @@ class Settings(BaseSettings):
     def _guidance_of_the_model(self) -> Settings:
         """The embedded model is guided less than others, unless it is said how much."""
         if self.foundation == EMBEDDED and "guidance_scale" not in self.generation.model_fields_set:
-            self.__dict__["generation"] = self.generation.model_copy(update={"guidance_scale": EMBEDDED_GUIDANCE})
+            self.__dict__["generation"] = _with_default(self.generation, "guidance_scale", EMBEDDED_GUIDANCE)
         return self
 
     @model_validator(mode="after")
     def _steps_of_the_model(self) -> Settings:
         """From images there is a shorter way to go than from words, unless it is said how far."""
-        by_images = self.inversion.initialization != "words" and self.prompts.initializer is None
-        if self.foundation == EMBEDDED and by_images and "steps" not in self.inversion.model_fields_set:
-            self.__dict__["inversion"] = self.inversion.model_copy(update={"steps": EMBEDDED_STEPS})
+        given = self.inversion
+        auto = given.initialization == "auto" and self.prompts.initializer is None
+        by_images = given.directional and (auto or given.initialization == "images")
+        if self.foundation == EMBEDDED and by_images and "steps" not in given.model_fields_set:
+            self.__dict__["inversion"] = _with_default(given, "steps", EMBEDDED_STEPS)
         return self
 
     @property

@@ -264,6 +264,25 @@ def test_the_embedded_model_is_not_guided_unless_asked_and_others_are():
     assert Settings.model_fields["generation"].default.guidance_scale == 2, "the default is shared and stays as it is"
 
 
+def test_there_are_fewer_steps_from_images_unless_it_is_said_how_many():
+    for foundation, given, expected in (
+        ("embedded", {}, 50),
+        ("embedded", {"inversion.initialization": "images"}, 50),
+        ("embedded", {"inversion.initialization": "words"}, 150),
+        ("embedded", {"prompts.initializer": "letter"}, 150),
+        ("embedded", {"prompts.initializer": "letter", "inversion.initialization": "images"}, 50),
+        ("embedded", {"inversion.directional": False}, 150),
+        ("embedded", {"inversion.steps": 150}, 150),
+        ("/a/model", {}, 150),
+    ):
+        assert load_settings(foundation=foundation, **given).inversion.steps == expected, given
+    assert Settings.model_fields["inversion"].default.steps == 150, "the default is shared and stays as it is"
+    # What was not given is not given to another model either.
+    embedded = load_settings()
+    other = load_settings(foundation="/a/model", inversion=embedded.inversion, generation=embedded.generation)
+    assert (other.inversion.steps, other.generation.guidance_scale) == (150, 2)
+
+
 def test_rivals_have_more_students_where_there_are_several_distillations():
     default = load_settings()
     assert default.baseline_seeds(drawn=True) == tuple(range(8))

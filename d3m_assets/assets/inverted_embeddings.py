@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -37,7 +38,7 @@ from d3m_assets.distillation.prompts import placeholder_token
 from d3m_assets.distillation.selection import SelectionPlan
 from d3m_assets.distillation.settings import PARTS, PROMPTS, InversionSettings
 from d3m_assets.distillation.vectors import to_stored
-from d3m_assets.errors import BudgetError, D3MError
+from d3m_assets.errors import BudgetError, D3MError, FoundationError
 from d3m_assets.exports.token_import import ImportedEmbeddings, find_embeddings
 from d3m_assets.foundation.files import FoundationFiles
 from d3m_assets.foundation.model import ModelReference
@@ -261,7 +262,17 @@ def latent_cache(context: Context) -> LatentCache:
 
 @dataclass(frozen=True)
 class InversionJob:
-    """Classes that one worker inverts together."""
+    """Classes that one worker inverts together.
+
+    Attributes:
+        model: The foundation model.
+        tasks: The classes.
+        settings: Of the inversion.
+        seed: Root of the random streams.
+        cache: Where latents are kept.
+        states: Folder of the states of unfinished classes.
+        image_encoder: Digest of the encoder that vectors may start from, part of their fingerprint; empty: there is none.
+    """
 
     model: ModelReference
     tasks: tuple[InversionTask, ...]
@@ -269,10 +280,20 @@ class InversionJob:
     seed: int
     cache: LatentCache
     states: Path
+    image_encoder: str = ""
 
     def run(self, progress: Progress) -> Iterator[tuple[int, InvertedClass | D3MError]]:
-        """Position of each class in ``tasks`` and what was learned, as each finishes."""
+        """Position of each class in ``tasks`` and what was learned, as each finishes.
+
+        Raises:
+            FoundationError: This machine has another image encoder than the one that started the job.
+        """
         foundation = self.model.load()
+        if foundation.files.image_encoder_digest != self.image_encoder:
+            raise FoundationError(
+                f"{foundation.files.path} has another image encoder, or none, on {platform.node()} than where the job began; "
+                "give every machine that computes the same files of the model"
+            )
         return invert(
             foundation,
             self.tasks,
@@ -335,7 +356,8 @@ def _invert(
 
     def job(group: Sequence[Item]) -> InversionJob:
         settings, of_group = context.settings.inversion, tuple(tasks[item] for item in group)
-        return InversionJob(context.model.reference, of_group, settings, group[0].seed, cache, states)
+        encoder = context.model.files.image_encoder_digest
+        return InversionJob(context.model.reference, of_group, settings, group[0].seed, cache, states, encoder)
 
     workers = context.workers
     if workers.in_process and not workers.on_cpu:
@@ -413,7 +435,7 @@ def _made(context: Context, item: Item, task: InversionTask, paths: Sequence[str
     tensors = {placeholder_token(task.prompts.class_id, p): v for p, v in enumerate(learned.vectors)}
     record = {
         "plan": plan.facts(),
-        "start": "images" if by_images else task.prompts.initializer,
+        "start": "images" if by_images else f"words: {task.prompts.initializer}",
         "steps": learned.losses[-1][0],
         "best_step": learned.best_step,
         "stop_reason": learned.stop_reason,

@@ -181,10 +181,12 @@ def read_manifest(url: str, options: dict[str, Any]) -> tuple[list[str], list[di
 
 def _whole(file: IO[bytes]) -> bytes:
     """The content of a file; a server's answer may have no end."""
-    content = file.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise ValueError(f"it has more than {MOST_BYTES:,} bytes; write it as parquet")
-    return content
+    content = io.BytesIO()
+    while part := file.read(MOST_BYTES + 1 - content.tell()):  # of a server, as much as has come by then
+        content.write(part)
+        if content.tell() > MOST_BYTES:
+            raise ValueError(f"it has more than {MOST_BYTES:,} bytes; write it as parquet")
+    return content.getvalue()
 
 
 def _text(cell: Any) -> str:

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 _MOST_BYTES = 512 * 2**20
 """Of rows that a process keeps in memory, beside the group that is being read."""
 
-MOST_ROWS = 2**26
+MOST_ROWS = 2**24
 """Of a parquet file: repeated values take no bytes in it, but memory once they are read."""
-MOST_GROUP_BYTES = 4 * 2**30
-"""Of a column in one group of rows, which is read as a whole."""
+MOST_UNPACKED_BYTES = 4 * 2**30
+"""Of what is read of a parquet file at once, as the file has it: a column, or the images of one group of rows."""
 
 _Key = tuple[int, str, str]  # process, dataset, file
 _groups: OrderedDict[tuple[_Key, str, int], pa.ChunkedArray] = OrderedDict()
@@ -38,6 +38,8 @@ def forget(dataset: str) -> None:
 def check_size(metadata: pq.FileMetaData, column: str | None = None, group: int | None = None) -> None:
     """Compare what a parquet file unpacks to, by its own account, with what is read of one.
 
+    A value that a dictionary has once for many rows is counted once.
+
     Args:
         metadata: Of the file.
         column: That is to be read; None: all.
@@ -48,15 +50,18 @@ def check_size(metadata: pq.FileMetaData, column: str | None = None, group: int 
     """
     if metadata.num_rows > MOST_ROWS:
         raise ValueError(f"has {metadata.num_rows:,} rows; write it as several files of at most {MOST_ROWS:,}")
+    size = 0
     for index in range(metadata.num_row_groups) if group is None else (group,):
         rows = metadata.row_group(index)
-        chunks = [rows.column(k) for k in range(rows.num_columns)]
-        size = sum(c.total_uncompressed_size for c in chunks if column in (None, c.path_in_schema.split(".")[0]))
-        if size > MOST_GROUP_BYTES:
-            raise ValueError(
-                f"has {size:,} bytes in a group of rows, of which at most {MOST_GROUP_BYTES:,} are read; write it with "
-                "smaller groups of rows"
-            )
+        for chunk in map(rows.column, range(rows.num_columns)):
+            if column in (None, chunk.path_in_schema) or chunk.path_in_schema.startswith(f"{column}."):
+                size += chunk.total_uncompressed_size
+    if size > MOST_UNPACKED_BYTES:
+        what = "to read at once" if group is None else "in a group of rows"
+        raise ValueError(
+            f"has {size:,} bytes {what}, at most {MOST_UNPACKED_BYTES:,} are read; write it as several files or with smaller "
+            "groups of rows"
+        )
 
 
 class TableFile:

@@ -33,7 +33,6 @@ from d3m_assets.distillation.packing import MemoryProbe, Packing
 from d3m_assets.distillation.prompts import ClassPrompts
 from d3m_assets.distillation.random_streams import random_stream
 from d3m_assets.errors import StageError
-from d3m_assets.foundation.image_encoder import embed
 from d3m_assets.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
     from d3m_assets.foundation.loading import Foundation
 
 CODE_VERSION = "3"
-"""Raised whenever a change here, or in the modules named above, changes the embeddings of a class."""
+"""Raised whenever a change here, or in the modules named above and the image encoder's, changes the embeddings of a class."""
 
 _START_NOISE = 0.3
 """Norm of the noise that parts the prompts of a class at the start; their common word has norm 1."""
@@ -157,9 +156,10 @@ def prepare_class(
     labels = cluster(latents.astype(np.float32), plan.prompts, seed)
     clusters = [np.flatnonzero(labels == prompt) for prompt in range(plan.prompts)]
     # With fewer distinct images than prompts some clusters are empty; their prompts learn the whole class.
+    empty = [not len(images) for images in clusters]
     clusters = [images if len(images) else np.arange(len(latents)) for images in clusters]
     if starts_from_images(foundation.files, prompts, settings):
-        directions = _directions_of_images(foundation, prompts, latents, clusters, plan.vectors, seed)
+        directions = _directions_of_images(foundation, prompts, latents, clusters, empty, plan.vectors, seed)
     else:
         directions = _directions_of_words(foundation, prompts, plan.prompts, plan.vectors, seed)
     rows = optimizer.initial_rows(directions.to(foundation.device))
@@ -288,18 +288,21 @@ def _directions_of_images(
     prompts: ClassPrompts,
     latents: np.ndarray,
     clusters: Sequence[np.ndarray],
+    whole: Sequence[bool],
     vectors: int,
     seed: int,
 ) -> torch.Tensor:
-    """Unit rows ``[len(clusters) * vectors, D]``: the mean direction of each cluster's images, further vectors with noise."""
+    """Unit rows ``[len(clusters) * vectors, D]``: the mean direction of each cluster's images.
+
+    Noise parts further vectors of a prompt from its first, and prompts that learn the ``whole`` class from each other.
+    """
     import torch
 
-    assert foundation.image_encoder is not None
-    seen = embed(foundation.image_encoder, torch.from_numpy(latents).to(foundation.device)).cpu()
+    seen = foundation.embed_latents(torch.from_numpy(latents)).cpu()
     layout = foundation.layout
     means = torch.stack([layout.unit(seen[torch.from_numpy(images)].mean(0, keepdim=True)) for images in clusters])
     noise = torch.randn(len(clusters), vectors, layout.width, generator=random_stream(seed, prompts.class_key, "start"))
-    noise[:, 0] = 0
+    noise[~torch.tensor(whole), 0] = 0
     return layout.unit(means + _START_NOISE * layout.unit(noise)).flatten(0, 1)
 
 

@@ -39,7 +39,7 @@ class ClassPrompts:
         class_key: Its partition key.
         class_name: Its name in the dataset.
         display_name: Its name in prompts: underscores and doubled spaces become one space.
-        initializer: Words whose embeddings the inversion starts from.
+        initializer: Words whose embeddings the inversion starts from, unless it starts from images.
         templates: Prompts with ``{}`` for the class.
         keep_class_name: Whether the name stands in the prompt behind the learned vectors.
     """
@@ -63,7 +63,7 @@ class ClassPrompts:
         initializer: str | None,
         keep_class_name: bool,
     ) -> ClassPrompts:
-        """Prompts of a class under the settings; without ``initializer`` vectors start from the class's name."""
+        """Prompts of a class under the settings; without ``initializer`` it is the class's name."""
         display = " ".join(class_name.replace("_", " ").split()) or class_name
         return cls(class_id, class_key, class_name, display, initializer or display, templates, keep_class_name)
 

@@ -61,7 +61,7 @@ class PromptSettings(Section):
         default=None,
         min_length=1,
         description="Words whose embeddings the inversion starts from, dealt out in turn to the vectors of a prompt; none: "
-        "the class name, for all of them.",
+        "the class name for all of them, or images (inversion.initialization).",
     )
     keep_class_name: bool = Field(
         default=True,
@@ -74,7 +74,7 @@ class InversionSettings(Section):
 
     steps: Positive = Field(
         default=150,
-        description="Optimizer steps. Unless given 50 for the embedded model where vectors start from images.",
+        description="Optimizer steps. Unless given 50 for the embedded model where directions start from images.",
     )
     samples_per_step: Positive = Field(
         default=16, description="Noised training images of each class in one step, at least 2 for each prompt."

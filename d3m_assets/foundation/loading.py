@@ -13,7 +13,7 @@ from d3m_assets.compute.devices import choose_device
 from d3m_assets.errors import FoundationError
 from d3m_assets.foundation import single_file
 from d3m_assets.foundation.files import EMBEDDED, TEXT_ENCODERS, FoundationFiles, embedded_path
-from d3m_assets.foundation.image_encoder import load_image_encoder
+from d3m_assets.foundation.image_encoder import IMAGE_ENCODER, embed, load_image_encoder
 from d3m_assets.foundation.vector_layout import VectorLayout
 
 if TYPE_CHECKING:
@@ -97,7 +97,8 @@ def find_configurations(
     """
     if Path(name).expanduser().is_file():
         return find_foundation(name, config=config, revision=revision, digests=digests)
-    files = FoundationFiles(name, _pipeline_folder(name, revision, ("*.json", "*.txt"), "foundation"), digests=digests)
+    patterns = ("*.json", "*.txt", IMAGE_ENCODER)
+    files = FoundationFiles(name, _pipeline_folder(name, revision, patterns, "foundation"), digests=digests)
     for part in ("vae", *TEXT_ENCODERS[files.kind], "unet", "scheduler"):
         files.config(part)
     return files
@@ -200,7 +201,6 @@ class Foundation:
         scheduler_config: Configuration of its noise schedule.
         device: Where the parts are.
         zero_empty_prompt: Whether no prompt means zeros (SDXL) and not the encoded empty text.
-        image_encoder: Sees images among the token embeddings; None: the model has none.
     """
 
     files: FoundationFiles
@@ -210,7 +210,15 @@ class Foundation:
     scheduler_config: dict[str, Any]
     device: torch.device
     zero_empty_prompt: bool = False
-    image_encoder: torch.nn.Module | None = None
+
+    @cached_property
+    def image_encoder(self) -> torch.nn.Module:
+        """Sees latents among the token embeddings; loaded at its first use, since only inversion needs it.
+
+        Raises:
+            FoundationError: The model has none, or it is damaged.
+        """
+        return load_image_encoder(self.files).to(self.device)
 
     @cached_property
     def layout(self) -> VectorLayout:
@@ -247,6 +255,17 @@ class Foundation:
                 for part in images.split(encoded_at_once(images.shape[-1]))
             ]
         return torch.cat(parts).float().clone() * self.vae.config.scaling_factor
+
+    def embed_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """Directions of images among the token embeddings, float32 ``[N, D]`` of norm 1.
+
+        Args:
+            latents: float ``[N, C, h, w]``, as :meth:`encode_images` gives them.
+
+        Raises:
+            FoundationError: The model has no image encoder, or it is damaged.
+        """
+        return embed(self.image_encoder, latents.to(self.device))
 
     def decode_latents(
         self, latents: torch.Tensor, at_once: int | None = None, autoencoder: AutoencoderTiny | None = None
@@ -306,11 +325,7 @@ def load_foundation(files: FoundationFiles, device: str = "auto", *, compile_une
     if len({e.tokenizer.model_max_length for e in encoders}) > 1:
         raise FoundationError(f"the tokenizers of {files.path} take prompts of different lengths")
     zeros = bool(getattr(pipeline.config, "force_zeros_for_empty_prompt", False))
-    image_encoder = None
-    if files.image_encoder is not None:
-        image_encoder = load_image_encoder(files.image_encoder, files.text_width).to(where)
-    schedule = dict(pipeline.scheduler.config)
-    return Foundation(files, encoders, pipeline.unet, pipeline.vae, schedule, where, zeros, image_encoder)
+    return Foundation(files, encoders, pipeline.unet, pipeline.vae, dict(pipeline.scheduler.config), where, zeros)
 
 
 def _quieten_libraries() -> None:

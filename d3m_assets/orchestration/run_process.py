@@ -14,6 +14,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from d3m_assets.compute.workers import end_with_parent
 from d3m_assets.settings import Settings
 
 PROCESS_TAG = "d3m/process"
@@ -29,13 +30,16 @@ def launcher_prefix(settings: Settings) -> str:
 def name_process(context: dg.OpExecutionContext | dg.AssetExecutionContext, settings: Settings) -> None:
     """Tag the run with the process that its end depends on: the one that runs its steps or starts a process for each.
 
-    Does nothing where steps run on other machines, or where there is no ``/proc``.
+    A process of a step ends with it. Does nothing where steps run on other machines, or where there is no ``/proc``.
     """
-    pid = _process_of_run(context.job_def.executor_def)
+    executor = context.job_def.executor_def
+    if executor is dg.multiprocess_executor:
+        end_with_parent()  # which would be taken for the end of the run
+    pid = _process_of_run(executor)
     if pid is not None and (started := _started(pid)) is not None:
-        context.instance.add_run_tags(
-            context.run.run_id, {PROCESS_TAG: f"{_of_run(context.run, settings)}{pid}-{started}"}
-        )
+        tag = f"{_of_run(context.run, settings)}{pid}-{started}"
+        if context.run.tags.get(PROCESS_TAG) != tag:
+            context.instance.add_run_tags(context.run.run_id, {PROCESS_TAG: tag})
 
 
 def _process_of_run(executor: dg.ExecutorDefinition) -> int | None:

@@ -368,18 +368,19 @@ def test_a_table_that_unpacks_to_more_than_memory_is_refused_before_it_is_unpack
     names = tmp_path / "names.parquet"
     pq.write_table(pa.table({"file_name": same, "label": same}), names)
     assert names.stat().st_size < 1_000_000
-    with pytest.raises(DatasetError, match=r"names.parquet cannot be read: has 67,108,865 rows; write it as several"):
+    with pytest.raises(DatasetError, match=r"names.parquet cannot be read: has 16,777,217 rows; write it as several"):
         ImageManifest(str(names)).scan()
 
 
 def test_a_table_of_images_that_is_too_large_is_told(make_folder, tmp_path, monkeypatch):
     hub = as_hub_repository(make_folder(*NAMES), tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(table_files, "MOST_GROUP_BYTES", 300)
-        with pytest.raises(
-            DatasetError, match=r"parquet/\d+ has [\d,]+ bytes in a group of rows, of which at most 300"
-        ):
+        patch.setattr(table_files, "MOST_UNPACKED_BYTES", 600)
+        with pytest.raises(DatasetError, match=r"parquet/\d+ has [\d,]+ bytes in a group of rows, at most 600"):
             ImageTable(hub).scan()
+    monkeypatch.setattr(table_files, "MOST_UNPACKED_BYTES", 60)
+    with pytest.raises(DatasetError, match=r"parquet cannot be read: has \d+ bytes to read at once, at most 60"):
+        ImageTable(hub).scan()
     monkeypatch.setattr(table_files, "MOST_ROWS", 3)
     with pytest.raises(DatasetError, match=r"parquet cannot be read: has \d+ rows; write it as several"):
         ImageTable(hub).scan()
@@ -701,6 +702,37 @@ def web(tmp_path):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield folder, f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+def test_a_table_that_comes_in_parts_is_read_to_its_end(tmp_path):
+    rows = "file_name,label\n" + "".join(f"{i:05d}.png,a\n" for i in range(20_000))
+
+    class Parts(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self):
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+
+        def do_GET(self):
+            self.do_HEAD()
+            content = rows.encode()
+            for begin in range(0, len(content), 10_000):
+                part = content[begin : begin + 10_000]
+                self.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
+                self.wfile.flush()
+            self.wfile.write(b"0\r\n\r\n")
+
+        def log_message(self, *words):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Parts) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        _, found = image_manifest.read_manifest(f"http://127.0.0.1:{server.server_port}/table.csv", {})
+        server.shutdown()
+    assert len(found) == 20_000
+    assert found[-1] == {"file_name": "19999.png", "label": "a"}
 
 
 def test_sources_over_http(make_folder, tmp_path, web):

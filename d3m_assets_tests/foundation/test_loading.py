@@ -7,7 +7,7 @@ from d3m_assets.compute.devices import choose_device
 from d3m_assets.errors import FoundationError
 from d3m_assets.foundation import loading
 from d3m_assets.foundation.files import embedded_path
-from d3m_assets.foundation.image_encoder import IMAGE_ENCODER
+from d3m_assets.foundation.image_encoder import IMAGE_ENCODER, load_image_encoder
 from d3m_assets.foundation.loading import find_foundation, load_foundation
 from d3m_assets_tests.foundation.small_pipelines import write_pipeline
 
@@ -41,13 +41,24 @@ def test_facts_come_from_the_files(copy):
 
 
 def test_a_model_has_its_image_encoder_or_does_without(copy):
-    (copy / IMAGE_ENCODER).write_bytes(b"no tensors")
-    with pytest.raises(FoundationError, match=r"image_encoder.safetensors is no image encoder of this model"):
-        load_foundation(find(copy), "cpu")
-    (copy / IMAGE_ENCODER).unlink()
-    assert load_foundation(find(copy), "cpu").image_encoder is None
-    encoder = load_foundation(find(embedded_path()), "cpu").image_encoder
+    encoder = load_foundation(find(copy), "cpu").image_encoder
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
+    damaged = (copy / IMAGE_ENCODER).read_bytes()[:-1]
+    for content in (b"no tensors", damaged):
+        (copy / IMAGE_ENCODER).write_bytes(content)
+        model = load_foundation(find(copy), "cpu")  # who only generates is not stopped by it
+        with pytest.raises(FoundationError, match=r"image_encoder.safetensors is no image encoder of this model"):
+            _ = model.image_encoder
+    (copy / IMAGE_ENCODER).unlink()
+    with pytest.raises(FoundationError, match=r"has no image_encoder.safetensors on this machine"):
+        _ = load_foundation(find(copy), "cpu").image_encoder
+
+
+def test_an_image_encoder_of_other_latents_is_refused(copy):
+    config = copy / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"sample_size": 16}))
+    with pytest.raises(FoundationError, match="it sees 8x8 latents of 4 channels, and the model has others"):
+        load_image_encoder(find(copy))
 
 
 def test_a_path_that_is_no_pipeline_says_so(tmp_path, copy):

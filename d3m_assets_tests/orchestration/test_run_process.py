@@ -3,14 +3,16 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
 from d3m_assets.orchestration.launch import fail_abandoned_runs
 from d3m_assets.orchestration.run_process import PROCESS_TAG, launcher_prefix, name_process, process_is_gone
 from d3m_assets.settings import Settings, load_settings
-from d3m_assets_tests.processes import needs_proc
+from d3m_assets_tests.processes import needs_proc, wait_until
 
 pytestmark = needs_proc
 
@@ -87,6 +89,37 @@ def test_a_run_is_named_by_the_process_that_starts_those_of_its_steps(instance: 
     assert run is not None
     assert tag(settings, run, os.getpid(), started(os.getpid())).items() <= run.tags.items()
     assert not process_is_gone(run, settings)
+
+
+@dg.op(required_resource_keys={"settings"})
+def staying(context: dg.OpExecutionContext) -> None:
+    name_process(context, context.resources.settings)
+    Path(os.environ["PID_FILE"]).write_text(str(os.getpid()))
+    time.sleep(300)
+
+
+def a_step_that_stays() -> dg.JobDefinition:
+    """A job whose step does not come to its end."""
+    resources = {"settings": dg.ResourceDefinition.hardcoded_resource(load_settings())}
+    graph = dg.GraphDefinition(name="distill", node_defs=[staying])
+    return graph.to_job(resource_defs=resources, executor_def=dg.multiprocess_executor)
+
+
+@pytest.mark.long
+def test_a_step_ends_with_the_process_that_started_it(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    program = (
+        f"import dagster as dg; from {__name__} import a_step_that_stays\n"
+        "with dg.DagsterInstance.get() as instance:\n"
+        "    dg.execute_job(dg.reconstructable(a_step_that_stays), instance)"
+    )
+    environment = os.environ | {"PID_FILE": str(file), "DAGSTER_HOME": str(instance.root_directory)}
+    executor = subprocess.Popen([sys.executable, "-c", program], env=environment)
+    assert wait_until(lambda: file.exists() and file.read_text(), 60)
+    step = int(file.read_text())
+    executor.kill()
+    executor.wait()
+    assert wait_until(lambda: not Path(f"/proc/{step}").exists(), 10)
 
 
 def test_a_run_is_named_by_its_process_where_all_steps_run_in_it(
