@@ -18,7 +18,7 @@ from d3m_assets.distillation.budgets import plan_embeddings
 from d3m_assets.errors import BudgetError
 from d3m_assets.foundation.files import EMBEDDED, FoundationFiles
 from d3m_assets.ledger import Budget, ImageShape, byte_size
-from d3m_assets.settings import ENVIRONMENT_PREFIX, Settings
+from d3m_assets.settings import EMBEDDED_STEPS, ENVIRONMENT_PREFIX, Settings
 from d3m_assets.terminal import printable
 
 WIDTH_OF_STABLE_DIFFUSION = 768
@@ -256,14 +256,16 @@ def settings_text(
         if section == "inversion" and suggestion.flip and "inversion.flip" not in given:
             lines += [*_comment("Photographs mean the same when mirrored; digits and letters do not."), "flip = true"]
         for name in of:
-            lines += _setting_lines(name, settings if name in given else None)
+            lines += _setting_lines(name, suggestion.foundation, settings if name in given else None)
     return "\n".join(lines) + "\n"
 
 
-def _setting_lines(name: str, settings: Settings | None) -> list[str]:
-    """A setting with its description: as it was given, or without settings its default as a comment."""
+def _setting_lines(name: str, foundation: str, settings: Settings | None) -> list[str]:
+    """A setting with its description: as it was given, or without settings the model's default as a comment."""
     section, _, key = name.rpartition(".")
     description, default = _described(name)
+    if name == "inversion.steps" and foundation == EMBEDDED:
+        default = EMBEDDED_STEPS
     if settings is None:
         return [*_comment(description), f"# {key} = {_toml(default)}"]
     dumped = settings.model_dump(mode="json")
