@@ -613,11 +613,18 @@ def _cells(results: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _prepare(options: Options, cells: Sequence[Cell]) -> None:
+def _prepare(options: Options, cells: Sequence[Cell], names: Sequence[str]) -> None:
     """Make what all rows of cells of one dataset need, so that no two workers write it."""
+    stores = [ROWS[name].settings for name in names if "payload" in ROWS[name].settings]
     for cell in cells:
         with _judge(options, cell):
-            continue
+            pass
+        for changes in stores:
+            pipeline = open_pipeline(options, replace(cell, budget=JUDGED), changes)
+            try:
+                make(pipeline, BASE)
+            finally:
+                pipeline.context.close()
 
 
 def _work(options: Options, cell: Cell, name: str) -> dict[str, Any]:
@@ -682,7 +689,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with ProcessPoolExecutor(given.workers, get_context("spawn"), _begin_worker) as pool:
         try:
             by_dataset = [[c for c in cells if c.dataset == d] for d in dict.fromkeys(c.dataset for c in cells)]
-            list(pool.map(_prepare, [options] * len(by_dataset), by_dataset))
+            list(pool.map(_prepare, *zip(*[(options, cells, given.rows) for cells in by_dataset], strict=True)))
             pending = {pool.submit(_work, options, cell, name): (name, cell) for name, cell in ordered}
             for future in as_completed(pending):
                 name, cell = pending[future]

@@ -298,7 +298,7 @@ def write_card(path: Path, fonts: Path, settings: Settings, progress: Progress =
     recognized = recognition(foundation, CardFonts.of(fonts, banks), settings, progress)
     (path / "samples.png").write_bytes(samples(foundation, settings, list(NAMES), 12))
     (path / "control.png").write_bytes(samples(foundation, settings, _CONTROLLED))
-    weights = sum(file.stat().st_size for file in path.glob("*/*") if file.is_file()) / 1e6
+    weights = sum(file.stat().st_size for file in path.rglob("*.safetensors")) / 1e6
     model_card(facts, _parameters(foundation), weights, recognized).save(path / "README.md")
 
 
@@ -313,7 +313,7 @@ def model_card(
     Args:
         facts: Contents of ``training.json``.
         parameters: Millions of parameters of "vae", "text_encoder" and "unet".
-        weights: Size of the files in MB.
+        weights: Size of the weights in MB, the image encoder's included.
         recognized: From :func:`recognition`.
     """
     from huggingface_hub import ModelCard, ModelCardData
@@ -371,7 +371,7 @@ def _training_section(facts: dict[str, Any], parts: dict[str, float], weights: f
         "## Model and training",
         "",
         f"Parameters: autoencoder {parts['vae']:.2f} M (x4, 8x8x4 latents), text encoder {parts['text_encoder']:.2f} M "
-        f"(width 64, 24 tokens), U-Net {parts['unet']:.2f} M; {weights:.1f} MB of fp16 safetensors in all. Cosine noise "
+        f"(width 64, 24 tokens), U-Net {parts['unet']:.2f} M; {weights:.1f} MB of fp16 safetensors with the image encoder. Cosine noise "
         "schedule, v-prediction. The prompt enters by cross-attention and, pooled, with the timestep.",
         "",
         f"{100 * s.get('image_share', 0):.0f} % of the captions (one in ten is empty and not counted) hold, in place of "
