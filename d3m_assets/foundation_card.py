@@ -371,8 +371,8 @@ def _training_section(facts: dict[str, Any], parts: dict[str, float], weights: f
         "## Model and training",
         "",
         f"Parameters: autoencoder {parts['vae']:.2f} M (x4, 8x8x4 latents), text encoder {parts['text_encoder']:.2f} M "
-        f"(width 64, 24 tokens), U-Net {parts['unet']:.2f} M; {weights:.1f} MB of fp16 safetensors with the image encoder. Cosine noise "
-        "schedule, v-prediction. The prompt enters by cross-attention and, pooled, with the timestep.",
+        f"(width 64, 24 tokens), U-Net {parts['unet']:.2f} M; {weights:.1f} MB of fp16 safetensors with the image "
+        "encoder. Cosine noise schedule, v-prediction. The prompt enters by cross-attention and, pooled, with the timestep.",
         "",
         f"{100 * s.get('image_share', 0):.0f} % of the captions (one in ten is empty and not counted) hold, in place of "
         "words or beside them, an embedding of the image itself or of a few like it, computed by a small encoder that learns "
