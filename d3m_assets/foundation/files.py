@@ -12,7 +12,6 @@ from typing import Any
 
 from d3m_assets.errors import FoundationError
 from d3m_assets.foundation.digests import file_digests
-from d3m_assets.foundation.image_encoder import IMAGE_ENCODER
 
 TEXT_ENCODERS = {
     "StableDiffusionPipeline": ("text_encoder",),
@@ -21,6 +20,8 @@ TEXT_ENCODERS = {
 """Supported pipelines, and the text encoders whose token tables textual inversion extends."""
 
 EMBEDDED = "embedded"
+IMAGE_ENCODER = "image_encoder.safetensors"
+"""Weights of a model's image encoder, in the folder of its pipeline; see ``foundation.image_encoder``."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 

@@ -10,14 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from d3m_assets.errors import FoundationError
+from d3m_assets.foundation.files import IMAGE_ENCODER, FoundationFiles
 
 if TYPE_CHECKING:
     import torch
 
-    from d3m_assets.foundation.files import FoundationFiles
-
-IMAGE_ENCODER = "image_encoder.safetensors"
-"""Its weights in a pipeline's folder."""
 CHANNELS, SIDE = 4, 8
 """Of the latents that it sees."""
 _AT_ONCE = 256

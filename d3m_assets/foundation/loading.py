@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from d3m_assets.compute.devices import choose_device
 from d3m_assets.errors import FoundationError
 from d3m_assets.foundation import single_file
-from d3m_assets.foundation.files import EMBEDDED, TEXT_ENCODERS, FoundationFiles, embedded_path
-from d3m_assets.foundation.image_encoder import IMAGE_ENCODER, embed, load_image_encoder
+from d3m_assets.foundation.files import EMBEDDED, IMAGE_ENCODER, TEXT_ENCODERS, FoundationFiles, embedded_path
+from d3m_assets.foundation.image_encoder import embed, load_image_encoder
 from d3m_assets.foundation.vector_layout import VectorLayout
 
 if TYPE_CHECKING:

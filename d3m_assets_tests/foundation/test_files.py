@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import shutil
 
-from d3m_assets.foundation.files import FoundationFiles, embedded_path
-from d3m_assets.foundation.image_encoder import IMAGE_ENCODER
+from d3m_assets.foundation.files import IMAGE_ENCODER, FoundationFiles, embedded_path
 
 
 def test_fingerprint_follows_weights_and_nothing_else(tmp_path):

@@ -6,8 +6,8 @@ import pytest
 from d3m_assets.compute.devices import choose_device
 from d3m_assets.errors import FoundationError
 from d3m_assets.foundation import loading
-from d3m_assets.foundation.files import embedded_path
-from d3m_assets.foundation.image_encoder import IMAGE_ENCODER, load_image_encoder
+from d3m_assets.foundation.files import IMAGE_ENCODER, embedded_path
+from d3m_assets.foundation.image_encoder import load_image_encoder
 from d3m_assets.foundation.loading import find_foundation, load_foundation
 from d3m_assets_tests.foundation.small_pipelines import write_pipeline
 

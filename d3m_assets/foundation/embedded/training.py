@@ -37,7 +37,8 @@ from d3m_assets.foundation.embedded.models import (
     pixels_to_model,
 )
 from d3m_assets.foundation.embedded.outlines import build_outlines, load_outlines
-from d3m_assets.foundation.image_encoder import IMAGE_ENCODER, build_image_encoder
+from d3m_assets.foundation.files import IMAGE_ENCODER
+from d3m_assets.foundation.image_encoder import build_image_encoder
 from d3m_assets.foundation.tokens import TokenTable
 from d3m_assets.progress import Progress, ProgressEvent, silent
 
