@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from d3m_assets.errors import SettingsError
 from d3m_assets.foundation.embedded import training
-from d3m_assets.foundation.embedded.training import IMAGE_ENCODER, Muon, TrainingSettings, train
+from d3m_assets.foundation.embedded.training import Muon, TrainingSettings, train
+from d3m_assets.foundation.files import IMAGE_ENCODER
 from d3m_assets.foundation.embedded.training import _build as build
 from d3m_assets_tests.processes import alive
 
