@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from d3m_assets.errors import SettingsError
 from d3m_assets.foundation.embedded import training
 from d3m_assets.foundation.embedded.training import Muon, TrainingSettings, train
-from d3m_assets.foundation.files import IMAGE_ENCODER
 from d3m_assets.foundation.embedded.training import _build as build
+from d3m_assets.foundation.files import IMAGE_ENCODER
 from d3m_assets_tests.processes import alive
 
 TINY = TrainingSettings(processes=1, vae_steps=3, vae_batch=4, images=12, steps=4, batch=4)
