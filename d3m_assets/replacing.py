@@ -43,7 +43,9 @@ def _machine() -> str:
     """What process ids are unique in: a host, and of a container its own."""
     known = [socket.gethostname()]
     with contextlib.suppress(OSError):
-        known += [str(Path("/proc/self/ns/pid").readlink()), Path("/etc/machine-id").read_text()]
+        known.append(str(Path("/proc/self/ns/pid").readlink()))
+    with contextlib.suppress(OSError):  # containers often have none
+        known.append(Path("/etc/machine-id").read_text())
     return hashlib.sha256(" ".join(known).encode()).hexdigest()[:12]
 
 

@@ -72,6 +72,10 @@ def test_any_path_and_class_name_is_written_as_toml(tmp_path):
     assert read["dataset"] == hard
     assert read["home"] == str(tmp_path / 'ho"me')
     assert "steps" not in read["inversion"]
+    assert f"# steps = {Settings(foundation=EMBEDDED).inversion.steps}\n" in text
+    photographs = facts(64, 48, 3)
+    text = settings_text(Settings(dataset=hard), tmp_path, photographs, suggest(photographs), [])
+    assert "# steps = 150\n" in text, "of a model that is not named yet"
 
 
 def test_every_line_that_is_commented_out_is_a_setting_with_its_default(tmp_path, monkeypatch):

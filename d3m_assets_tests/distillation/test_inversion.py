@@ -1,4 +1,5 @@
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -126,12 +127,21 @@ def test_vectors_start_from_what_the_image_encoder_sees_of_their_cluster(foundat
     (found,) = learned(foundation, [work], still)
     rows = torch.from_numpy(from_stored(found.vectors, foundation.layout))
     seen = embed(foundation.image_encoder, torch.from_numpy(encode(foundation, work.images)))
+    torch.testing.assert_close(seen.norm(dim=1), torch.ones(12))
     assert found.cluster_sizes != [12, 12, 12]
     for of_prompt, members in zip(rows, found.members, strict=True):
         mean = torch.nn.functional.normalize(seen[members].mean(0), dim=0)
         first, second = of_prompt
         torch.testing.assert_close(first, mean, atol=2e-3, rtol=0)
         assert 0.9 < float(second @ mean) < 0.99, "parted from the first, but near it"
+
+    # Whole vectors start there, too, at the norm of the token table.
+    plan = EmbeddingPlan(1, 1, "fp16", 64)
+    direction, whole = (
+        learned(foundation, [task(words, characters, "7", replace(plan, norms=norms))], settings)[0].losses[0][1]
+        for norms, settings in ((0, still), (1, still.model_copy(update={"directional": False})))
+    )
+    assert direction == pytest.approx(whole, abs=1e-5)
 
     # Closer to the class than its name is.
     plan = plan_embeddings("x", 64, width=64)
@@ -142,6 +152,16 @@ def test_vectors_start_from_what_the_image_encoder_sees_of_their_cluster(foundat
         for kind in ("images", "words")
     )
     assert by_images < by_words
+
+
+def test_what_a_stopped_run_left_of_another_start_is_not_taken_up(foundation, words, characters, tmp_path):
+    work = task(words, characters, "7", plan_embeddings("x", 64, width=64))
+    (kept,) = learned(foundation, [work], states=tmp_path)
+    assert kept.state.exists()
+    from_words = QUICK.model_copy(update={"initialization": "words"})
+    (found,), (alone,) = (learned(foundation, [work], from_words, states=states) for states in (tmp_path, None))
+    assert found.state != kept.state
+    assert found.vectors.tobytes() == alone.vectors.tobytes() != kept.vectors.tobytes()
 
 
 def test_words_are_the_start_where_they_are_given_or_the_model_sees_no_images(foundation, words, monkeypatch):
